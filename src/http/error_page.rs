@@ -1,0 +1,114 @@
+//! Answers that are not content: `error_page`, and the pages nginx has built in.
+
+use super::head::Method;
+use super::phases::Flow;
+use super::request::Request;
+use super::response::{Response, reason};
+use crate::modules::core::{ErrorPage, ErrorTarget};
+use bytes::Bytes;
+
+/// Applies `error_page` to an answer without content of its own; where none applies, the answer
+/// comes back with the built-in page (ngx_http_special_response_handler).
+pub fn choose(rq: &mut Request, response: Response) -> Flow {
+    let status = response.status;
+    if status == 0 || status == 444 {
+        return Flow::Respond(Response::new(444));
+    }
+    // After these the connection's framing cannot be trusted.
+    if matches!(status, 400 | 413 | 414 | 494 | 495 | 496 | 497 | 500 | 501) {
+        rq.keepalive = false;
+    }
+    rq.status_override = Some(status);
+    let conf = &rq.loc().core;
+    let recursive = *conf.recursive_error_pages;
+    if !rq.in_error_page || recursive {
+        let page = conf.error_pages.iter().find(|p| p.statuses.contains(&status)).cloned();
+        if let Some(page) = page
+            && rq.changes_left > 0
+        {
+            rq.in_error_page = true;
+            return redirect(rq, &page, response);
+        }
+    }
+    Flow::Respond(built_in(rq, response))
+}
+
+fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
+    // What the error said of itself stays with it: the challenge of a 401, the location of a 3xx.
+    rq.status_override = match page.overwrite {
+        None => Some(response.status),
+        Some(0) => None,
+        Some(status) => Some(status),
+    };
+    match &page.target {
+        ErrorTarget::Named(name) => Flow::Named(name.clone()),
+        ErrorTarget::Uri { uri, args } => {
+            if rq.method != Method::Head {
+                rq.method = Method::Get;
+            }
+            let uri = uri.eval(rq);
+            let (uri, args) = match args {
+                Some(args) => (uri, args.eval(rq)),
+                None => match memchr::memchr(b'?', &uri) {
+                    Some(at) => (uri.slice(..at), uri.slice(at + 1..)),
+                    None => (uri, Bytes::new()),
+                },
+            };
+            Flow::Internal { uri, args }
+        }
+        ErrorTarget::Url(url) => {
+            let status = match page.overwrite {
+                Some(code @ (301 | 302 | 303 | 307 | 308)) => code,
+                _ => 302,
+            };
+            rq.status_override = None;
+            let location = url.eval(rq);
+            let mut response = Response::new(status);
+            response.fields.add_static("Location", location);
+            Flow::Respond(built_in(rq, response))
+        }
+    }
+}
+
+/// The answer with nginx's page for its status as the body.
+pub fn built_in(rq: &mut Request, mut response: Response) -> Response {
+    rq.status_override = None;
+    let tokens = *rq.loc().core.server_tokens;
+    let (wire, page) = page(response.status, tokens);
+    response.status = wire;
+    response.length = Some(page.len() as u64);
+    if !page.is_empty() {
+        response.content_type = Some(Bytes::from_static(b"text/html"));
+        response.body = page.into();
+    }
+    response
+}
+
+/// The status for the wire and nginx's page for it; empty for a status that has none.
+pub fn page(status: u16, tokens: bool) -> (u16, Bytes) {
+    let (wire, title, detail) = match status {
+        494 => (400, "Request Header Or Cookie Too Large", true),
+        495 => (400, "The SSL certificate error", true),
+        496 => (400, "No required SSL certificate was sent", true),
+        497 => (400, "The plain HTTP request was sent to HTTPS port", true),
+        302 => (302, "Found", false),
+        301 | 303 | 307 | 308 | 400..=599 => (status, reason(status), false),
+        _ => (status, "", false),
+    };
+    if title.is_empty() {
+        return (wire, Bytes::new());
+    }
+    let heading = if detail { reason(wire) } else { title };
+    let detail = if detail { format!("<center>{title}</center>\r\n") } else { String::new() };
+    let server = server_token(tokens);
+    let page = format!(
+        "<html>\r\n<head><title>{wire} {title}</title></head>\r\n<body>\r\n<center><h1>{wire} {heading}</h1></center>\r\n\
+         {detail}<hr><center>{server}</center>\r\n</body>\r\n</html>\r\n"
+    );
+    (wire, page.into())
+}
+
+/// What we call ourselves in `Server` and at the foot of pages.
+pub fn server_token(tokens: bool) -> &'static str {
+    if tokens { concat!("edgewater/", env!("CARGO_PKG_VERSION")) } else { "edgewater" }
+}

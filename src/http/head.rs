@@ -1,0 +1,500 @@
+//! The head of a request: its first line and its fields, in one buffer.
+//!
+//! The HTTP/1 parser follows nginx's (`ngx_http_parse.c` is the reference for what is accepted), so
+//! that the same bytes get the same answer. It never allocates more than the head it reads.
+
+use smallvec::SmallVec;
+
+/// The version of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// HTTP/0.9: a line, no head, an answer without one.
+    Http09,
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
+    /// HTTP/2
+    Http2,
+}
+
+impl Version {
+    /// As it stands in a request line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Version::Http09 => "HTTP/0.9",
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+            Version::Http2 => "HTTP/2.0",
+        }
+    }
+}
+
+/// The methods that matter to an edge; the rest are `Other`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Patch,
+    Trace,
+    Connect,
+    Other,
+}
+
+impl Method {
+    /// Reads a method; methods are case-sensitive (RFC 9110 section 9.1).
+    pub fn of(text: &[u8]) -> Method {
+        match text {
+            b"GET" => Method::Get,
+            b"HEAD" => Method::Head,
+            b"POST" => Method::Post,
+            b"PUT" => Method::Put,
+            b"DELETE" => Method::Delete,
+            b"OPTIONS" => Method::Options,
+            b"PATCH" => Method::Patch,
+            b"TRACE" => Method::Trace,
+            b"CONNECT" => Method::Connect,
+            _ => Method::Other,
+        }
+    }
+}
+
+type Span = (u32, u32);
+
+/// A request's first line and fields.
+#[derive(Clone, Debug)]
+pub struct Head {
+    buf: Vec<u8>,
+    method: Span,
+    target: Span,
+    line: Span,
+    fields: SmallVec<[(Span, Span); 20]>,
+    /// The version.
+    pub version: Version,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        let version = Version::Http09;
+        Head { buf: Vec::new(), method: (0, 0), target: (0, 0), line: (0, 0), fields: SmallVec::new(), version }
+    }
+}
+
+/// Why a head was refused. Each has nginx's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadError {
+    /// 400: the first line is not one.
+    BadLine,
+    /// 400: a field is not one.
+    BadField,
+    /// 405: CONNECT, or TRACE.
+    Method,
+    /// 414: the first line is longer than a large buffer.
+    LongLine,
+    /// 494, sent as 400: a field, or all of them, do not fit the large buffers.
+    LongFields,
+    /// 505: a major version of 2 or more.
+    Version,
+}
+
+impl HeadError {
+    /// nginx's status for it, before it is mapped for the wire (494 is sent as 400).
+    pub fn status(self) -> u16 {
+        match self {
+            HeadError::BadLine | HeadError::BadField => 400,
+            HeadError::Method => 405,
+            HeadError::LongLine => 414,
+            HeadError::LongFields => 494,
+            HeadError::Version => 505,
+        }
+    }
+
+    /// nginx's words for the error log.
+    pub fn message(self) -> &'static str {
+        match self {
+            HeadError::BadLine => "client sent invalid request",
+            HeadError::BadField => "client sent invalid header line",
+            HeadError::Method => "client sent CONNECT or TRACE method",
+            HeadError::LongLine => "client sent too long URI",
+            HeadError::LongFields => "client sent too long header line",
+            HeadError::Version => "client sent unsupported version",
+        }
+    }
+}
+
+/// The bounds of a head, from `client_header_buffer_size` and `large_client_header_buffers`.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Bytes of one line.
+    pub line: usize,
+    /// Bytes of the whole head.
+    pub total: usize,
+    /// Whether names may have underscores.
+    pub underscores: bool,
+    /// Whether invalid fields are left out rather than refused... they are kept when false.
+    pub ignore_invalid: bool,
+    /// The most fields a head may have (`max_headers`).
+    pub fields: usize,
+}
+
+/// What reading so far came to.
+pub enum Progress {
+    /// More bytes are needed.
+    More,
+    /// The head is whole; it took so many bytes.
+    Done(usize),
+}
+
+/// How far a head was read, kept between reads so that no byte is looked at twice.
+#[derive(Default, Debug)]
+pub struct HeadScan {
+    pos: usize,
+    line_seen: bool,
+}
+
+impl Head {
+    /// The method's text.
+    pub fn method(&self) -> &[u8] {
+        self.slice(self.method)
+    }
+
+    /// The request target as the client sent it.
+    pub fn target(&self) -> &[u8] {
+        self.slice(self.target)
+    }
+
+    /// The first line as the client sent it (for HTTP/2, as nginx would write it).
+    pub fn line(&self) -> &[u8] {
+        self.slice(self.line)
+    }
+
+    /// The bytes the head took.
+    pub fn size(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// The first field of this name (lower case).
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.all(name).next()
+    }
+
+    /// Every field of this name (lower case).
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let name = name.as_bytes();
+        self.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    }
+
+    /// Every field, in order, names as sent.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().map(|(n, v)| (self.slice(*n), self.slice(*v)))
+    }
+
+    fn slice(&self, span: Span) -> &[u8] {
+        &self.buf[span.0 as usize..span.1 as usize]
+    }
+
+    /// A head from parts, for HTTP/2 and for requests that the edge itself makes.
+    pub fn from_parts<'a>(
+        method: &[u8],
+        target: &[u8],
+        version: Version,
+        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Head {
+        let mut head = Head { version, ..Head::default() };
+        head.method = head.push(method);
+        head.buf.push(b' ');
+        head.target = head.push(target);
+        head.buf.push(b' ');
+        head.push(version.as_str().as_bytes());
+        head.line = (0, head.buf.len() as u32);
+        for (name, value) in fields {
+            let span = (head.push(name), head.push(value));
+            head.fields.push(span);
+        }
+        head
+    }
+
+    /// Adds a field.
+    pub fn add(&mut self, name: &[u8], value: &[u8]) {
+        let span = (self.push(name), self.push(value));
+        self.fields.push(span);
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Span {
+        let start = self.buf.len() as u32;
+        self.buf.extend_from_slice(bytes);
+        (start, self.buf.len() as u32)
+    }
+
+    /// Reads a head from the start of `input`; call again with more bytes until it is done. On
+    /// success the head holds a copy of its bytes.
+    pub fn read(
+        &mut self,
+        input: &[u8],
+        scan: &mut HeadScan,
+        limits: &HeadLimits,
+    ) -> Result<Progress, HeadError> {
+        // Empty lines before a request are skipped (RFC 9112 section 2.2).
+        if scan.pos == 0 {
+            while matches!(input.get(scan.pos), Some(b'\r' | b'\n')) {
+                scan.pos += 1;
+            }
+            if scan.pos > limits.total {
+                return Err(HeadError::BadLine);
+            }
+        }
+        let first = input.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(input.len());
+        loop {
+            let start = if scan.line_seen { scan.pos } else { first };
+            let Some(length) = memchr::memchr(b'\n', &input[scan.pos.max(start)..]) else {
+                let partial = input.len() - start;
+                let error = if scan.line_seen { HeadError::LongFields } else { HeadError::LongLine };
+                if partial > limits.line {
+                    return Err(error);
+                }
+                if input.len() - first > limits.total {
+                    return Err(HeadError::LongFields);
+                }
+                if !scan.line_seen {
+                    scan.pos = first;
+                    early_check(&input[first..])?;
+                }
+                return Ok(Progress::More);
+            };
+            let end = scan.pos.max(start) + length;
+            let line = &input[start..end];
+            if line.len() > limits.line {
+                return Err(if scan.line_seen { HeadError::LongFields } else { HeadError::LongLine });
+            }
+            if !scan.line_seen {
+                scan.line_seen = true;
+                scan.pos = end + 1;
+                // HTTP/0.9 has no fields.
+                if request_line(line)?.version == Version::Http09 {
+                    self.take(input, first, end + 1, limits)?;
+                    return Ok(Progress::Done(end + 1));
+                }
+                continue;
+            }
+            scan.pos = end + 1;
+            if line.is_empty() || line == b"\r" {
+                if end + 1 - first > limits.total {
+                    return Err(HeadError::LongFields);
+                }
+                self.take(input, first, end + 1, limits)?;
+                return Ok(Progress::Done(end + 1));
+            }
+        }
+    }
+
+    /// Splits the whole head `input[first..end]` into its parts.
+    fn take(&mut self, input: &[u8], first: usize, end: usize, limits: &HeadLimits) -> Result<(), HeadError> {
+        self.buf.clear();
+        self.fields.clear();
+        self.buf.extend_from_slice(&input[first..end]);
+        let mut lines = self.buf.split(|b| *b == b'\n');
+        let line = lines.next().unwrap_or_default();
+        let parsed = request_line(line)?;
+        self.version = parsed.version;
+        self.method = parsed.method;
+        self.target = parsed.target;
+        self.line = (0, trim_cr(line).len() as u32);
+        let mut at = line.len() + 1;
+        for line in lines {
+            let here = at;
+            at += line.len() + 1;
+            if line.is_empty() || line == b"\r" {
+                break;
+            }
+            if let Some((name, value)) = field(line, limits)? {
+                let shift = |s: Span| (s.0 + here as u32, s.1 + here as u32);
+                if self.fields.len() >= limits.fields {
+                    return Err(HeadError::LongFields);
+                }
+                self.fields.push((shift(name), shift(value)));
+            }
+        }
+        Ok(())
+    }
+}
+
+struct RequestLine {
+    method: Span,
+    target: Span,
+    version: Version,
+}
+
+fn trim_cr(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Refuses what can no longer become a request line, so that garbage is answered at once.
+fn early_check(partial: &[u8]) -> Result<(), HeadError> {
+    match partial.iter().position(|b| !matches!(b, b'A'..=b'Z' | b'_' | b'-')) {
+        Some(0) => Err(HeadError::BadLine),
+        Some(n) if partial[n] != b' ' => Err(HeadError::BadLine),
+        _ => Ok(()),
+    }
+}
+
+fn request_line(line: &[u8]) -> Result<RequestLine, HeadError> {
+    let line = trim_cr(line);
+    let method_end = line.iter().position(|b| !matches!(b, b'A'..=b'Z' | b'_' | b'-')).unwrap_or(line.len());
+    if method_end == 0 || line.get(method_end) != Some(&b' ') {
+        return Err(HeadError::BadLine);
+    }
+    let method = (0, method_end as u32);
+    let start = method_end + line[method_end..].iter().take_while(|b| **b == b' ').count();
+    let rest = &line[start..];
+    let absolute = rest.first().is_some_and(u8::is_ascii_alphabetic);
+    if !(rest.first() == Some(&b'/') || absolute && has_scheme(rest)) {
+        return Err(if matches!(&line[..method_end], b"CONNECT") { HeadError::Method } else { HeadError::BadLine });
+    }
+    let target_length = rest.iter().position(|b| *b == b' ').unwrap_or(rest.len());
+    let target = &rest[..target_length];
+    if target.iter().any(|b| *b < 0x20 || *b == 0x7f) {
+        return Err(HeadError::BadLine);
+    }
+    let target_span = (start as u32, (start + target_length) as u32);
+    let after = &rest[target_length..];
+    let after = &after[after.iter().take_while(|b| **b == b' ').count()..];
+    // Blanks may follow the version.
+    let trimmed = after.len() - after.iter().rev().take_while(|b| **b == b' ').count();
+    let version = version(&after[..trimmed])?;
+    if matches!(&line[..method_end], b"CONNECT" | b"TRACE") {
+        return Err(HeadError::Method);
+    }
+    Ok(RequestLine { method, target: target_span, version })
+}
+
+fn has_scheme(target: &[u8]) -> bool {
+    let length = target
+        .iter()
+        .position(|b| !matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'+' | b'-' | b'.'))
+        .unwrap_or(target.len());
+    target[length..].starts_with(b"://")
+}
+
+fn version(text: &[u8]) -> Result<Version, HeadError> {
+    if text.is_empty() {
+        return Ok(Version::Http09);
+    }
+    let numbers = text.strip_prefix(b"HTTP/").ok_or(HeadError::BadLine)?;
+    let dot = numbers.iter().position(|b| *b == b'.').ok_or(HeadError::BadLine)?;
+    let digits = |d: &[u8]| -> Option<u32> {
+        let fine = !d.is_empty() && d.len() <= 3 && d.iter().all(u8::is_ascii_digit);
+        fine.then(|| d.iter().fold(0, |n, b| n * 10 + u32::from(b - b'0')))
+    };
+    let major = digits(&numbers[..dot]).ok_or(HeadError::BadLine)?;
+    if numbers[0] == b'0' {
+        return Err(HeadError::BadLine);
+    }
+    if major > 1 {
+        return Err(HeadError::Version);
+    }
+    match digits(&numbers[dot + 1..]).ok_or(HeadError::BadLine)? {
+        0 => Ok(Version::Http10),
+        _ => Ok(Version::Http11),
+    }
+}
+
+/// A field's name and value, as offsets into the line; `None` for one that is left out.
+fn field(line: &[u8], limits: &HeadLimits) -> Result<Option<(Span, Span)>, HeadError> {
+    let text = trim_cr(line);
+    // A carriage return ends the line or is an error.
+    if text.contains(&b'\r') || text.contains(&0) {
+        return Err(HeadError::BadField);
+    }
+    let colon = memchr::memchr(b':', text).unwrap_or(text.len());
+    let name = &text[..colon];
+    if name.is_empty() || name.iter().any(|b| *b <= 0x20 || *b == 0x7f) {
+        return Err(HeadError::BadField);
+    }
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-' || (*b == b'_' && limits.underscores);
+    if limits.ignore_invalid && !name.iter().all(plain) {
+        return Ok(None);
+    }
+    let value = text.get(colon + 1..).unwrap_or_default();
+    let lead = value.iter().take_while(|b| **b == b' ').count();
+    let length = value.len() - value.iter().rev().take_while(|b| **b == b' ').count();
+    let start = (colon + 1 + lead).min(text.len());
+    let end = (colon + 1 + length).max(start).min(text.len());
+    Ok(Some(((0, colon as u32), (start as u32, end as u32))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: HeadLimits =
+        HeadLimits { line: 8192, total: 33_792, underscores: false, ignore_invalid: true, fields: 1000 };
+
+    fn read(text: &str) -> Result<Head, HeadError> {
+        let mut head = Head::default();
+        match head.read(text.as_bytes(), &mut HeadScan::default(), &LIMITS)? {
+            Progress::Done(_) => Ok(head),
+            Progress::More => panic!("more wanted"),
+        }
+    }
+
+    #[test]
+    fn a_plain_request() {
+        let head = read("\r\nGET /a?b HTTP/1.1\r\nHost: x\r\nX-A:  y \r\nbad_name: z\r\n\r\n").unwrap();
+        assert_eq!((head.method(), head.target()), (&b"GET"[..], &b"/a?b"[..]));
+        assert_eq!(head.line(), b"GET /a?b HTTP/1.1");
+        assert_eq!(head.get("x-a"), Some(&b"y"[..]));
+        assert_eq!(head.iter().count(), 2);
+    }
+
+    #[test]
+    fn a_head_in_pieces_is_the_same_head() {
+        let text = b"GET / HTTP/1.0\nA: b\n\nrest";
+        for cut in 0..text.len() {
+            let (mut head, mut scan) = (Head::default(), HeadScan::default());
+            if let Progress::Done(n) = head.read(&text[..cut], &mut scan, &LIMITS).unwrap() {
+                assert_eq!(n, 21);
+                continue;
+            }
+            assert!(matches!(head.read(text, &mut scan, &LIMITS), Ok(Progress::Done(21))), "{cut}");
+            assert_eq!(head.get("a"), Some(&b"b"[..]));
+        }
+    }
+
+    #[test]
+    fn what_nginx_refuses() {
+        for (text, error) in [
+            ("get / HTTP/1.1\r\n\r\n", HeadError::BadLine),
+            ("GET x HTTP/1.1\r\n\r\n", HeadError::BadLine),
+            ("OPTIONS * HTTP/1.1\r\n\r\n", HeadError::BadLine),
+            ("GET / HTTP/2.0\r\n\r\n", HeadError::Version),
+            ("GET /a b HTTP/1.1\r\n\r\n", HeadError::BadLine),
+            ("TRACE / HTTP/1.1\r\n\r\n", HeadError::Method),
+            ("CONNECT a:1 HTTP/1.1\r\n\r\n", HeadError::Method),
+            ("GET / HTTP/1.1\r\n folded: x\r\n\r\n", HeadError::BadField),
+            ("GET / HTTP/1.1\r\n: x\r\n\r\n", HeadError::BadField),
+            ("GET / HTTP/1.1\r\na b: x\r\n\r\n", HeadError::BadField),
+        ] {
+            assert_eq!(read(text).unwrap_err(), error, "{text:?}");
+        }
+        assert_eq!(read(&format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(8200))).unwrap_err(), HeadError::LongLine);
+        let long = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "a".repeat(8200));
+        assert_eq!(read(&long).unwrap_err(), HeadError::LongFields);
+    }
+
+    #[test]
+    fn http_0_9_is_one_line() {
+        assert_eq!(read("GET /\r\n").unwrap().version, Version::Http09);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let _ = Head::default().read(&bytes, &mut HeadScan::default(), &LIMITS);
+        }
+    }
+}

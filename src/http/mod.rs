@@ -1,0 +1,24 @@
+//! Requests: heads, bodies, variables, the router, the phases, the connection loops.
+
+pub mod body;
+pub mod date;
+pub mod error_page;
+pub mod filters;
+pub mod h1;
+pub mod h2;
+pub mod head;
+pub mod io;
+pub mod phases;
+pub mod range;
+pub mod regex;
+pub mod request;
+pub mod response;
+pub mod router;
+pub mod template;
+pub mod uri;
+pub mod vars;
+
+pub use body::{Body, BodyError, BodyStream};
+pub use head::{Head, Method, Version};
+pub use request::Request;
+pub use response::{Fields, Response};

@@ -1,0 +1,285 @@
+//! The way of a request: nginx's phases, in nginx's order, from one table.
+//!
+//! server-rewrite → find-location → rewrite (again when the URI changed) → preaccess → access →
+//! precontent → content. The table is [`crate::modules::PHASES`]; a module names the phase it runs
+//! in, and the order within a phase is the table's.
+
+use super::error_page;
+use super::request::Request;
+use super::response::Response;
+use super::router::{Located, locate};
+use crate::conf::build::LevelId;
+use crate::modules::{self, rewrite};
+use bytes::Bytes;
+use std::future::Future;
+use std::pin::Pin;
+
+/// What a phase's handler decided.
+pub enum Flow {
+    /// Nothing; the next handler's turn.
+    Continue,
+    /// In the access phase: this one allows the request (for `satisfy any`).
+    Allow,
+    /// This is the answer.
+    Respond(Response),
+    /// An answer without a body of its own: `error_page` applies, else the built-in page is sent.
+    Special(Response),
+    /// Begin anew with another URI.
+    Internal {
+        /// The path, decoded.
+        uri: Bytes,
+        /// The query.
+        args: Bytes,
+    },
+    /// Go on at a named location (without the `@`).
+    Named(Bytes),
+}
+
+impl Flow {
+    /// An answer with nothing but a status.
+    pub fn status(status: u16) -> Flow {
+        Flow::Special(Response::new(status))
+    }
+
+    /// A redirect.
+    pub fn redirect(status: u16, location: impl Into<Bytes>) -> Flow {
+        let mut response = Response::new(status);
+        response.fields.add_static("Location", location.into());
+        Flow::Special(response)
+    }
+}
+
+/// The phases in which handlers run, in order. Rewriting and finding the location are the engine's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Once, before anything else (`realip`).
+    PostRead,
+    /// Before access (`limit_req`, `limit_conn`).
+    Preaccess,
+    /// May this client have it?
+    Access,
+    /// Before the content (`try_files`).
+    Precontent,
+    /// The answer, where the location has no handler of its own.
+    Content,
+}
+
+/// A future of a handler's decision.
+pub type Deciding<'a> = Pin<Box<dyn Future<Output = Flow> + Send + 'a>>;
+
+/// A location's own content handler (`proxy_pass`, `stub_status` …).
+pub type Content = for<'a> fn(&'a mut Request) -> Deciding<'a>;
+
+/// How a handler is called.
+#[derive(Clone, Copy)]
+pub enum Call {
+    /// Decides at once.
+    Now(fn(&mut Request) -> Flow),
+    /// May wait.
+    Later(Content),
+}
+
+/// A handler in a module's table.
+#[derive(Clone, Copy)]
+pub struct Handler {
+    /// The phase it runs in.
+    pub phase: Phase,
+    /// Whether it has anything to do at a level; a location with none of its phases is a plain one.
+    pub wants: fn(&modules::LocConf) -> bool,
+    /// The handler.
+    pub call: Call,
+}
+
+enum Entry {
+    /// From the server's rewrites on.
+    Server,
+    /// From a location's rewrites on.
+    Location,
+}
+
+/// Answers a request. The response has not been through the filters.
+pub async fn process(rq: &mut Request) -> Response {
+    let mut entry = Entry::Server;
+    rq.level = rq.http().servers[rq.server].level;
+    let mut flow = run_phase(rq, Phase::PostRead).await;
+    loop {
+        if let Flow::Continue | Flow::Allow = flow {
+            flow = run(rq, entry).await;
+        }
+        let next = match flow {
+            Flow::Special(response) => error_page::choose(rq, response),
+            other => other,
+        };
+        (entry, flow) = match next {
+            Flow::Respond(response) => return response,
+            Flow::Special(response) => return response,
+            Flow::Internal { uri, args } => (Entry::Server, internal_redirect(rq, uri, args)),
+            Flow::Named(name) => (Entry::Location, named_location(rq, &name)),
+            // The content phase always answers; not to answer would be our defect.
+            Flow::Continue | Flow::Allow => return error_page::built_in(rq, Response::new(500)),
+        };
+    }
+}
+
+/// Points the request at another URI; an eleventh time is a cycle.
+fn internal_redirect(rq: &mut Request, uri: Bytes, args: Bytes) -> Flow {
+    if !spend_change(rq, "internal redirection") {
+        return Flow::status(500);
+    }
+    rq.uri = uri;
+    rq.args = args;
+    rq.pristine = false;
+    rq.internal = true;
+    rq.level = rq.http().servers[rq.server].level;
+    Flow::Continue
+}
+
+fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
+    if !spend_change(rq, "named location redirection") {
+        return Flow::status(500);
+    }
+    let server = rq.http().servers[rq.server].level;
+    match rq.http().levels[server].conf.core.locations.named(name) {
+        Some(level) => {
+            rq.level = level;
+            rq.internal = true;
+            Flow::Continue
+        }
+        None => {
+            let name = String::from_utf8_lossy(name).into_owned();
+            crate::observe::request_error(rq, format_args!("could not find named location \"@{name}\""));
+            Flow::status(500)
+        }
+    }
+}
+
+fn spend_change(rq: &mut Request, what: &str) -> bool {
+    if rq.changes_left == 0 {
+        let uri = String::from_utf8_lossy(&rq.uri).into_owned();
+        crate::observe::request_error(rq, format_args!("rewrite or {what} cycle while processing \"{uri}\""));
+        return false;
+    }
+    rq.changes_left -= 1;
+    true
+}
+
+async fn run(rq: &mut Request, entry: Entry) -> Flow {
+    match find(rq, entry) {
+        Flow::Continue => {}
+        other => return other,
+    }
+    if let Some(refusal) = refuse(rq) {
+        return refusal;
+    }
+    for phase in [Phase::Preaccess, Phase::Access, Phase::Precontent] {
+        match run_phase(rq, phase).await {
+            Flow::Continue | Flow::Allow => {}
+            other => return other,
+        }
+    }
+    match *rq.loc().core.content {
+        Some(content) => content(rq).await,
+        None => match run_phase(rq, Phase::Content).await {
+            Flow::Continue | Flow::Allow => Flow::status(404),
+            other => other,
+        },
+    }
+}
+
+/// Rewrites and finds the location until the URI stands still.
+fn find(rq: &mut Request, entry: Entry) -> Flow {
+    if let Entry::Server = entry {
+        let server = rq.http().servers[rq.server].level;
+        rq.level = server;
+        match rewrite::run(rq, rewrite::Place::Server) {
+            rewrite::Ran::Flow(flow) => return flow,
+            rewrite::Ran::Unchanged | rewrite::Ran::Changed => {}
+        }
+        if let Some(flow) = find_location(rq, server) {
+            return flow;
+        }
+    }
+    loop {
+        match rewrite::run(rq, rewrite::Place::Location) {
+            rewrite::Ran::Flow(flow) => return flow,
+            rewrite::Ran::Unchanged => return Flow::Continue,
+            rewrite::Ran::Changed => {}
+        }
+        if !spend_change(rq, "internal redirection") {
+            return Flow::status(500);
+        }
+        let server = rq.http().servers[rq.server].level;
+        if let Some(flow) = find_location(rq, server) {
+            return flow;
+        }
+    }
+}
+
+fn find_location(rq: &mut Request, server: LevelId) -> Option<Flow> {
+    match locate(rq, server) {
+        Located::Level(level) => rq.level = level,
+        Located::Nowhere => rq.level = server,
+        Located::AddSlash => {
+            let mut location = super::uri::escape(&rq.uri, super::uri::Escape::Uri);
+            location.push(b'/');
+            if !rq.args.is_empty() {
+                location.push(b'?');
+                location.extend_from_slice(&rq.args);
+            }
+            return Some(Flow::redirect(301, location));
+        }
+    }
+    if *rq.loc().core.internal && !rq.internal {
+        return Some(Flow::status(404));
+    }
+    // `limit_except` is a level of its own for the methods it does not name.
+    if let Some((free, inner)) = rq.loc().core.limit_except.0.clone()
+        && !free.iter().any(|m| m.as_bytes() == rq.head.method())
+    {
+        rq.level = inner;
+    }
+    None
+}
+
+/// What the location refuses before anything else is asked: a body that is too large.
+fn refuse(rq: &mut Request) -> Option<Flow> {
+    let core = &rq.loc().core;
+    let limit = *core.client_max_body_size;
+    if let Some(length) = rq.body_length
+        && limit > 0
+        && length > limit
+        && rq.body.is_none()
+    {
+        let text = format!("client intended to send too large body: {length} bytes");
+        crate::observe::request_error(rq, format_args!("{text}"));
+        return Some(Flow::status(413));
+    }
+    None
+}
+
+async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
+    let satisfy_any = phase == Phase::Access && *rq.loc().core.satisfy_any;
+    let mut refusal = None;
+    for handler in modules::PHASES {
+        if handler.phase != phase || !(handler.wants)(rq.loc()) {
+            continue;
+        }
+        let flow = match handler.call {
+            Call::Now(call) => call(rq),
+            Call::Later(call) => call(rq).await,
+        };
+        match flow {
+            Flow::Continue => {}
+            Flow::Allow if satisfy_any => return Flow::Continue,
+            Flow::Allow => {}
+            Flow::Special(response) if satisfy_any && matches!(response.status, 401 | 403) => {
+                // Another may still allow it; a 401 tells the client more than a 403.
+                if refusal.is_none() || response.status == 401 {
+                    refusal = Some(response);
+                }
+            }
+            other => return other,
+        }
+    }
+    refusal.map_or(Flow::Continue, Flow::Special)
+}

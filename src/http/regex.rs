@@ -1,0 +1,106 @@
+//! Regular expressions of the configuration: a linear-time engine where it can be, a backtracking
+//! one, bounded, for the look-around and back-references of PCRE.
+
+use super::request::Request;
+use super::vars::VarId;
+use crate::conf::{Builder, ConfError, ConfResult};
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// Start and end of each group in the subject; group 0 is the whole match.
+pub type Groups = SmallVec<[Option<(u32, u32)>; 10]>;
+
+/// A compiled pattern and the variables its named groups write.
+#[derive(Debug)]
+pub struct Regex {
+    engine: Engine,
+    names: Vec<(usize, VarId)>,
+    /// The pattern as written.
+    pub source: String,
+}
+
+#[derive(Debug)]
+enum Engine {
+    /// Works on bytes, in time linear in the subject.
+    Linear(regex::bytes::Regex),
+    /// Works on text, by backtracking with a limit on its steps.
+    Backtracking(Box<fancy_regex::Regex>),
+}
+
+impl Regex {
+    /// Compiles `pattern`. Its named groups become variables of the configuration.
+    pub fn compile(pattern: &str, caseless: bool, builder: &mut Builder) -> ConfResult<Regex> {
+        // PCRE knows one more spelling of named groups than the engines do.
+        let spelled = pattern.replace("(?'", "(?<").replace("'>", ">");
+        let text = if pattern.contains("(?'") { spelled.as_str() } else { pattern };
+        let linear =
+            regex::bytes::RegexBuilder::new(text).case_insensitive(caseless).unicode(false).build();
+        let engine = match linear {
+            Ok(regex) => Engine::Linear(regex),
+            Err(_) => {
+                let inline = if caseless { format!("(?i){text}") } else { text.to_string() };
+                let regex = fancy_regex::RegexBuilder::new(&inline)
+                    .backtrack_limit(100_000)
+                    .build()
+                    .map_err(|e| ConfError::new(format!("pcre_compile() failed: {e} in \"{pattern}\"")))?;
+                Engine::Backtracking(Box::new(regex))
+            }
+        };
+        let names: Vec<(usize, String)> = match &engine {
+            Engine::Linear(r) => named(r.capture_names()),
+            Engine::Backtracking(r) => named(r.capture_names()),
+        };
+        let names = names
+            .into_iter()
+            .map(|(group, name)| Ok((group, builder.vars.slot(&name)?)))
+            .collect::<ConfResult<_>>()?;
+        Ok(Regex { engine, names, source: pattern.to_string() })
+    }
+
+    /// Whether `subject` matches, without keeping the groups.
+    pub fn is_match(&self, subject: &[u8]) -> bool {
+        match &self.engine {
+            Engine::Linear(regex) => regex.is_match(subject),
+            Engine::Backtracking(regex) => regex.is_match(&as_text(subject)).unwrap_or(false),
+        }
+    }
+
+    /// Matches `subject` and, on success, makes the groups the request's captures and writes the
+    /// named ones to their variables.
+    pub fn capture(&self, rq: &Request, subject: &[u8]) -> bool {
+        let Some(groups) = self.groups(subject) else { return false };
+        for (group, id) in &self.names {
+            let value = groups.get(*group).copied().flatten().map_or(Bytes::new(), |(start, end)| {
+                Bytes::copy_from_slice(&subject[start as usize..end as usize])
+            });
+            rq.set_slot(*id, value);
+        }
+        rq.set_captures(subject, groups);
+        true
+    }
+
+    /// The groups of the first match.
+    pub fn groups(&self, subject: &[u8]) -> Option<Groups> {
+        match &self.engine {
+            Engine::Linear(regex) => {
+                let found = regex.captures(subject)?;
+                Some(found.iter().map(|m| m.map(|m| (m.start() as u32, m.end() as u32))).collect())
+            }
+            Engine::Backtracking(regex) => {
+                // Offsets are of the text; for a subject that is not UTF-8 they would be of another
+                // text, so such a subject does not match.
+                let text = std::str::from_utf8(subject).ok()?;
+                let found = regex.captures(text).ok()??;
+                Some(found.iter().map(|m| m.map(|m| (m.start() as u32, m.end() as u32))).collect())
+            }
+        }
+    }
+}
+
+fn named<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Vec<(usize, String)> {
+    names.enumerate().filter_map(|(group, name)| name.map(|n| (group, n.to_string()))).collect()
+}
+
+fn as_text(subject: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(subject)
+}

@@ -1,0 +1,448 @@
+//! A request while it is being answered: what the client sent, where it has got to, what was found.
+
+use super::body::{BodyError, Framing};
+use super::head::{Head, Method, Version};
+use super::io::{Io, read_into};
+use super::regex::Groups;
+use super::response::Fields;
+use super::vars::{VarId, VarKind};
+use crate::cache::CacheStatus;
+use crate::conf::build::{Http, LevelId};
+use crate::edge::{Generation, Local};
+use crate::modules::{LocConf, SrvConf};
+use bytes::{Bytes, BytesMut};
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// TCP.
+    Inet(SocketAddr),
+    /// A unix socket, with its path if it has one.
+    Unix(Arc<str>),
+}
+
+impl Address {
+    /// The IP address of a TCP end.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Address::Inet(a) => Some(a.ip()),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
+/// What is known of a client's TLS session.
+#[derive(Clone, Debug, Default)]
+pub struct TlsInfo {
+    /// `TLSv1.2` or `TLSv1.3`
+    pub protocol: &'static str,
+    /// The cipher suite by its OpenSSL name.
+    pub cipher: &'static str,
+    /// The name the client asked for.
+    pub server_name: Option<Arc<str>>,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
+}
+
+/// A client's connection, as its requests see it.
+#[derive(Debug)]
+pub struct Conn {
+    /// Its number in this process (`$connection`).
+    pub serial: u64,
+    /// The client's address.
+    pub peer: Address,
+    /// Our address.
+    pub local: Address,
+    /// The address it was accepted on, by which its servers are found.
+    pub listen: Arc<super::router::ListenAddr>,
+    /// Its TLS session, if any.
+    pub tls: Option<TlsInfo>,
+    /// Requests begun on it (`$connection_requests`).
+    pub requests: AtomicU64,
+    /// When it was accepted.
+    pub accepted: Instant,
+}
+
+/// Where the request's body comes from.
+pub enum Downstream {
+    /// An HTTP/1 connection: the body is decoded from its bytes.
+    H1(Box<H1Body>),
+    /// An HTTP/2 stream.
+    H2(Box<h2::RecvStream>),
+    /// None, or it is elsewhere now.
+    None,
+}
+
+/// An HTTP/1 connection lent to its request.
+pub struct H1Body {
+    /// The connection.
+    pub io: Io,
+    /// Bytes read and not yet used.
+    pub input: BytesMut,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// Whether `100 Continue` is owed before the body is read.
+    pub expect_continue: bool,
+}
+
+/// A slot for a variable's value.
+#[derive(Clone, Debug, Default)]
+enum Slot {
+    #[default]
+    Unset,
+    Value(Bytes),
+    /// Computed, and there was none.
+    Absent,
+    /// Being computed: reading it again is a cycle.
+    Busy,
+}
+
+#[derive(Default)]
+struct Captures {
+    subject: Bytes,
+    groups: Groups,
+}
+
+/// An attempt at an upstream server, for `$upstream_*`.
+#[derive(Clone, Debug, Default)]
+pub struct Attempt {
+    /// The peer's name as configured.
+    pub peer: Arc<str>,
+    /// The status it answered with; 0 if it did not.
+    pub status: u16,
+    /// Time to connect, if it connected.
+    pub connect: Option<Duration>,
+    /// Time to the head of the answer.
+    pub header: Option<Duration>,
+    /// Time to the end of the answer.
+    pub response: Option<Duration>,
+    /// Body bytes received.
+    pub received: u64,
+    /// Bytes received in all.
+    pub bytes_received: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+}
+
+/// What was sent, for the log and `$sent_http_*`.
+#[derive(Default)]
+pub struct Sent {
+    /// The status.
+    pub status: u16,
+    /// The response's fields, as sent.
+    pub fields: Fields,
+    /// `Content-Type`.
+    pub content_type: Option<Bytes>,
+    /// `Content-Length`.
+    pub length: Option<u64>,
+    /// `Last-Modified`
+    pub last_modified: Option<u64>,
+    /// `ETag`
+    pub etag: Option<Bytes>,
+    /// Bytes on the wire.
+    pub bytes: u64,
+    /// Bytes of the body.
+    pub body_bytes: u64,
+    /// Whether the connection ended before the response did.
+    pub aborted: bool,
+}
+
+/// A request.
+pub struct Request {
+    /// The configuration it runs under.
+    pub local: Arc<Local>,
+    /// Its connection.
+    pub conn: Arc<Conn>,
+    /// What the client sent.
+    pub head: Head,
+    /// The method in force; an `error_page` may make it GET.
+    pub method: Method,
+    /// The normalised path in force.
+    pub uri: Bytes,
+    /// The query in force.
+    pub args: Bytes,
+    /// Path and query as sent (`$request_uri`).
+    pub unparsed: Bytes,
+    /// The host, lower case, without port (`$host`); empty when the client named none.
+    pub host: Bytes,
+    /// The server, an index into `http().servers`.
+    pub server: usize,
+    /// The level in force.
+    pub level: LevelId,
+    /// Whether the URI is an internal one.
+    pub internal: bool,
+    /// Whether `uri` still corresponds to `unparsed` (no rewrite changed it).
+    pub pristine: bool,
+    /// Rewrites and redirects left before it is a cycle.
+    pub changes_left: u8,
+    /// Whether the client's connection may carry another request.
+    pub keepalive: bool,
+    /// `Content-Length` of the request, if any.
+    pub body_length: Option<u64>,
+    /// Whether the request has a body.
+    pub has_body: bool,
+    /// Body bytes read so far.
+    pub body_read: u64,
+    /// The body, when it has been read into memory.
+    pub body: Option<Bytes>,
+    /// Where the body comes from.
+    pub downstream: Downstream,
+    /// When its first byte was read.
+    pub started: Instant,
+    /// Bytes of head and body received (`$request_length`).
+    pub length: u64,
+    /// What was sent.
+    pub sent: Sent,
+    /// Attempts at upstream servers.
+    pub attempts: Vec<Attempt>,
+    /// The upstream's own response fields (`$upstream_http_*`).
+    pub upstream_fields: Option<Arc<Fields>>,
+    /// How the cache answered.
+    pub cache_status: Option<CacheStatus>,
+    /// What `limit_req` decided (`$limit_req_status`).
+    pub limit_req: Option<&'static str>,
+    /// What `limit_conn` decided (`$limit_conn_status`).
+    pub limit_conn: Option<&'static str>,
+    /// What ends with the request: connection counts, in-flight counts.
+    pub guards: Vec<Box<dyn std::any::Any + Send>>,
+    /// Whether an `error_page` is being produced, so that a second error does not loop.
+    pub in_error_page: bool,
+    /// The status that the response shall have in place of its own (`error_page` without `=`).
+    pub status_override: Option<u16>,
+    /// `set $limit_rate`, bytes a second.
+    pub limit_rate: Option<u64>,
+    /// The URI of `proxy_pass` with which the request goes upstream, for `$proxy_host` and the like.
+    pub proxy_target: Option<Arc<crate::modules::proxy::Target>>,
+    id: RefCell<Option<[u8; 16]>>,
+    slots: RefCell<Vec<Slot>>,
+    captures: RefCell<Captures>,
+}
+
+impl Request {
+    /// A request whose head has been read and whose server is not yet chosen.
+    pub fn new(local: Arc<Local>, conn: Arc<Conn>, head: Head, downstream: Downstream) -> Request {
+        let method = Method::of(head.method());
+        Request {
+            local,
+            conn,
+            method,
+            head,
+            uri: Bytes::new(),
+            args: Bytes::new(),
+            unparsed: Bytes::new(),
+            host: Bytes::new(),
+            server: 0,
+            level: 0,
+            internal: false,
+            pristine: true,
+            changes_left: 10,
+            keepalive: false,
+            body_length: None,
+            has_body: false,
+            body_read: 0,
+            body: None,
+            downstream,
+            started: Instant::now(),
+            length: 0,
+            sent: Sent::default(),
+            attempts: Vec::new(),
+            upstream_fields: None,
+            cache_status: None,
+            limit_req: None,
+            limit_conn: None,
+            guards: Vec::new(),
+            in_error_page: false,
+            status_override: None,
+            limit_rate: None,
+            proxy_target: None,
+            id: RefCell::new(None),
+            slots: RefCell::new(Vec::new()),
+            captures: RefCell::default(),
+        }
+    }
+
+    /// The generation it runs under.
+    pub fn generation(&self) -> &Generation {
+        &self.local.generation
+    }
+
+    /// `http { }` of its generation.
+    pub fn http(&self) -> &Http {
+        &self.local.generation.http
+    }
+
+    /// The modules' configuration in force.
+    pub fn loc(&self) -> &LocConf {
+        &self.http().levels[self.level].conf
+    }
+
+    /// The modules' per-server configuration in force.
+    pub fn srv(&self) -> &SrvConf {
+        &self.http().servers[self.server].conf
+    }
+
+    /// The version of the request.
+    pub fn version(&self) -> Version {
+        self.head.version
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.conn.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// A number for the request that no other has (`$request_id`).
+    pub fn id(&self) -> [u8; 16] {
+        *self.id.borrow_mut().get_or_insert_with(|| crate::edge::random::bytes())
+    }
+
+    /// Appends a variable's value; false when it has none.
+    pub fn variable(&self, id: VarId, out: &mut Vec<u8>) -> bool {
+        let index = id as usize;
+        match self.slots.borrow().get(index) {
+            Some(Slot::Value(value)) => {
+                out.extend_from_slice(value);
+                return true;
+            }
+            Some(Slot::Absent | Slot::Busy) => return false,
+            Some(Slot::Unset) | None => {}
+        }
+        // The borrow of `local` lasts as long as the request's, which the getters share.
+        match &self.http().vars[index].kind {
+            VarKind::Builtin(variable, rest) => (variable.get)(self, rest, out),
+            VarKind::Slot | VarKind::Unknown => false,
+            VarKind::Computed(computed) => {
+                self.put_slot(index, Slot::Busy);
+                let start = out.len();
+                let found = computed.compute(self, out);
+                let slot = match (computed.volatile(), found) {
+                    (true, _) => Slot::Unset,
+                    (false, true) => Slot::Value(Bytes::copy_from_slice(&out[start..])),
+                    (false, false) => Slot::Absent,
+                };
+                self.put_slot(index, slot);
+                found
+            }
+        }
+    }
+
+    /// A variable's value as bytes; `None` when it has none.
+    pub fn variable_value(&self, id: VarId) -> Option<Bytes> {
+        let mut out = Vec::new();
+        self.variable(id, &mut out).then(|| out.into())
+    }
+
+    /// Writes a variable of the configuration's own.
+    pub fn set_slot(&self, id: VarId, value: Bytes) {
+        self.put_slot(id as usize, Slot::Value(value));
+    }
+
+    /// Writes any variable that may be written.
+    pub fn set_variable(&mut self, id: VarId, value: Bytes) {
+        let setter = match &self.http().vars[id as usize].kind {
+            VarKind::Builtin(variable, _) => variable.set,
+            _ => None,
+        };
+        match setter {
+            Some(set) => set(self, value),
+            None => self.set_slot(id, value),
+        }
+    }
+
+    fn put_slot(&self, index: usize, slot: Slot) {
+        let mut slots = self.slots.borrow_mut();
+        if slots.is_empty() {
+            slots.resize(self.http().vars.len(), Slot::Unset);
+        }
+        slots[index] = slot;
+    }
+
+    /// Remembers what a regular expression matched.
+    pub fn set_captures(&self, subject: &[u8], groups: Groups) {
+        *self.captures.borrow_mut() = Captures { subject: Bytes::copy_from_slice(subject), groups };
+    }
+
+    /// Appends group `n` of the last match.
+    pub fn capture(&self, n: usize, out: &mut Vec<u8>) {
+        let captures = self.captures.borrow();
+        if let Some(Some((start, end))) = captures.groups.get(n) {
+            out.extend_from_slice(&captures.subject[*start as usize..*end as usize]);
+        }
+    }
+
+    /// The next piece of the body as the client sends it; `None` at its end. Counts it against
+    /// `client_max_body_size` and times it by `client_body_timeout`.
+    pub async fn read_body(&mut self) -> Result<Option<Bytes>, BodyError> {
+        if let Some(body) = self.body.take() {
+            return Ok((!body.is_empty()).then_some(body));
+        }
+        let limit = *self.loc().core.client_max_body_size;
+        let timeout = *self.loc().core.client_body_timeout;
+        let read = tokio::time::timeout(timeout, self.downstream.next());
+        let piece = read.await.map_err(|_| BodyError::ClientTimeout)??;
+        if let Some(piece) = &piece {
+            self.body_read += piece.len() as u64;
+            self.length += piece.len() as u64;
+            if limit > 0 && self.body_read > limit {
+                return Err(BodyError::TooLarge);
+            }
+        }
+        Ok(piece)
+    }
+}
+
+impl Downstream {
+    /// The next piece of the body.
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        match self {
+            Downstream::None => Ok(None),
+            Downstream::H1(h1) => h1.next().await,
+            Downstream::H2(stream) => match stream.data().await {
+                None => Ok(None),
+                Some(Ok(data)) => {
+                    // The window is given back as soon as the bytes are ours.
+                    let _ = stream.flow_control().release_capacity(data.len());
+                    Ok(Some(data))
+                }
+                Some(Err(e)) => {
+                    Err(BodyError::Client(e.into_io().unwrap_or_else(|| std::io::ErrorKind::ConnectionReset.into())))
+                }
+            },
+        }
+    }
+}
+
+impl H1Body {
+    /// The next piece of the body; `None` at its end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        loop {
+            match self.framing.take(&mut self.input) {
+                Ok(Some(piece)) => return Ok(Some(piece)),
+                Ok(None) if self.framing.is_done() => return Ok(None),
+                Ok(None) => {}
+                Err(_) => return Err(BodyError::ClientSyntax),
+            }
+            if std::mem::take(&mut self.expect_continue) {
+                use tokio::io::AsyncWriteExt;
+                let answer = b"HTTP/1.1 100 Continue\r\n\r\n";
+                self.io.write_all(answer).await.map_err(BodyError::Client)?;
+                self.io.flush().await.map_err(BodyError::Client)?;
+            }
+            let read = read_into(&mut self.io, &mut self.input).await.map_err(BodyError::Client)?;
+            if read == 0 {
+                return Err(BodyError::Client(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+}
+
+/// Numbers for connections.
+pub fn next_serial() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,0 +1,198 @@
+//! A response on its way to the client: status, fields, body, and what filters need to know.
+
+use super::body::Body;
+use bytes::Bytes;
+
+/// Names and values in order. Names are compared without regard to case.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(Vec<(Bytes, Bytes)>);
+
+impl Fields {
+    /// Adds a field after the others.
+    pub fn add(&mut self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.0.push((name.into(), value.into()));
+    }
+
+    /// Adds a field whose name is known when compiling.
+    pub fn add_static(&mut self, name: &'static str, value: impl Into<Bytes>) {
+        self.0.push((Bytes::from_static(name.as_bytes()), value.into()));
+    }
+
+    /// Replaces every field of this name by one.
+    pub fn set(&mut self, name: &'static str, value: impl Into<Bytes>) {
+        self.remove(name);
+        self.add_static(name, value);
+    }
+
+    /// Removes every field of this name.
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(n, _)| !n.eq_ignore_ascii_case(name.as_bytes()));
+    }
+
+    /// The first field of this name.
+    pub fn get(&self, name: &str) -> Option<&Bytes> {
+        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, v)| v)
+    }
+
+    /// Every field of this name.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Bytes> {
+        self.0.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, v)| v)
+    }
+
+    /// Every field, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.0.iter().map(|(n, v)| (n, v))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Keeps those for which `keep` holds.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Bytes, &Bytes) -> bool) {
+        self.0.retain(|(n, v)| keep(n, v));
+    }
+
+    /// Room for more bytes than this would take, for bounds: names, values, and separators.
+    pub fn size(&self) -> usize {
+        self.0.iter().map(|(n, v)| n.len() + v.len() + 4).sum()
+    }
+}
+
+/// A validator's time: seconds since 1970.
+pub type Seconds = u64;
+
+/// A response.
+///
+/// `Content-Type`, `Content-Length`, `Last-Modified`, `ETag`, `Accept-Ranges`, `Date`, `Server`,
+/// `Connection` and `Transfer-Encoding` never stand in `fields`: the first five have a place of
+/// their own here, and the connection writes the rest.
+#[derive(Default)]
+pub struct Response {
+    /// The status. 0 closes the connection without an answer (nginx's 444).
+    pub status: u16,
+    /// The other fields.
+    pub fields: Fields,
+    /// `Content-Type`, complete.
+    pub content_type: Option<Bytes>,
+    /// `Content-Length`, when it is known; taken from the body when `None` and the body knows it.
+    pub length: Option<u64>,
+    /// `Last-Modified`.
+    pub last_modified: Option<Seconds>,
+    /// `ETag` with its quotes and, when weak, its `W/`.
+    pub etag: Option<Bytes>,
+    /// Whether ranges may be cut from the body (it is whole and its length known).
+    pub ranges: bool,
+    /// Whether the upstream's own `Accept-Ranges` or our `bytes` is announced.
+    pub accept_ranges: bool,
+    /// The upstream's `Server` or `Date`, when `proxy_pass_header` lets them through.
+    pub server: Option<Bytes>,
+    /// See `server`.
+    pub date: Option<Bytes>,
+    /// The body.
+    pub body: Body,
+    /// A protocol switch: what to do with the connection after a 101.
+    pub tunnel: Option<Box<dyn Tunnel>>,
+    /// Whether the connection must close after this.
+    pub close: bool,
+    /// Whether this came from an upstream (for `gzip_proxied` and `proxy_intercept_errors`).
+    pub upstream: bool,
+}
+
+impl Response {
+    /// A response without a body.
+    pub fn new(status: u16) -> Response {
+        Response { status, ..Response::default() }
+    }
+
+    /// A response with a body in memory.
+    pub fn with_body(status: u16, content_type: impl Into<Bytes>, body: impl Into<Bytes>) -> Response {
+        let body: Bytes = body.into();
+        Response {
+            status,
+            content_type: Some(content_type.into()),
+            length: Some(body.len() as u64),
+            body: body.into(),
+            ..Response::default()
+        }
+    }
+
+    /// The length of the body, when it is known.
+    pub fn content_length(&self) -> Option<u64> {
+        self.length.or_else(|| self.body.known_length())
+    }
+
+    /// The value of a response field, wherever it is kept; what `$sent_http_…` reads.
+    pub fn field(&self, name: &str) -> Option<Bytes> {
+        match name {
+            "content-type" => self.content_type.clone(),
+            "content-length" => self.content_length().map(|n| Bytes::from(n.to_string())),
+            "last-modified" => self.last_modified.map(|t| Bytes::from(super::date::http_date(t))),
+            "etag" => self.etag.clone(),
+            _ => self.fields.get(name).cloned(),
+        }
+    }
+}
+
+/// What happens on a connection after it has switched protocols: bytes both ways until one side
+/// ends. Boxed because it is once per connection.
+pub trait Tunnel: Send {
+    /// Carries bytes between the client's connection and the other side; returns the bytes sent to
+    /// the client.
+    fn run<'a>(
+        self: Box<Self>,
+        client: &'a mut super::io::Io,
+        already_read: bytes::BytesMut,
+    ) -> std::pin::Pin<Box<dyn Future<Output = u64> + Send + 'a>>;
+}
+
+/// The reason phrase nginx sends with a status.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
+        302 => "Moved Temporarily",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Time-out",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Request Entity Too Large",
+        414 => "Request-URI Too Large",
+        415 => "Unsupported Media Type",
+        416 => "Requested Range Not Satisfiable",
+        421 => "Misdirected Request",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Temporarily Unavailable",
+        504 => "Gateway Time-out",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        _ => "",
+    }
+}

@@ -1,0 +1,497 @@
+//! nginx's http core module: servers, locations, files' places, clients' bounds.
+
+mod listen;
+mod location;
+mod variables;
+
+pub use variables::VARIABLES;
+
+use crate::conf::values::{flag, invalid_value, number, number_arg, one_of, size, size_arg, time, time_arg};
+use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, NoteLevel};
+use crate::http::phases::Content;
+use crate::http::router::{Found, Listen, Locations, ServerName};
+use crate::http::template::Template;
+use crate::observe::error_log::{Level, Target};
+use crate::settings;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+settings! {
+    /// What a server has and its locations do not.
+    pub struct Srv {
+        /// Its `listen`s.
+        own listens: Vec<Listen> = Vec::new(),
+        /// Its names.
+        own names: Vec<ServerName> = Vec::new(),
+        /// The first name as written, for `$server_name`; wildcards and patterns included.
+        own name: String = String::new(),
+        /// Time for the whole head.
+        inherit client_header_timeout: Duration = Duration::from_secs(60),
+        /// Bytes a head may take before large buffers are used.
+        inherit client_header_buffer_size: u64 = 1024,
+        /// Number and bytes of the large buffers.
+        inherit large_client_header_buffers: (u64, u64) = (4, 8192),
+        /// Whether names of fields may have underscores.
+        inherit underscores_in_headers: bool = false,
+        /// Whether fields with invalid names are dropped.
+        inherit ignore_invalid_headers: bool = true,
+        /// Whether repeated slashes count as one.
+        inherit merge_slashes: bool = true,
+        /// The most fields of a head.
+        inherit max_headers: u64 = 1000,
+    }
+}
+
+/// Where a location's files are.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// The directory, with variables.
+    pub path: Template,
+    /// Whether it stands for the location's own prefix (`alias`).
+    pub alias: bool,
+}
+
+/// One `error_page`.
+#[derive(Clone, Debug)]
+pub struct ErrorPage {
+    /// The statuses it is for.
+    pub statuses: Vec<u16>,
+    /// `=code`; 0 is `=` alone, the status of whatever answers.
+    pub overwrite: Option<u16>,
+    /// What answers.
+    pub target: ErrorTarget,
+}
+
+/// What answers in place of an error.
+#[derive(Clone, Debug)]
+pub enum ErrorTarget {
+    /// An internal redirect.
+    Uri {
+        /// The path.
+        uri: Template,
+        /// The query, where it stands apart from the path.
+        args: Option<Template>,
+    },
+    /// A named location.
+    Named(Bytes),
+    /// A redirect of the client.
+    Url(Template),
+}
+
+settings! {
+    /// What every level has.
+    pub struct Loc {
+        /// The location as written, without its modifier; for `alias` and `proxy_pass`.
+        own name: Vec<u8> = Vec::new(),
+        /// Whether the location is a regular expression.
+        own is_regex: bool = false,
+        /// Whether the location is a named one.
+        own is_named: bool = false,
+        /// Whether the location is an exact one.
+        own is_exact: bool = false,
+        /// The locations inside, while reading.
+        own found: Vec<Found> = Vec::new(),
+        /// The locations inside, ready to be searched.
+        own locations: Arc<Locations> = Arc::new(Locations::default()),
+        /// The handler that answers here.
+        own content: Option<Content> = None,
+        /// Whether that handler makes `/x` redirect to the location `/x/`.
+        own content_redirects: bool = false,
+        /// Only internal requests reach it.
+        own internal: bool = false,
+        /// `limit_except`: the methods that are free of it, and the level for the others.
+        own limit_except: Option<(Vec<String>, usize)> = None,
+        /// Where files are; nginx's default is `html`.
+        inherit root: Root = Root { path: Template::literal("html"), alias: false },
+        /// Types by extension.
+        inherit types: Arc<HashMap<Vec<u8>, Bytes>> = standard_types(),
+        /// The type of what has no known extension.
+        inherit default_type: Bytes = Bytes::from_static(b"text/plain"),
+        /// `error_page`s.
+        inherit error_pages: Vec<ErrorPage> = Vec::new(),
+        /// Whether an error in an error page has its own page.
+        inherit recursive_error_pages: bool = false,
+        /// Where errors of requests go.
+        inherit error_logs: Vec<(Target, Level)> = Vec::new(),
+        /// Bytes of a body; 0 is no bound.
+        inherit client_max_body_size: u64 = 1 << 20,
+        /// Bytes of a body kept in memory at once.
+        inherit client_body_buffer_size: u64 = 16 << 10,
+        /// Time between two reads of a body.
+        inherit client_body_timeout: Duration = Duration::from_secs(60),
+        /// Time between two writes to a client.
+        inherit send_timeout: Duration = Duration::from_secs(60),
+        /// How long an idle connection is kept; zero is not at all.
+        inherit keepalive_timeout: Duration = Duration::from_secs(75),
+        /// The `Keep-Alive` field's value in seconds, when it is to be sent.
+        inherit keepalive_header: Option<u64> = None,
+        /// Requests of a connection.
+        inherit keepalive_requests: u64 = 1000,
+        /// How long a connection may carry requests.
+        inherit keepalive_time: Duration = Duration::from_secs(3600),
+        /// Browsers that get no keep-alive: `msie6`, `safari`, `none`.
+        inherit keepalive_disable: Vec<String> = vec!["msie6".into()],
+        /// How long a client's leftover body is read before closing.
+        inherit lingering_time: Duration = Duration::from_secs(30),
+        /// Time between two such reads.
+        inherit lingering_timeout: Duration = Duration::from_secs(5),
+        /// `lingering_close off`
+        inherit lingering_close: bool = true,
+        /// Whether our version is told.
+        inherit server_tokens: bool = true,
+        /// Whether a redirect names scheme and host.
+        inherit absolute_redirect: bool = true,
+        /// Whether such a redirect uses the server's name rather than the client's.
+        inherit server_name_in_redirect: bool = false,
+        /// Whether such a redirect names the port.
+        inherit port_in_redirect: bool = true,
+        /// Whether files have an ETag.
+        inherit etag: bool = true,
+        /// How `If-Modified-Since` is compared.
+        inherit if_modified_since: IfModifiedSince = IfModifiedSince::Exact,
+        /// The most ranges of a request; more are answered by the whole.
+        inherit max_ranges: Option<u64> = None,
+        /// Whether a missing file is logged.
+        inherit log_not_found: bool = true,
+        /// Whether chunked responses may be sent.
+        inherit chunked_transfer_encoding: bool = true,
+        /// Whether one of several access checks is enough.
+        inherit satisfy_any: bool = false,
+        /// Bytes a second of a response; 0 is no limit.
+        inherit limit_rate: Option<Template> = None,
+        /// Bytes before `limit_rate` begins.
+        inherit limit_rate_after: Option<Template> = None,
+        /// The open-file cache, if there is one.
+        inherit open_file_cache: Option<Arc<crate::cache::files::FileCache>> = None,
+        /// How long what it holds is believed.
+        inherit open_file_cache_valid: Duration = Duration::from_secs(60),
+        /// Uses before it holds a file.
+        inherit open_file_cache_min_uses: u64 = 1,
+        /// Whether it holds failures.
+        inherit open_file_cache_errors: bool = false,
+        /// Whether `TCP_NODELAY` is set.
+        inherit tcp_nodelay: bool = true,
+        /// Whether a connection that timed out is reset.
+        inherit reset_timedout_connection: bool = false,
+    }
+}
+
+impl Loc {
+    /// What an `if` or `limit_except` has from the location around it beyond inheritance: it is the
+    /// same location.
+    pub fn inherit_implicit(&mut self, outer: &Loc) {
+        self.name = outer.name.clone();
+        self.is_regex = outer.is_regex.clone();
+        self.is_named = outer.is_named.clone();
+        self.is_exact = outer.is_exact.clone();
+        self.internal = outer.internal.clone();
+        if self.content.is_none() {
+            self.content = outer.content.clone();
+        }
+    }
+}
+
+/// `if_modified_since`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfModifiedSince {
+    /// Never unmodified.
+    Off,
+    /// Unmodified when the times are equal.
+    Exact,
+    /// Unmodified when the file is no newer.
+    Before,
+}
+
+const KERNEL: &str = "how bytes reach the socket is chosen by size and kind of content";
+const TABLES: &str = "tables size themselves";
+const MEMORY: &str = "memory is taken as it is needed, within bounds";
+
+/// The directives.
+pub const COMMANDS: &[Command] = &[
+    Command::works("server", location::server, "a virtual server, or a server of an upstream"),
+    Command::works("listen", listen::listen, "an address to listen on"),
+    Command::works("server_name", location::server_name, "the names of a server"),
+    Command::works("location", location::location, "a part of the URIs"),
+    Command::works("limit_except", location::limit_except, "access rules for other methods"),
+    Command::works("root", |b, d| root(b, d, false), "the directory of files"),
+    Command::works("alias", |b, d| root(b, d, true), "the directory in place of the location's prefix"),
+    Command::works("internal", internal, "only internal requests"),
+    Command::works("error_page", error_page, "what answers in place of an error"),
+    Command::works("recursive_error_pages", |b, d| { let v = flag(d)?; b.loc().core.recursive_error_pages.set(v) }, "error pages of error pages"),
+    Command::works("types", types, "types by extension"),
+    Command::works("default_type", default_type, "the type of what has no known extension"),
+    Command::works("client_max_body_size", |b, d| { let v = offset(d)?; b.loc().core.client_max_body_size.set(v) }, "bytes of a request's body"),
+    Command::works("client_body_buffer_size", |b, d| { let v = size_arg(d, 0)?; b.loc().core.client_body_buffer_size.set(v) }, "bytes of a body kept in memory"),
+    Command::works("client_body_timeout", |b, d| { let v = time_arg(d, 0)?; b.loc().core.client_body_timeout.set(v) }, "time between two reads of a body"),
+    Command::works("client_header_timeout", |b, d| { let v = time_arg(d, 0)?; b.srv().core.client_header_timeout.set(v) }, "time for a head"),
+    Command::works("client_header_buffer_size", |b, d| { let v = size_arg(d, 0)?; b.srv().core.client_header_buffer_size.set(v) }, "bytes of a common head"),
+    Command::works("large_client_header_buffers", large_client_header_buffers, "number and bytes of buffers for large heads"),
+    Command::works("underscores_in_headers", |b, d| { let v = flag(d)?; b.srv().core.underscores_in_headers.set(v) }, "whether names of fields may have underscores"),
+    Command::works("ignore_invalid_headers", |b, d| { let v = flag(d)?; b.srv().core.ignore_invalid_headers.set(v) }, "whether fields with invalid names are dropped"),
+    Command::works("merge_slashes", |b, d| { let v = flag(d)?; b.srv().core.merge_slashes.set(v) }, "whether repeated slashes count as one"),
+    Command::works("max_headers", |b, d| { let v = number_arg(d, 0)?; b.srv().core.max_headers.set(v) }, "the most fields of a head"),
+    Command::works("send_timeout", |b, d| { let v = time_arg(d, 0)?; b.loc().core.send_timeout.set(v) }, "time between two writes"),
+    Command::works("keepalive_timeout", keepalive_timeout, "how long an idle connection is kept"),
+    Command::works("keepalive_requests", |b, d| { let v = number_arg(d, 0)?; b.loc().core.keepalive_requests.set(v) }, "requests of a connection"),
+    Command::works("keepalive_time", |b, d| { let v = time_arg(d, 0)?; b.loc().core.keepalive_time.set(v) }, "how long a connection carries requests"),
+    Command::works("keepalive_disable", keepalive_disable, "browsers without keep-alive"),
+    Command::works("lingering_time", |b, d| { let v = time_arg(d, 0)?; b.loc().core.lingering_time.set(v) }, "how long leftover bodies are read"),
+    Command::works("lingering_timeout", |b, d| { let v = time_arg(d, 0)?; b.loc().core.lingering_timeout.set(v) }, "time between two such reads"),
+    Command::works("lingering_close", lingering_close, "whether leftover bodies are read before closing"),
+    Command::works("server_tokens", server_tokens, "whether our version is told"),
+    Command::works("absolute_redirect", |b, d| { let v = flag(d)?; b.loc().core.absolute_redirect.set(v) }, "whether redirects name scheme and host"),
+    Command::works("server_name_in_redirect", |b, d| { let v = flag(d)?; b.loc().core.server_name_in_redirect.set(v) }, "whether redirects use the server's name"),
+    Command::works("port_in_redirect", |b, d| { let v = flag(d)?; b.loc().core.port_in_redirect.set(v) }, "whether redirects name the port"),
+    Command::works("etag", |b, d| { let v = flag(d)?; b.loc().core.etag.set(v) }, "whether files have an ETag"),
+    Command::works("if_modified_since", if_modified_since, "how If-Modified-Since is compared"),
+    Command::works("max_ranges", |b, d| { let v = number_arg(d, 0)?; b.loc().core.max_ranges.set(Some(v)) }, "the most ranges of a request"),
+    Command::works("log_not_found", |b, d| { let v = flag(d)?; b.loc().core.log_not_found.set(v) }, "whether missing files are logged"),
+    Command::works("chunked_transfer_encoding", |b, d| { let v = flag(d)?; b.loc().core.chunked_transfer_encoding.set(v) }, "whether chunked responses may be sent"),
+    Command::works("satisfy", satisfy, "whether all access checks or any must allow"),
+    Command::works("limit_rate", |b, d| { let v = rate(b, d)?; b.loc().core.limit_rate.set(Some(v)) }, "bytes a second of a response"),
+    Command::works("limit_rate_after", |b, d| { let v = rate(b, d)?; b.loc().core.limit_rate_after.set(Some(v)) }, "bytes before limit_rate begins"),
+    Command::works("open_file_cache", open_file_cache, "a cache of open files"),
+    Command::works("open_file_cache_valid", |b, d| { let v = time_arg(d, 0)?; b.loc().core.open_file_cache_valid.set(v) }, "how long it is believed"),
+    Command::works("open_file_cache_min_uses", |b, d| { let v = number_arg(d, 0)?; b.loc().core.open_file_cache_min_uses.set(v) }, "uses before a file is held"),
+    Command::works("open_file_cache_errors", |b, d| { let v = flag(d)?; b.loc().core.open_file_cache_errors.set(v) }, "whether failures are held"),
+    Command::works("tcp_nodelay", |b, d| { let v = flag(d)?; b.loc().core.tcp_nodelay.set(v) }, "whether small writes leave at once"),
+    Command::works("reset_timedout_connection", |b, d| { let v = flag(d)?; b.loc().core.reset_timedout_connection.set(v) }, "whether a connection that timed out is reset"),
+    Command::no_effect("sendfile", KERNEL),
+    Command::no_effect("sendfile_max_chunk", KERNEL),
+    Command::no_effect("tcp_nopush", "head and body leave in one write in any case"),
+    Command::no_effect("aio", "file reads never wait on a worker in any case"),
+    Command::no_effect("aio_write", "file writes never wait on a worker in any case"),
+    Command::no_effect("directio", KERNEL),
+    Command::no_effect("directio_alignment", KERNEL),
+    Command::no_effect("read_ahead", KERNEL),
+    Command::no_effect("output_buffers", MEMORY),
+    Command::no_effect("postpone_output", "head and body leave in one write in any case"),
+    Command::no_effect("send_lowat", KERNEL),
+    Command::no_effect("connection_pool_size", MEMORY),
+    Command::no_effect("request_pool_size", MEMORY),
+    Command::no_effect("client_body_in_single_buffer", MEMORY),
+    Command::no_effect("subrequest_output_buffer_size", MEMORY),
+    Command::no_effect("server_names_hash_max_size", TABLES),
+    Command::no_effect("server_names_hash_bucket_size", TABLES),
+    Command::no_effect("types_hash_max_size", TABLES),
+    Command::no_effect("types_hash_bucket_size", TABLES),
+    Command::no_effect("variables_hash_max_size", TABLES),
+    Command::no_effect("variables_hash_bucket_size", TABLES),
+    Command::no_effect("msie_padding", "the browser it was for is gone"),
+    Command::no_effect("msie_refresh", "the browser it was for is gone"),
+];
+
+fn root(b: &mut Builder, d: &Directive, alias: bool) -> ConfResult<()> {
+    let text = d.arg(0);
+    if alias && b.loc().core.is_named.0 {
+        return Err(ConfError::new("the \"alias\" directive cannot be used inside the named location"));
+    }
+    if text.contains("$document_root") || text.contains("${document_root}") {
+        return Err(ConfError::new(format!("the $document_root variable cannot be used in the \"{}\" directive", d.name)));
+    }
+    // nginx joins the prefix when the value is not absolute; one that begins with a variable is as it is.
+    let joined = if text.starts_with(['/', '$']) { text.to_string() } else { b.path(text).to_string_lossy().into_owned() };
+    let trimmed = if !alias && joined.len() > 1 { joined.trim_end_matches('/') } else { joined.as_str() };
+    let path = b.template(trimmed)?;
+    let loc = b.loc();
+    if loc.core.root.is_set() {
+        let message = if loc.core.root.alias == alias {
+            format!("\"{}\" directive is duplicate", d.name)
+        } else {
+            format!(
+                "\"{}\" directive is duplicate, \"{}\" directive was specified earlier",
+                d.name,
+                if alias { "root" } else { "alias" }
+            )
+        };
+        return Err(ConfError::new(message));
+    }
+    loc.core.root.set(Root { path, alias })
+}
+
+fn internal(b: &mut Builder, _: &Directive) -> ConfResult<()> {
+    b.loc().core.internal.0 = true;
+    Ok(())
+}
+
+fn error_page(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    if d.args.len() < 2 {
+        return Err(ConfError::new("invalid number of arguments in \"{}\" directive"));
+    }
+    let (target_text, rest) = d.args.split_last().unwrap_or((&d.name, &[]));
+    let (overwrite, codes) = match rest.split_last() {
+        Some((last, codes)) if last.starts_with('=') => {
+            if last == "=" {
+                (Some(0), codes)
+            } else {
+                let code = number(&last[1..]).and_then(|n| u16::try_from(n).ok());
+                (Some(code.ok_or_else(|| ConfError::new(format!("invalid value \"{last}\"")))?), codes)
+            }
+        }
+        _ => (None, rest),
+    };
+    if codes.is_empty() {
+        return Err(ConfError::new(format!("invalid value \"{}\"", d.arg(0))));
+    }
+    let mut statuses = Vec::new();
+    for text in codes {
+        let status = number(text).ok_or_else(|| ConfError::new(format!("invalid value \"{text}\"")))?;
+        if status == 499 {
+            return Err(ConfError::new(format!("invalid value \"{text}\"")));
+        }
+        if !(300..=599).contains(&status) {
+            return Err(ConfError::new(format!("value \"{text}\" must be between 300 and 599")));
+        }
+        statuses.push(status as u16);
+        // A request without TLS at a TLS port, a head that is too large: nginx counts them as 400.
+        if status == 494 {
+            statuses.push(494);
+        }
+    }
+    let mut overwrite = overwrite;
+    let target = if let Some(name) = target_text.strip_prefix('@') {
+        ErrorTarget::Named(Bytes::copy_from_slice(name.as_bytes()))
+    } else if target_text.starts_with('/') {
+        match target_text.split_once('?') {
+            Some((uri, args)) => ErrorTarget::Uri { uri: b.template(uri)?, args: Some(b.template(args)?) },
+            None => ErrorTarget::Uri { uri: b.template(target_text)?, args: None },
+        }
+    } else if target_text.starts_with('$') {
+        ErrorTarget::Uri { uri: b.template(target_text)?, args: None }
+    } else {
+        if overwrite.is_none() {
+            overwrite = Some(302);
+        }
+        ErrorTarget::Url(b.template(target_text)?)
+    };
+    b.loc().core.error_pages.edit().push(ErrorPage { statuses, overwrite, target });
+    Ok(())
+}
+
+fn types(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let mut table: HashMap<Vec<u8>, Bytes> =
+        if b.loc().core.types.is_set() { b.loc().core.types.as_ref().clone() } else { HashMap::new() };
+    for item in d.block.as_deref().unwrap_or_default() {
+        let entry = match item {
+            crate::conf::Item::Error(e) => return Err(e.clone()),
+            crate::conf::Item::Directive(entry) => entry,
+        };
+        let kind = Bytes::copy_from_slice(entry.name.as_bytes());
+        for extension in &entry.args {
+            let lower = extension.to_ascii_lowercase().into_bytes();
+            if let Some(old) = table.insert(lower, kind.clone())
+                && old != kind
+            {
+                let text = format!(
+                    "duplicate extension \"{extension}\", content type: \"{}\", previous content type: \"{}\"",
+                    entry.name,
+                    String::from_utf8_lossy(&old)
+                );
+                let outer = std::mem::replace(&mut b.here, entry.at.clone());
+                b.note(NoteLevel::Warn, text);
+                b.here = outer;
+            }
+        }
+    }
+    b.loc().core.types.replace(Arc::new(table));
+    Ok(())
+}
+
+/// nginx's types when a configuration has none.
+fn standard_types() -> Arc<HashMap<Vec<u8>, Bytes>> {
+    let types = [("html", "text/html"), ("gif", "image/gif"), ("jpg", "image/jpeg")];
+    Arc::new(types.iter().map(|(e, t)| (e.as_bytes().to_vec(), Bytes::from_static(t.as_bytes()))).collect())
+}
+
+fn default_type(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let value = Bytes::copy_from_slice(d.arg(0).as_bytes());
+    b.loc().core.default_type.set(value)
+}
+
+fn offset(d: &Directive) -> ConfResult<u64> {
+    size(d.arg(0)).ok_or_else(invalid_value)
+}
+
+fn large_client_header_buffers(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let (number, size) = (number_arg(d, 0)?, size_arg(d, 1)?);
+    if number == 0 || size == 0 {
+        return Err(invalid_value());
+    }
+    b.srv().core.large_client_header_buffers.set((number, size))
+}
+
+fn keepalive_timeout(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let timeout = time_arg(d, 0)?;
+    b.loc().core.keepalive_timeout.set(timeout)?;
+    if d.args.len() > 1 {
+        let header = time_arg(d, 1)?;
+        b.loc().core.keepalive_header.replace(Some(header.as_secs()));
+    } else {
+        b.loc().core.keepalive_header.replace(None);
+    }
+    Ok(())
+}
+
+fn keepalive_disable(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    if let Some(bad) = d.args.iter().find(|a| !matches!(a.as_str(), "none" | "msie6" | "safari")) {
+        return Err(ConfError::new(format!("invalid value \"{bad}\"")));
+    }
+    let list = d.args.clone();
+    b.loc().core.keepalive_disable.set(list)
+}
+
+fn lingering_close(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let on = one_of(d, &[("off", false), ("on", true), ("always", true)])?;
+    b.loc().core.lingering_close.set(on)
+}
+
+fn server_tokens(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let on = one_of(d, &[("off", false), ("on", true), ("build", true)])?;
+    b.loc().core.server_tokens.set(on)
+}
+
+fn if_modified_since(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    use IfModifiedSince::{Before, Exact, Off};
+    let how = one_of(d, &[("off", Off), ("exact", Exact), ("before", Before)])?;
+    b.loc().core.if_modified_since.set(how)
+}
+
+fn satisfy(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let any = one_of(d, &[("all", false), ("any", true)])?;
+    b.loc().core.satisfy_any.set(any)
+}
+
+/// A size that may be a variable.
+fn rate(b: &mut Builder, d: &Directive) -> ConfResult<Template> {
+    if !d.arg(0).contains('$') {
+        offset(d)?;
+    }
+    b.template(d.arg(0))
+}
+
+fn open_file_cache(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    if d.args.len() == 1 && d.arg(0) == "off" {
+        return b.loc().core.open_file_cache.set(None);
+    }
+    let (mut max, mut inactive) = (None, Duration::from_secs(60));
+    for arg in &d.args {
+        if let Some(n) = arg.strip_prefix("max=") {
+            max = number(n).filter(|n| *n > 0);
+            if max.is_none() {
+                return Err(ConfError::new(format!("invalid \"open_file_cache\" parameter \"{arg}\"")));
+            }
+        } else if let Some(t) = arg.strip_prefix("inactive=") {
+            inactive = time(t)
+                .ok_or_else(|| ConfError::new(format!("invalid \"open_file_cache\" parameter \"{arg}\"")))?;
+        } else {
+            return Err(ConfError::new(format!("invalid \"open_file_cache\" parameter \"{arg}\"")));
+        }
+    }
+    let Some(max) = max else {
+        return Err(ConfError::new("\"open_file_cache\" must have the \"max\" parameter"));
+    };
+    b.loc().core.open_file_cache.set(Some(Arc::new(crate::cache::files::FileCache::new(max, inactive))))
+}
+

@@ -1,0 +1,195 @@
+//! The core module's variables.
+
+use crate::http::date;
+use crate::http::request::{Address, Request};
+use crate::http::uri;
+use crate::http::vars::Variable;
+use bytes::Bytes;
+
+/// The variables.
+pub const VARIABLES: &[Variable] = &[
+    Variable::prefix("http_", |rq, name, out| joined(rq.head.all(&name.replace('_', "-")), if name == "cookie" { b"; " } else { b", " }, out)),
+    Variable::prefix("arg_", |rq, name, out| put_opt(out, uri::arg(&rq.args, name.as_bytes()))),
+    Variable::prefix("cookie_", |rq, name, out| cookie(rq, name, out)),
+    Variable::prefix("sent_http_", sent_http),
+    Variable { name: "args", prefix: false, get: |rq, _, out| put(out, &rq.args), set: Some(|rq, v| rq.args = v) },
+    Variable::new("query_string", |rq, _, out| put(out, &rq.args)),
+    Variable::new("is_args", |rq, _, out| put(out, if rq.args.is_empty() { b"" } else { b"?" })),
+    Variable::new("uri", |rq, _, out| put(out, &rq.uri)),
+    Variable::new("document_uri", |rq, _, out| put(out, &rq.uri)),
+    Variable::new("request_uri", |rq, _, out| put(out, &rq.unparsed)),
+    Variable::new("request", |rq, _, out| put(out, rq.head.line())),
+    Variable::new("request_method", |rq, _, out| put(out, rq.head.method())),
+    Variable::new("request_length", |rq, _, out| number(out, rq.length)),
+    Variable::new("request_id", |rq, _, out| hex(out, &rq.id())),
+    Variable::new("request_time", |rq, _, out| seconds(out, rq.started.elapsed())),
+    Variable::new("request_completion", |rq, _, out| put(out, if rq.sent.status != 0 && !rq.sent.aborted { b"OK" } else { b"" })),
+    Variable::new("request_body", |rq, _, out| put_opt(out, rq.body.as_deref())),
+    Variable::new("request_filename", |rq, _, out| crate::modules::static_files::file_name(rq, out)),
+    Variable::new("document_root", |rq, _, out| crate::modules::static_files::document_root(rq, out)),
+    Variable::new("realpath_root", |rq, _, out| {
+        use std::os::unix::ffi::OsStrExt;
+        let mut root = Vec::new();
+        crate::modules::static_files::document_root(rq, &mut root);
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&root));
+        std::fs::canonicalize(path).is_ok_and(|p| put(out, p.as_os_str().as_bytes()))
+    }),
+    Variable::new("scheme", |rq, _, out| put(out, rq.scheme().as_bytes())),
+    Variable::new("https", |rq, _, out| put(out, if rq.conn.tls.is_some() { b"on" } else { b"" })),
+    Variable::new("http2", |rq, _, out| put(out, if rq.version() == crate::http::Version::Http2 { b"h2" } else { b"" })),
+    Variable::new("host", |rq, _, out| {
+        if rq.host.is_empty() { put(out, rq.srv().core.name.as_bytes()) } else { put(out, &rq.host) }
+    }),
+    Variable::new("hostname", |_, _, out| match nix::unistd::gethostname() {
+        Ok(name) => put(out, name.to_string_lossy().as_bytes()),
+        Err(_) => false,
+    }),
+    Variable::new("server_name", |rq, _, out| put(out, rq.srv().core.name.as_bytes())),
+    Variable::new("server_addr", |rq, _, out| address(&rq.conn.local, out)),
+    Variable::new("server_port", |rq, _, out| port(&rq.conn.local, out)),
+    Variable::new("server_protocol", |rq, _, out| put(out, rq.version().as_str().as_bytes())),
+    Variable::new("remote_addr", |rq, _, out| address(&rq.conn.peer, out)),
+    Variable::new("remote_port", |rq, _, out| port(&rq.conn.peer, out)),
+    Variable::new("remote_user", remote_user),
+    Variable::new("binary_remote_addr", |rq, _, out| match rq.conn.peer.ip() {
+        Some(std::net::IpAddr::V4(ip)) => put(out, &ip.octets()),
+        Some(std::net::IpAddr::V6(ip)) => put(out, &ip.octets()),
+        None => put(out, b"unix:"),
+    }),
+    Variable::new("connection", |rq, _, out| number(out, rq.conn.serial)),
+    Variable::new("connection_requests", |rq, _, out| number(out, rq.conn.requests.load(std::sync::atomic::Ordering::Relaxed))),
+    Variable::new("connection_time", |rq, _, out| seconds(out, rq.conn.accepted.elapsed())),
+    Variable::new("content_length", |rq, _, out| put_opt(out, rq.head.get("content-length"))),
+    Variable::new("content_type", |rq, _, out| put_opt(out, rq.head.get("content-type"))),
+    Variable::new("status", |rq, _, out| {
+        let status = if rq.sent.status != 0 { rq.sent.status } else { rq.status_override.unwrap_or(0) };
+        put(out, format!("{status:03}").as_bytes())
+    }),
+    Variable::new("bytes_sent", |rq, _, out| number(out, rq.sent.bytes)),
+    Variable::new("body_bytes_sent", |rq, _, out| number(out, rq.sent.body_bytes)),
+    Variable::new("nginx_version", |_, _, out| put(out, env!("CARGO_PKG_VERSION").as_bytes())),
+    Variable::new("pid", |_, _, out| number(out, u64::from(std::process::id()))),
+    Variable::new("msec", |_, _, out| {
+        let now = date::since_epoch();
+        put(out, format!("{}.{:03}", now.as_secs(), now.subsec_millis()).as_bytes())
+    }),
+    Variable::new("pipe", |_, _, out| put(out, b".")),
+    Variable {
+        name: "limit_rate",
+        prefix: false,
+        get: |rq, _, out| number(out, rq.limit_rate.unwrap_or(0)),
+        set: Some(|rq, v| rq.limit_rate = std::str::from_utf8(&v).ok().and_then(crate::conf::values::size)),
+    },
+    Variable::new("tcpinfo_rtt", |_, _, _| false),
+];
+
+/// Appends a value that is there.
+pub fn put(out: &mut Vec<u8>, value: &[u8]) -> bool {
+    out.extend_from_slice(value);
+    true
+}
+
+fn put_opt(out: &mut Vec<u8>, value: Option<&[u8]>) -> bool {
+    value.is_some_and(|v| put(out, v))
+}
+
+/// Appends a number.
+pub fn number(out: &mut Vec<u8>, n: u64) -> bool {
+    use std::io::Write;
+    let _ = write!(out, "{n}");
+    true
+}
+
+/// Appends a time in seconds with milliseconds.
+pub fn seconds(out: &mut Vec<u8>, time: std::time::Duration) -> bool {
+    use std::io::Write;
+    let _ = write!(out, "{}.{:03}", time.as_secs(), time.subsec_millis());
+    true
+}
+
+fn hex(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.extend(bytes.iter().flat_map(|b| [DIGITS[(b >> 4) as usize], DIGITS[(b & 15) as usize]]));
+    true
+}
+
+/// Appends values with a separator; false when there are none.
+pub fn joined<'a>(values: impl Iterator<Item = &'a [u8]>, separator: &[u8], out: &mut Vec<u8>) -> bool {
+    let mut found = false;
+    for value in values {
+        if found {
+            out.extend_from_slice(separator);
+        }
+        found = true;
+        out.extend_from_slice(value);
+    }
+    found
+}
+
+fn address(address: &Address, out: &mut Vec<u8>) -> bool {
+    use std::io::Write;
+    match address {
+        Address::Inet(a) => {
+            let _ = write!(out, "{}", a.ip());
+        }
+        Address::Unix(path) => {
+            let _ = write!(out, "unix:{path}");
+        }
+    }
+    true
+}
+
+fn port(address: &Address, out: &mut Vec<u8>) -> bool {
+    match address {
+        Address::Inet(a) => number(out, u64::from(a.port())),
+        Address::Unix(_) => true,
+    }
+}
+
+/// The value of a cookie of the request.
+fn cookie(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
+    for line in rq.head.all("cookie") {
+        for pair in line.split(|b| *b == b';') {
+            let pair = pair.trim_ascii_start();
+            if pair.len() > name.len()
+                && pair[name.len()] == b'='
+                && pair[..name.len()].eq_ignore_ascii_case(name.as_bytes())
+            {
+                return put(out, &pair[name.len() + 1..]);
+            }
+        }
+    }
+    false
+}
+
+fn sent_http(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
+    let sent = &rq.sent;
+    match name {
+        "content_type" => put_opt(out, sent.content_type.as_deref()),
+        "content_length" => sent.length.is_some_and(|n| number(out, n)),
+        "last_modified" => sent.last_modified.is_some_and(|t| put(out, date::http_date(t).as_bytes())),
+        "etag" => put_opt(out, sent.etag.as_deref()),
+        "connection" => put(out, if rq.keepalive { b"keep-alive" } else { b"close" }),
+        "transfer_encoding" => {
+            let chunked = sent.length.is_none() && rq.version() == crate::http::Version::Http11;
+            chunked && put(out, b"chunked")
+        }
+        _ => joined(sent.fields.all(&name.replace('_', "-")).map(Bytes::as_ref), b", ", out),
+    }
+}
+
+/// The user of Basic authentication, whether or not the password was right.
+fn remote_user(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
+    let Some(encoded) = rq.head.get("authorization").and_then(|v| {
+        (v.len() > 6 && v[..6].eq_ignore_ascii_case(b"basic ")).then(|| v[6..].trim_ascii())
+    }) else {
+        return false;
+    };
+    match crate::http::base64::decode(encoded) {
+        Some(text) => match memchr::memchr(b':', &text) {
+            Some(colon) => put(out, &text[..colon]),
+            None => false,
+        },
+        None => false,
+    }
+}

@@ -1,0 +1,143 @@
+//! The modules, one file each, and the one line by which each is registered.
+//!
+//! A module declares its directives ([`Command`]), its variables ([`Variable`]), its configuration
+//! (a struct made by [`crate::settings`]), and its handlers ([`Handler`]). The lists here are all
+//! that joins them.
+
+use crate::conf::{Builder, Command, ConfResult, Inherit};
+use crate::http::phases::Handler;
+use crate::http::vars::Variable;
+
+pub mod access;
+pub mod core;
+pub mod events;
+pub mod geo;
+pub mod gzip;
+pub mod headers;
+pub mod http2;
+pub mod index;
+pub mod limit_conn;
+pub mod limit_req;
+pub mod log;
+pub mod map;
+pub mod process;
+pub mod prometheus;
+pub mod proxy;
+pub mod proxy_cache;
+pub mod resolver;
+pub mod rewrite;
+pub mod split_clients;
+pub mod ssl;
+pub mod static_files;
+pub mod stub_status;
+pub mod try_files;
+pub mod upstream;
+
+/// Every module's directives.
+pub const TABLES: &[&[Command]] = &[
+    access::COMMANDS,
+    core::COMMANDS,
+    events::COMMANDS,
+    geo::COMMANDS,
+    gzip::COMMANDS,
+    headers::COMMANDS,
+    http2::COMMANDS,
+    index::COMMANDS,
+    limit_conn::COMMANDS,
+    limit_req::COMMANDS,
+    log::COMMANDS,
+    map::COMMANDS,
+    process::COMMANDS,
+    prometheus::COMMANDS,
+    proxy::COMMANDS,
+    proxy_cache::COMMANDS,
+    resolver::COMMANDS,
+    rewrite::COMMANDS,
+    split_clients::COMMANDS,
+    ssl::COMMANDS,
+    stub_status::COMMANDS,
+    try_files::COMMANDS,
+    upstream::COMMANDS,
+];
+
+/// Every module's variables.
+pub const VARIABLES: &[&[Variable]] = &[
+    core::VARIABLES,
+    gzip::VARIABLES,
+    limit_conn::VARIABLES,
+    limit_req::VARIABLES,
+    log::VARIABLES,
+    proxy::VARIABLES,
+    ssl::VARIABLES,
+    stub_status::VARIABLES,
+    upstream::VARIABLES,
+];
+
+/// Every module's handlers. Within a phase they run in this order, which is nginx's.
+pub const PHASES: &[Handler] = &[
+    limit_req::HANDLER,
+    limit_conn::HANDLER,
+    access::HANDLER,
+    try_files::HANDLER,
+    index::HANDLER,
+    static_files::HANDLER,
+];
+
+/// What modules have to do once everything is inherited.
+pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] =
+    &[log::finish, ssl::finish, upstream::finish, proxy::finish];
+
+/// The modules' configuration of the top level.
+pub type MainConf = process::Conf;
+
+/// Declares a struct of the modules' configurations that inherits field by field.
+macro_rules! gather {
+    ($(#[$meta:meta])* $name:ident { $( $field:ident : $t:ty ),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Default)]
+        #[allow(missing_docs)]
+        pub struct $name { $( pub $field: $t, )* }
+        impl Inherit for $name {
+            fn inherit(&mut self, outer: &Self) { $( self.$field.inherit(&outer.$field); )* }
+        }
+    };
+}
+
+gather! {
+    /// The modules' configuration of a level.
+    LocConf {
+        access: access::Conf,
+        core: core::Loc,
+        gzip: gzip::Conf,
+        headers: headers::Conf,
+        index: index::Conf,
+        limit_conn: limit_conn::Conf,
+        limit_req: limit_req::Conf,
+        log: log::Conf,
+        proxy: proxy::Conf,
+        proxy_cache: proxy_cache::Conf,
+        resolver: resolver::Conf,
+        rewrite: rewrite::Conf,
+        try_files: try_files::Conf,
+    }
+}
+
+gather! {
+    /// The modules' configuration of a server.
+    SrvConf {
+        core: core::Srv,
+        http2: http2::Conf,
+        ssl: ssl::Conf,
+    }
+}
+
+/// The modules' configuration of the whole of `http`.
+#[derive(Default)]
+#[allow(missing_docs)]
+pub struct HttpConf {
+    pub limit_conn: limit_conn::Zones,
+    pub limit_req: limit_req::Zones,
+    pub log: log::Http,
+    pub proxy_cache: proxy_cache::Http,
+    pub upstream: upstream::Http,
+}

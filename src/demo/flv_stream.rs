@@ -7,15 +7,9 @@ use bytes::Buf;
 use tokio::net::TcpStream;
 
 use super::flv::CLIP;
+use super::response::Framing;
 use super::timeline::SEGMENT_SECONDS;
 use super::{clip, response, server};
-
-/// How the body is framed: by the client's version of HTTP.
-#[derive(Debug, Clone, Copy)]
-pub enum Framing {
-    Chunked,
-    Close,
-}
 
 /// The clip's length in milliseconds: where it loops.
 const LOOP_MILLIS: u64 = SEGMENT_SECONDS * 1000 * clip::SEGMENTS.len() as u64;
@@ -23,18 +17,20 @@ const LOOP_MILLIS: u64 = SEGMENT_SECONDS * 1000 * clip::SEGMENTS.len() as u64;
 /// Most that is collected before it is written, in bytes, for a viewer who has fallen behind.
 const BATCH: usize = 64 * 1024;
 
-/// Sends the stream until the client leaves, which is an error or not as it left.
-pub async fn send(stream: &mut TcpStream, framing: Framing) -> io::Result<()> {
+/// Sends the stream until the client leaves, which is an error or not as it left. It is framed in chunks, or,
+/// for HTTP/1.0, by the connection's end.
+pub async fn send(stream: &mut TcpStream, chunked: bool) -> io::Result<()> {
     let headers = [
         ("Content-Type", "video/x-flv".to_owned()),
         ("Cache-Control", "no-cache".to_owned()),
         ("Access-Control-Allow-Origin", "*".to_owned()),
     ];
-    let how = match framing {
-        Framing::Chunked => response::Framing::Chunked,
-        Framing::Close => response::Framing::Close,
+    let framing = if chunked {
+        Framing::Chunked
+    } else {
+        Framing::Close
     };
-    let head = response::head(200, &headers, how, false);
+    let head = response::head(200, &headers, framing, false);
     response::write_patiently(stream, head.as_bytes()).await?;
 
     let mut place = Place::live_at(server::now());
@@ -42,22 +38,20 @@ pub async fn send(stream: &mut TcpStream, framing: Framing) -> io::Result<()> {
     loop {
         let next = place.take_due(server::now(), &mut tags);
         if !tags.is_empty() {
-            write_part(stream, framing, &tags).await?;
+            write_part(stream, chunked, &tags).await?;
             tags.clear();
         }
         tokio::time::sleep(next.saturating_sub(server::now())).await;
     }
 }
 
-async fn write_part(stream: &mut TcpStream, framing: Framing, tags: &[u8]) -> io::Result<()> {
-    match framing {
-        Framing::Close => response::write_patiently(stream, tags).await,
-        Framing::Chunked => {
-            let size = format!("{:x}\r\n", tags.len());
-            let chunk = size.as_bytes().chain(tags).chain(&b"\r\n"[..]);
-            response::write_patiently(stream, chunk).await
-        }
+async fn write_part(stream: &mut TcpStream, chunked: bool, tags: &[u8]) -> io::Result<()> {
+    if !chunked {
+        return response::write_patiently(stream, tags).await;
     }
+    let size = format!("{:x}\r\n", tags.len());
+    let chunk = size.as_bytes().chain(tags).chain(&b"\r\n"[..]);
+    response::write_patiently(stream, chunk).await
 }
 
 /// Where in the endless stream a viewer is.

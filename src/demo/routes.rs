@@ -55,8 +55,8 @@ fn segment(n: u64, now: Duration) -> Response {
             "max-age=60",
             clip::SEGMENTS[timeline::clip_index(n)],
         ),
-        // It will be there soon, so nobody may remember that it is not.
-        Availability::NotYet => Response::bare(404).with("Cache-Control", "no-store"),
+        // It will be there soon: whoever remembers that it is not may do so for a moment only.
+        Availability::NotYet => Response::bare(404).with("Cache-Control", "max-age=1"),
         Availability::Gone => Response::bare(404).with("Cache-Control", "max-age=60"),
     }
 }
@@ -117,7 +117,7 @@ mod tests {
     fn a_segment_that_is_not_there_is_not_found() {
         let newest = timeline::newest(NOW);
         let early = get(&format!("/live/seg-{}.ts", newest + 1));
-        assert_eq!((early.status, cache_control(&early)), (404, "no-store"));
+        assert_eq!((early.status, cache_control(&early)), (404, "max-age=1"));
         let late = get(&format!("/live/seg-{}.ts", newest - 30));
         assert_eq!((late.status, cache_control(&late)), (404, "max-age=60"));
         assert_eq!(get("/live/seg-x.ts").status, 404);

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use super::request::{self, NoRequest, Request};
+use super::request::{self, NoRequest};
 use super::response::Response;
 use super::routes::{self, Reply};
 use super::{flv_stream, websocket};
@@ -83,7 +83,7 @@ async fn connection(mut stream: TcpStream, counts: &Counts) -> io::Result<()> {
             }
             Reply::Flv => {
                 let _watching = Gauge::raise(&counts.flv);
-                return flv_stream::send(&mut stream, flv_framing(&request)).await;
+                return flv_stream::send(&mut stream, request.minor > 0).await;
             }
             Reply::WebSocket(accept) => {
                 let _open = Gauge::raise(&counts.websockets);
@@ -93,14 +93,6 @@ async fn connection(mut stream: TcpStream, counts: &Counts) -> io::Result<()> {
         if !keep_alive {
             return Ok(());
         }
-    }
-}
-
-fn flv_framing(request: &Request) -> flv_stream::Framing {
-    if request.minor == 0 {
-        flv_stream::Framing::Close
-    } else {
-        flv_stream::Framing::Chunked
     }
 }
 

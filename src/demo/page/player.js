@@ -32,7 +32,6 @@ for (const [event, text] of [
   ["playing", "playing"],
   ["waiting", "waiting for data"],
   ["pause", "paused"],
-  ["stalled", "stalled"],
 ]) {
   video.addEventListener(event, () => show("state", text));
 }

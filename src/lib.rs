@@ -1,1 +1,3 @@
 //! Edgewater.
+
+pub mod demo;

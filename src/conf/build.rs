@@ -210,8 +210,9 @@ impl Builder {
                 self.note(NoteLevel::Notice, format!("\"{}\" has no effect: {why}", d.name));
                 Ok(())
             }
-            None => Err(ConfError::new(format!("the \"{}\" directive is not supported yet", d.name))
-                .hint(format!("it is known ({}), but this version cannot do what it asks for", fitting.module))),
+            None => Err(ConfError::new(format!("the \"{}\" directive is not supported yet", d.name)).hint(
+                format!("it is known ({}), but this version cannot do what it asks for", fitting.module),
+            )),
         }
     }
 

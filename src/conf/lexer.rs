@@ -138,7 +138,9 @@ impl<'a> Lexer<'a> {
         }
         // nginx wants a boundary after a closing quote; `)` ends an `if` condition.
         match self.peek() {
-            None | Some(b' ' | b'\t' | b'\r' | b'\n' | b';' | b'{' | b')') => Ok(Token::Word(into_text(word))),
+            None | Some(b' ' | b'\t' | b'\r' | b'\n' | b';' | b'{' | b')') => {
+                Ok(Token::Word(into_text(word)))
+            }
             Some(other) => Err(ConfError::new(format!("unexpected \"{}\"", other as char))
                 .at(&self.at())
                 .hint("a space or \";\" belongs after a closing quote")),
@@ -216,13 +218,10 @@ mod tests {
 
     #[test]
     fn quotes_keep_blanks_and_escapes_are_nginxs() {
-        assert_eq!(words(r#""a b" 'c"d' "e\"f" g\d \n"#), [
-            word("a b"),
-            word("c\"d"),
-            word("e\"f"),
-            word("g\\d"),
-            word("\n")
-        ]);
+        assert_eq!(
+            words(r#""a b" 'c"d' "e\"f" g\d \n"#),
+            [word("a b"), word("c\"d"), word("e\"f"), word("g\\d"), word("\n")]
+        );
     }
 
     #[test]

@@ -169,7 +169,10 @@ impl Parser {
                     Token::End => {
                         return Err(ConfError::new("unexpected end of file, expecting \";\" or \"}\"")
                             .at(&here)
-                            .hint(format!("the directive \"{name}\" of line {} is not ended by \";\"", at.line)));
+                            .hint(format!(
+                                "the directive \"{name}\" of line {} is not ended by \";\"",
+                                at.line
+                            )));
                     }
                 }
             };

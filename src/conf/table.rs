@@ -143,7 +143,8 @@ pub fn stock() -> &'static HashMap<&'static str, Vec<Stock>> {
         let mut table: HashMap<&'static str, Vec<Stock>> = HashMap::new();
         for line in include_str!("stock.tsv").lines() {
             let mut columns = line.split('\t');
-            if let (Some(name), Some(module), Some(flags)) = (columns.next(), columns.next(), columns.next()) {
+            if let (Some(name), Some(module), Some(flags)) = (columns.next(), columns.next(), columns.next())
+            {
                 table.entry(name).or_default().push(read_flags(module, flags));
             }
         }

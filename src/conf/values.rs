@@ -110,12 +110,14 @@ pub fn flag(d: &Directive) -> ConfResult<bool> {
 
 /// The `n`th argument as a size in bytes.
 pub fn size_arg(d: &Directive, n: usize) -> ConfResult<u64> {
-    size(d.arg(n)).ok_or_else(|| invalid_value().hint("a size is digits with an optional k, m or g, as in 16k"))
+    size(d.arg(n))
+        .ok_or_else(|| invalid_value().hint("a size is digits with an optional k, m or g, as in 16k"))
 }
 
 /// The `n`th argument as a time.
 pub fn time_arg(d: &Directive, n: usize) -> ConfResult<Duration> {
-    time(d.arg(n)).ok_or_else(|| invalid_value().hint("a time is digits with units, as in 30s, 500ms or 1h 30m"))
+    time(d.arg(n))
+        .ok_or_else(|| invalid_value().hint("a time is digits with units, as in 30s, 500ms or 1h 30m"))
 }
 
 /// The `n`th argument as a whole number.
@@ -125,10 +127,13 @@ pub fn number_arg(d: &Directive, n: usize) -> ConfResult<u64> {
 
 /// The first argument as one of `choices`.
 pub fn one_of<T: Copy>(d: &Directive, choices: &[(&str, T)]) -> ConfResult<T> {
-    choices.iter().find(|(name, _)| d.arg(0).eq_ignore_ascii_case(name)).map(|(_, value)| *value).ok_or_else(|| {
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        ConfError::new(format!("invalid value \"{}\"", d.arg(0))).hint(format!("one of: {}", names.join(", ")))
-    })
+    choices.iter().find(|(name, _)| d.arg(0).eq_ignore_ascii_case(name)).map(|(_, value)| *value).ok_or_else(
+        || {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            ConfError::new(format!("invalid value \"{}\"", d.arg(0)))
+                .hint(format!("one of: {}", names.join(", ")))
+        },
+    )
 }
 
 #[cfg(test)]

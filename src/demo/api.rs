@@ -42,13 +42,7 @@ pub fn answer(request: &Request, counts: &Counts, now: Duration) -> Reply {
 }
 
 /// What `/api/` lists.
-const NAMES: [&str; 5] = [
-    "/api/time",
-    "/api/echo",
-    "/api/viewers",
-    "/api/slow",
-    "/api/status",
-];
+const NAMES: [&str; 5] = ["/api/time", "/api/echo", "/api/viewers", "/api/slow", "/api/status"];
 
 fn index() -> String {
     let names: Vec<String> = NAMES.iter().map(|name| quoted(name)).collect();
@@ -76,11 +70,8 @@ fn viewers(counts: &Counts) -> String {
 }
 
 fn echo(request: &Request) -> String {
-    let headers: Vec<String> = request
-        .headers
-        .iter()
-        .map(|(name, value)| format!("[{},{}]", quoted(name), quoted(value)))
-        .collect();
+    let headers: Vec<String> =
+        request.headers.iter().map(|(name, value)| format!("[{},{}]", quoted(name), quoted(value))).collect();
     format!(
         "{{\"method\":{},\"target\":{},\"version\":\"HTTP/1.{}\",\"headers\":[{}],\"body\":{},\"body_bytes\":{}}}",
         quoted(&request.method),
@@ -147,10 +138,7 @@ mod tests {
 
     fn whole(reply: Reply) -> (u16, serde_json::Value) {
         match reply {
-            Reply::Whole(response) => (
-                response.status,
-                serde_json::from_slice(&response.body).unwrap(),
-            ),
+            Reply::Whole(response) => (response.status, serde_json::from_slice(&response.body).unwrap()),
             other => panic!("{other:?}"),
         }
     }
@@ -177,11 +165,9 @@ mod tests {
 
     #[test]
     fn a_wait_is_bounded() {
-        for (target, millis) in [
-            ("/api/slow?ms=20", 20),
-            ("/api/slow", 1_000),
-            ("/api/slow?ms=999999999", SLOW_LIMIT),
-        ] {
+        for (target, millis) in
+            [("/api/slow?ms=20", 20), ("/api/slow", 1_000), ("/api/slow?ms=999999999", SLOW_LIMIT)]
+        {
             match ask("GET", target) {
                 Reply::Later(delay, _) => assert_eq!(delay, Duration::from_millis(millis)),
                 other => panic!("{target}: {other:?}"),
@@ -204,10 +190,7 @@ mod tests {
         assert_eq!(whole(ask("POST", "/api/time")).0, 405);
         assert_eq!(whole(ask("POST", "/api/nothing")).0, 404);
         assert_eq!(whole(ask("GET", "/api/nothing")).0, 404);
-        for name in whole(ask("GET", "/api/")).1["endpoints"]
-            .as_array()
-            .unwrap()
-        {
+        for name in whole(ask("GET", "/api/")).1["endpoints"].as_array().unwrap() {
             assert!(NAMES.contains(&name.as_str().unwrap()));
         }
     }

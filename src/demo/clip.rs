@@ -28,10 +28,7 @@ mod tests {
         for (index, segment) in SEGMENTS.iter().enumerate() {
             assert!(!segment.is_empty(), "{index}");
             assert_eq!(segment.len() % 188, 0, "{index}");
-            assert!(
-                segment.chunks(188).all(|packet| packet[0] == 0x47),
-                "{index}"
-            );
+            assert!(segment.chunks(188).all(|packet| packet[0] == 0x47), "{index}");
         }
     }
 }

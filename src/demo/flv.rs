@@ -6,8 +6,7 @@ use super::clip;
 
 /// The clip's frames; parsed once.
 pub static CLIP: LazyLock<FlvClip> = LazyLock::new(|| {
-    FlvClip::parse(clip::FLV)
-        .expect("the embedded clip is an FLV file, as the tests of this module check")
+    FlvClip::parse(clip::FLV).expect("the embedded clip is an FLV file, as the tests of this module check")
 });
 
 /// A clip as FLV tags.

@@ -25,11 +25,7 @@ pub async fn send(stream: &mut TcpStream, chunked: bool) -> io::Result<()> {
         ("Cache-Control", "no-cache".to_owned()),
         ("Access-Control-Allow-Origin", "*".to_owned()),
     ];
-    let framing = if chunked {
-        Framing::Chunked
-    } else {
-        Framing::Close
-    };
+    let framing = if chunked { Framing::Chunked } else { Framing::Close };
     let head = response::head(200, &headers, framing, false);
     response::write_patiently(stream, head.as_bytes()).await?;
 
@@ -72,11 +68,7 @@ impl Place {
         let round = now - now % LOOP_MILLIS;
         let segment = SEGMENT_SECONDS * 1000;
         let into_clip = (now - round) / segment * segment;
-        Place {
-            frame: CLIP.key_frame_from(into_clip),
-            round,
-            zero: round + into_clip,
-        }
+        Place { frame: CLIP.key_frame_from(into_clip), round, zero: round + into_clip }
     }
 
     /// Appends to `out` the tags that are due at `now`, though not many more bytes than a batch. Says when to
@@ -84,11 +76,7 @@ impl Place {
     fn take_due(&mut self, now: Duration, out: &mut Vec<u8>) -> Duration {
         loop {
             // A last audio frame may reach past the end: the clip's first one stands in its place.
-            match CLIP
-                .frames
-                .get(self.frame)
-                .filter(|frame| frame.at < LOOP_MILLIS)
-            {
+            match CLIP.frames.get(self.frame).filter(|frame| frame.at < LOOP_MILLIS) {
                 None => {
                     self.round += LOOP_MILLIS;
                     self.frame = 0;
@@ -169,11 +157,6 @@ mod tests {
         let first = timestamps(&rounds[0]);
         let second = timestamps(&rounds[1]);
         assert_eq!(first.len() + 1, second.len());
-        assert!(
-            first
-                .iter()
-                .zip(&second[1..])
-                .all(|(a, b)| a + LOOP_MILLIS as u32 == *b)
-        );
+        assert!(first.iter().zip(&second[1..]).all(|(a, b)| a + LOOP_MILLIS as u32 == *b));
     }
 }

@@ -45,29 +45,21 @@ pub fn start(addr: SocketAddr) -> io::Result<DemoSite> {
     let listener = TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;
     let addr = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel();
-    let thread = std::thread::Builder::new()
-        .name("demo".to_owned())
-        .spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    served = server::serve(listener) => {
-                        if let Err(error) = served {
-                            log::error!("demo site: {error}");
-                        }
+    let thread = std::thread::Builder::new().name("demo".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                served = server::serve(listener) => {
+                    if let Err(error) = served {
+                        log::error!("demo site: {error}");
                     }
-                    _ = stopped => {}
                 }
-            });
-        })?;
-    Ok(DemoSite {
-        addr,
-        stop: Some(stop),
-        thread: Some(thread),
-    })
+                _ = stopped => {}
+            }
+        });
+    })?;
+    Ok(DemoSite { addr, stop: Some(stop), thread: Some(thread) })
 }
 
 impl DemoSite {

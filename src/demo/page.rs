@@ -6,26 +6,10 @@ use super::response::Response;
 type File = (&'static str, &'static str, &'static [u8]);
 
 static FILES: [File; 4] = [
-    (
-        "/",
-        "text/html; charset=utf-8",
-        include_bytes!("page/index.html"),
-    ),
-    (
-        "/player.js",
-        "text/javascript; charset=utf-8",
-        include_bytes!("page/player.js"),
-    ),
-    (
-        "/player.css",
-        "text/css; charset=utf-8",
-        include_bytes!("page/player.css"),
-    ),
-    (
-        "/favicon.svg",
-        "image/svg+xml",
-        include_bytes!("page/favicon.svg"),
-    ),
+    ("/", "text/html; charset=utf-8", include_bytes!("page/index.html")),
+    ("/player.js", "text/javascript; charset=utf-8", include_bytes!("page/player.js")),
+    ("/player.css", "text/css; charset=utf-8", include_bytes!("page/player.css")),
+    ("/favicon.svg", "image/svg+xml", include_bytes!("page/favicon.svg")),
 ];
 
 /// The file at `path`; `None` if there is none.
@@ -45,11 +29,7 @@ mod tests {
     fn the_page_refers_to_nothing_that_is_not_there() {
         let index = std::str::from_utf8(FILES[0].2).unwrap();
         let mut references = BTreeSet::new();
-        for attribute in [
-            "src=\"",
-            "<link rel=\"stylesheet\" href=\"",
-            "type=\"image/svg+xml\" href=\"",
-        ] {
+        for attribute in ["src=\"", "<link rel=\"stylesheet\" href=\"", "type=\"image/svg+xml\" href=\""] {
             for (at, _) in index.match_indices(attribute) {
                 let target = index[at + attribute.len()..].split('"').next().unwrap();
                 if target.starts_with("live/") {

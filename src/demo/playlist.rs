@@ -40,11 +40,7 @@ pub fn segment_name(n: u64) -> String {
 
 /// The number of the segment called `name`; `None` if no segment can be called so.
 pub fn segment_number(name: &str) -> Option<u64> {
-    let n = name
-        .strip_prefix("seg-")?
-        .strip_suffix(".ts")?
-        .parse()
-        .ok()?;
+    let n = name.strip_prefix("seg-")?.strip_suffix(".ts")?.parse().ok()?;
     // One name for one segment: no sign, no leading zero.
     (segment_name(n) == name).then_some(n)
 }

@@ -51,17 +51,12 @@ impl Request {
     /// The value of the query's first argument called `name`, as it stands.
     pub fn argument(&self, name: &str) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
-        query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
     }
 
     /// The value of the first header called `name`, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self
-            .headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+        let (_, value) = self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
         Some(value)
     }
 
@@ -99,9 +94,7 @@ pub async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<Reque
         input.more(PAUSE).await?;
     };
     let length = body_length(&request)?;
-    if length != Length::Known(0)
-        && input.buffer.is_empty()
-        && request.header_lists("expect", "100-continue")
+    if length != Length::Known(0) && input.buffer.is_empty() && request.header_lists("expect", "100-continue")
     {
         let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
         let written = input.stream.write_all(go_on).await;
@@ -131,11 +124,7 @@ fn take_head(buffer: &mut BytesMut) -> Result<Option<Request>, NoRequest> {
         method: head.method.unwrap_or_default().to_owned(),
         target: head.path.unwrap_or_default().to_owned(),
         minor: head.version.unwrap_or(0),
-        headers: head
-            .headers
-            .iter()
-            .map(|header| (header.name.to_owned(), text(header.value)))
-            .collect(),
+        headers: head.headers.iter().map(|header| (header.name.to_owned(), text(header.value))).collect(),
         body: Vec::new(),
     };
     buffer.advance(length);
@@ -153,10 +142,7 @@ enum Length {
 
 /// How long the body is, by the rules of RFC 9112 (section 6); what could be read in two ways is refused.
 fn body_length(request: &Request) -> Result<Length, NoRequest> {
-    let mut lengths = request
-        .headers
-        .iter()
-        .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let mut lengths = request.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     let length = lengths.next();
     if lengths.next().is_some() {
         return Err(NoRequest::Refused(400));
@@ -290,10 +276,7 @@ mod tests {
     fn a_length_is_read_in_one_way_or_refused() {
         assert_eq!(length(""), Ok(Length::Known(0)));
         assert_eq!(length("Content-Length: 5\r\n"), Ok(Length::Known(5)));
-        assert_eq!(
-            length("Transfer-Encoding: chunked\r\n"),
-            Ok(Length::Chunked)
-        );
+        assert_eq!(length("Transfer-Encoding: chunked\r\n"), Ok(Length::Chunked));
         for bad in [
             "Content-Length: 5\r\nContent-Length: 5\r\n",
             "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -303,19 +286,14 @@ mod tests {
         ] {
             assert_eq!(length(bad), Err(NoRequest::Refused(400)), "{bad}");
         }
-        assert_eq!(
-            length("Content-Length: 99999999999999999999\r\n"),
-            Err(NoRequest::Refused(413))
-        );
+        assert_eq!(length("Content-Length: 99999999999999999999\r\n"), Err(NoRequest::Refused(413)));
     }
 
     #[test]
     fn a_connection_is_kept_as_its_version_has_it() {
         let keeps = |text: &str| head(text).unwrap().unwrap().keeps_alive();
         assert!(keeps("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
-        assert!(!keeps(
-            "GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n"
-        ));
+        assert!(!keeps("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n"));
         assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
         assert!(keeps("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
     }

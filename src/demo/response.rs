@@ -33,16 +33,8 @@ pub enum Framing {
 }
 
 impl Response {
-    pub fn new(
-        status: u16,
-        content_type: &'static str,
-        body: impl Into<Cow<'static, [u8]>>,
-    ) -> Response {
-        Response {
-            status,
-            headers: vec![("Content-Type", content_type.to_owned())],
-            body: body.into(),
-        }
+    pub fn new(status: u16, content_type: &'static str, body: impl Into<Cow<'static, [u8]>>) -> Response {
+        Response { status, headers: vec![("Content-Type", content_type.to_owned())], body: body.into() }
     }
 
     /// A response that says no more than its status.
@@ -58,12 +50,7 @@ impl Response {
     }
 
     /// Writes it; for a HEAD request without the body.
-    pub async fn write(
-        &self,
-        stream: &mut TcpStream,
-        keep_alive: bool,
-        head_only: bool,
-    ) -> io::Result<()> {
+    pub async fn write(&self, stream: &mut TcpStream, keep_alive: bool, head_only: bool) -> io::Result<()> {
         let framing = Framing::Length(self.body.len());
         let head = head(self.status, &self.headers, framing, keep_alive);
         let body: &[u8] = if head_only { &[] } else { &self.body };
@@ -72,17 +59,10 @@ impl Response {
 }
 
 /// The head of a response, up to and with the empty line.
-pub fn head(
-    status: u16,
-    headers: &[(&'static str, String)],
-    framing: Framing,
-    keep_alive: bool,
-) -> String {
+pub fn head(status: u16, headers: &[(&'static str, String)], framing: Framing, keep_alive: bool) -> String {
     let date = httpdate::fmt_http_date(SystemTime::now());
-    let mut head = format!(
-        "HTTP/1.1 {status} {}\r\nServer: edgewater-demo\r\nDate: {date}\r\n",
-        reason(status)
-    );
+    let mut head =
+        format!("HTTP/1.1 {status} {}\r\nServer: edgewater-demo\r\nDate: {date}\r\n", reason(status));
     // Writing to a String does not fail.
     for (name, value) in headers {
         let _ = write!(head, "{name}: {value}\r\n");
@@ -113,9 +93,7 @@ pub async fn write_patiently(stream: &mut TcpStream, mut bytes: impl Buf) -> io:
 /// The usual words for a status.
 fn reason(status: u16) -> &'static str {
     let status = http::StatusCode::from_u16(status).ok();
-    status
-        .and_then(|status| status.canonical_reason())
-        .unwrap_or("Unknown")
+    status.and_then(|status| status.canonical_reason()).unwrap_or("Unknown")
 }
 
 #[cfg(test)]
@@ -126,9 +104,7 @@ mod tests {
     fn a_head_tells_how_the_body_ends() {
         let head_with = |framing, keep_alive| head(200, &[], framing, keep_alive);
         assert!(head_with(Framing::Length(7), true).contains("\r\nContent-Length: 7\r\n\r\n"));
-        assert!(
-            head_with(Framing::Chunked, true).ends_with("\r\nTransfer-Encoding: chunked\r\n\r\n")
-        );
+        assert!(head_with(Framing::Chunked, true).ends_with("\r\nTransfer-Encoding: chunked\r\n\r\n"));
         assert!(head_with(Framing::Close, false).ends_with("\r\nConnection: close\r\n\r\n"));
         assert!(!head_with(Framing::None, true).contains("Connection"));
     }

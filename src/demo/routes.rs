@@ -38,10 +38,7 @@ pub fn route(request: &Request, counts: &Counts, now: Duration) -> Reply {
             "max-age=1",
             playlist::media_playlist(now).into_bytes(),
         )),
-        _ => match path
-            .strip_prefix("/live/")
-            .and_then(playlist::segment_number)
-        {
+        _ => match path.strip_prefix("/live/").and_then(playlist::segment_number) {
             Some(n) => Reply::Whole(segment(n, now)),
             None => Reply::Whole(page::file(path).unwrap_or_else(|| Response::bare(404))),
         },
@@ -50,11 +47,7 @@ pub fn route(request: &Request, counts: &Counts, now: Duration) -> Reply {
 
 fn segment(n: u64, now: Duration) -> Response {
     match timeline::availability(n, now) {
-        Availability::Published => media(
-            "video/mp2t",
-            "max-age=60",
-            clip::SEGMENTS[timeline::clip_index(n)],
-        ),
+        Availability::Published => media("video/mp2t", "max-age=60", clip::SEGMENTS[timeline::clip_index(n)]),
         // It will be there soon: whoever remembers that it is not may do so for a moment only.
         Availability::NotYet => Response::bare(404).with("Cache-Control", "max-age=1"),
         Availability::Gone => Response::bare(404).with("Cache-Control", "max-age=60"),
@@ -78,12 +71,7 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1_000_000);
 
     fn request(method: &str, target: &str) -> Request {
-        Request {
-            method: method.to_owned(),
-            target: target.to_owned(),
-            minor: 1,
-            ..Request::default()
-        }
+        Request { method: method.to_owned(), target: target.to_owned(), minor: 1, ..Request::default() }
     }
 
     fn get(target: &str) -> Response {
@@ -132,9 +120,6 @@ mod tests {
                 other => panic!("{path}: {other:?}"),
             }
         }
-        assert!(matches!(
-            route(&request("GET", "/live/stream.flv"), &Counts::default(), NOW),
-            Reply::Flv
-        ));
+        assert!(matches!(route(&request("GET", "/live/stream.flv"), &Counts::default(), NOW), Reply::Flv));
     }
 }

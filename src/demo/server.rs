@@ -67,9 +67,7 @@ async fn connection(mut stream: TcpStream, counts: &Counts) -> io::Result<()> {
             Ok(request) => request,
             Err(NoRequest::Left) => return Ok(()),
             Err(NoRequest::Refused(status)) => {
-                return Response::bare(status)
-                    .write(&mut stream, false, false)
-                    .await;
+                return Response::bare(status).write(&mut stream, false, false).await;
             }
         };
         counts.requests.fetch_add(1, Ordering::Relaxed);
@@ -99,9 +97,7 @@ async fn connection(mut stream: TcpStream, counts: &Counts) -> io::Result<()> {
 /// The time since the Unix epoch.
 pub fn now() -> Duration {
     // A clock before 1970 shows the stream's first moment.
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// One more of something, for as long as this lives.

@@ -13,9 +13,7 @@ fn site() -> DemoSite {
 fn connect(site: &DemoSite) -> TcpStream {
     let stream = TcpStream::connect(site.addr()).unwrap();
     // A bound for a test that hangs; nothing is measured by it.
-    stream
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     stream
 }
 
@@ -33,9 +31,7 @@ fn read_head(stream: &mut TcpStream) -> String {
 /// Reads a response with a length: its head and its body.
 fn read_response(stream: &mut TcpStream) -> (String, Vec<u8>) {
     let head = read_head(stream);
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("Content-Length: "));
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
     let mut body = vec![0; length.unwrap().parse().unwrap()];
     stream.read_exact(&mut body).unwrap();
     (head, body)
@@ -54,7 +50,9 @@ fn requests_follow_each_other_on_one_connection() {
         assert!(body.starts_with(b"{\"time\":"));
     }
     stream
-        .write_all(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET /live/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .write_all(
+            b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET /live/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        )
         .unwrap();
     let head = read_head(&mut stream);
     assert!(!head.contains("Content-Length: 0\r\n"), "{head}");
@@ -97,20 +95,12 @@ fn what_is_too_big_or_broken_is_refused() {
     let long = "x".repeat(20_000);
     for (request, status) in [
         (format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), "431"),
+        ("POST /api/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n".to_owned(), "413"),
         (
-            "POST /api/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n".to_owned(),
+            "POST /api/echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n".to_owned(),
             "413",
         ),
-        (
-            "POST /api/echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n"
-                .to_owned(),
-            "413",
-        ),
-        (
-            "POST /api/echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"
-                .to_owned(),
-            "400",
-        ),
+        ("POST /api/echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n".to_owned(), "400"),
         ("nonsense\r\n\r\n".to_owned(), "400"),
     ] {
         let mut stream = connect(&site);
@@ -126,18 +116,10 @@ fn the_flv_stream_begins_at_once_and_goes_on() {
     let site = site();
     for (version, chunked) in [("1.1", true), ("1.0", false)] {
         let mut stream = connect(&site);
-        write!(
-            stream,
-            "GET /live/stream.flv HTTP/{version}\r\nHost: a\r\n\r\n"
-        )
-        .unwrap();
+        write!(stream, "GET /live/stream.flv HTTP/{version}\r\nHost: a\r\n\r\n").unwrap();
         let head = read_head(&mut stream);
         assert!(head.contains("\r\nContent-Type: video/x-flv\r\n"), "{head}");
-        assert_eq!(
-            head.contains("Transfer-Encoding: chunked"),
-            chunked,
-            "{head}"
-        );
+        assert_eq!(head.contains("Transfer-Encoding: chunked"), chunked, "{head}");
         let mut part = [0; 16];
         stream.read_exact(&mut part).unwrap();
         let signature = part.windows(4).position(|four| four == b"FLV\x01");
@@ -161,10 +143,7 @@ fn the_websocket_echoes_and_closes() {
         )
         .unwrap();
     let head = read_head(&mut stream);
-    assert!(
-        head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
-        "{head}"
-    );
+    assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
     assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
     let mut frame = [0; 4];
     stream.read_exact(&mut frame).unwrap();
@@ -179,9 +158,7 @@ fn the_websocket_echoes_and_closes() {
 fn a_websocket_without_a_handshake_is_refused() {
     let site = site();
     let mut stream = connect(&site);
-    stream
-        .write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let (head, _) = read_response(&mut stream);
     assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
 }
@@ -190,9 +167,7 @@ fn a_websocket_without_a_handshake_is_refused() {
 fn the_stream_is_live_now() {
     let site = site();
     let mut stream = connect(&site);
-    stream
-        .write_all(b"GET /live/stream.m3u8 HTTP/1.1\r\nHost: a\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET /live/stream.m3u8 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let (head, playlist) = read_response(&mut stream);
     assert!(head.contains("\r\nCache-Control: max-age=1\r\n"), "{head}");
     let playlist = String::from_utf8(playlist).unwrap();
@@ -209,9 +184,7 @@ fn dropping_the_site_frees_its_port() {
     let site = start("127.83.0.1:0".parse().unwrap()).unwrap();
     let addr = site.addr();
     let mut stream = connect(&site);
-    stream
-        .write_all(b"GET /live/stream.flv HTTP/1.1\r\nHost: a\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"GET /live/stream.flv HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     read_head(&mut stream);
     drop(site);
     assert!(TcpStream::connect(addr).is_err());

@@ -91,10 +91,7 @@ mod tests {
         // Segment 100 covers the seconds 200 and 201.
         let last_moment = Duration::from_millis(201_999);
         assert_eq!(availability(100, last_moment), Availability::NotYet);
-        assert_eq!(
-            availability(100, Duration::from_secs(202)),
-            Availability::Published
-        );
+        assert_eq!(availability(100, Duration::from_secs(202)), Availability::Published);
         assert_eq!(window(Duration::from_secs(202)), 95..=100);
     }
 

@@ -93,10 +93,7 @@ struct Frame {
 
 impl Frame {
     fn close(code: u16) -> Frame {
-        Frame {
-            first: 0x80 | CLOSE,
-            payload: code.to_be_bytes().to_vec(),
-        }
+        Frame { first: 0x80 | CLOSE, payload: code.to_be_bytes().to_vec() }
     }
 
     fn opcode(&self) -> u8 {
@@ -168,11 +165,8 @@ fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, u16> {
         return Ok(None);
     }
     let mask = &buffer[mask_at..payload_at];
-    let payload = buffer[payload_at..end]
-        .iter()
-        .zip(mask.iter().cycle())
-        .map(|(byte, mask)| byte ^ mask)
-        .collect();
+    let payload =
+        buffer[payload_at..end].iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
     buffer.advance(end);
     Ok(Some(Frame { first, payload }))
 }
@@ -182,11 +176,7 @@ mod tests {
     use super::*;
 
     fn masked(first: u8, payload: &[u8]) -> BytesMut {
-        let mut bytes = Frame {
-            first,
-            payload: payload.to_vec(),
-        }
-        .bytes();
+        let mut bytes = Frame { first, payload: payload.to_vec() }.bytes();
         bytes[1] |= 0x80;
         let header = bytes.len() - payload.len();
         let mask = [1, 2, 3, 4];
@@ -199,10 +189,7 @@ mod tests {
 
     #[test]
     fn the_key_of_the_rfc_is_accepted() {
-        assert_eq!(
-            accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
@@ -235,32 +222,13 @@ mod tests {
 
     #[test]
     fn frames_that_break_the_rules_close() {
-        let unmasked = Frame {
-            first: 0x81,
-            payload: vec![1],
-        };
+        let unmasked = Frame { first: 0x81, payload: vec![1] };
         let mut buffer = BytesMut::from(&unmasked.bytes()[..]);
         assert_eq!(take_frame(&mut buffer), Err(1002));
-        assert_eq!(
-            take_frame(&mut masked(0xc1, b"")),
-            Err(1002),
-            "reserved bit"
-        );
-        assert_eq!(
-            take_frame(&mut masked(0x83, b"")),
-            Err(1002),
-            "unknown kind"
-        );
-        assert_eq!(
-            take_frame(&mut masked(0x09, b"")),
-            Err(1002),
-            "ping in parts"
-        );
-        assert_eq!(
-            take_frame(&mut masked(0x89, &[0; 126])),
-            Err(1002),
-            "long ping"
-        );
+        assert_eq!(take_frame(&mut masked(0xc1, b"")), Err(1002), "reserved bit");
+        assert_eq!(take_frame(&mut masked(0x83, b"")), Err(1002), "unknown kind");
+        assert_eq!(take_frame(&mut masked(0x09, b"")), Err(1002), "ping in parts");
+        assert_eq!(take_frame(&mut masked(0x89, &[0; 126])), Err(1002), "long ping");
         let long = masked(0x82, &[0; FRAME_LIMIT + 1]);
         assert_eq!(take_frame(&mut BytesMut::from(&long[..14])), Err(1009));
     }

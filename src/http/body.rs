@@ -285,7 +285,8 @@ mod tests {
 
     #[test]
     fn broken_chunks_are_errors() {
-        for text in [&b"x\r\n"[..], b"5\r\nhelloX", b"5 5\r\n", b"-1\r\n", b"\r\n", b"ffffffffffffffff1\r\n"] {
+        for text in [&b"x\r\n"[..], b"5\r\nhelloX", b"5 5\r\n", b"-1\r\n", b"\r\n", b"ffffffffffffffff1\r\n"]
+        {
             assert!(decode(text, 100).is_err(), "{text:?}");
         }
     }

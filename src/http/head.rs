@@ -81,7 +81,14 @@ pub struct Head {
 impl Default for Head {
     fn default() -> Self {
         let version = Version::Http09;
-        Head { buf: Vec::new(), method: (0, 0), target: (0, 0), line: (0, 0), fields: SmallVec::new(), version }
+        Head {
+            buf: Vec::new(),
+            method: (0, 0),
+            target: (0, 0),
+            line: (0, 0),
+            fields: SmallVec::new(),
+            version,
+        }
     }
 }
 
@@ -180,7 +187,8 @@ impl Head {
 
     /// The first field of this name (lower case).
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.all(name).next()
+        let name = name.as_bytes();
+        self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
     }
 
     /// Every field of this name (lower case).
@@ -216,6 +224,13 @@ impl Head {
             let span = (head.push(name), head.push(value));
             head.fields.push(span);
         }
+        head
+    }
+
+    /// A head of which only the first line is known, for the log of what was refused.
+    pub fn raw_line(line: &[u8]) -> Head {
+        let mut head = Head { version: Version::Http11, ..Head::default() };
+        head.line = head.push(line);
         head
     }
 
@@ -353,7 +368,11 @@ fn request_line(line: &[u8]) -> Result<RequestLine, HeadError> {
     let rest = &line[start..];
     let absolute = rest.first().is_some_and(u8::is_ascii_alphabetic);
     if !(rest.first() == Some(&b'/') || absolute && has_scheme(rest)) {
-        return Err(if matches!(&line[..method_end], b"CONNECT") { HeadError::Method } else { HeadError::BadLine });
+        return Err(if matches!(&line[..method_end], b"CONNECT") {
+            HeadError::Method
+        } else {
+            HeadError::BadLine
+        });
     }
     let target_length = rest.iter().position(|b| *b == b' ').unwrap_or(rest.len());
     let target = &rest[..target_length];
@@ -481,7 +500,10 @@ mod tests {
         ] {
             assert_eq!(read(text).unwrap_err(), error, "{text:?}");
         }
-        assert_eq!(read(&format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(8200))).unwrap_err(), HeadError::LongLine);
+        assert_eq!(
+            read(&format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(8200))).unwrap_err(),
+            HeadError::LongLine
+        );
         let long = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "a".repeat(8200));
         assert_eq!(read(&long).unwrap_err(), HeadError::LongFields);
     }

@@ -1,5 +1,6 @@
 //! Requests: heads, bodies, variables, the router, the phases, the connection loops.
 
+pub mod base64;
 pub mod body;
 pub mod date;
 pub mod error_page;
@@ -8,6 +9,7 @@ pub mod h1;
 pub mod h2;
 pub mod head;
 pub mod io;
+pub mod pace;
 pub mod phases;
 pub mod range;
 pub mod regex;

@@ -99,9 +99,18 @@ enum Entry {
 
 /// Answers a request. The response has not been through the filters.
 pub async fn process(rq: &mut Request) -> Response {
-    let mut entry = Entry::Server;
     rq.level = rq.http().servers[rq.server].level;
-    let mut flow = run_phase(rq, Phase::PostRead).await;
+    let flow = run_phase(rq, Phase::PostRead).await;
+    drive(rq, flow).await
+}
+
+/// Answers what is no proper request: `error_page` of the default server applies.
+pub async fn refuse_with(rq: &mut Request, status: u16) -> Response {
+    drive(rq, Flow::status(status)).await
+}
+
+async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
+    let mut entry = Entry::Server;
     loop {
         if let Flow::Continue | Flow::Allow = flow {
             flow = run(rq, entry).await;

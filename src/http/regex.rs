@@ -33,8 +33,7 @@ impl Regex {
         // PCRE knows one more spelling of named groups than the engines do.
         let spelled = pattern.replace("(?'", "(?<").replace("'>", ">");
         let text = if pattern.contains("(?'") { spelled.as_str() } else { pattern };
-        let linear =
-            regex::bytes::RegexBuilder::new(text).case_insensitive(caseless).unicode(false).build();
+        let linear = regex::bytes::RegexBuilder::new(text).case_insensitive(caseless).unicode(false).build();
         let engine = match linear {
             Ok(regex) => Engine::Linear(regex),
             Err(_) => {
@@ -61,7 +60,7 @@ impl Regex {
     pub fn is_match(&self, subject: &[u8]) -> bool {
         match &self.engine {
             Engine::Linear(regex) => regex.is_match(subject),
-            Engine::Backtracking(regex) => regex.is_match(&as_text(subject)).unwrap_or(false),
+            Engine::Backtracking(regex) => regex.is_match(as_text(subject).as_ref()).unwrap_or(false),
         }
     }
 

@@ -409,9 +409,9 @@ impl Downstream {
                     let _ = stream.flow_control().release_capacity(data.len());
                     Ok(Some(data))
                 }
-                Some(Err(e)) => {
-                    Err(BodyError::Client(e.into_io().unwrap_or_else(|| std::io::ErrorKind::ConnectionReset.into())))
-                }
+                Some(Err(e)) => Err(BodyError::Client(
+                    e.into_io().unwrap_or_else(|| std::io::ErrorKind::ConnectionReset.into()),
+                )),
             },
         }
     }

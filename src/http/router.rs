@@ -122,8 +122,11 @@ impl Listens {
         let mut defaults: HashMap<ListenAddr, bool> = HashMap::new();
         for (index, server) in servers.iter().enumerate() {
             let core = &server.conf.core;
-            let own: Vec<Listen> =
-                if core.listens.is_empty() { vec![Listen::standard(&server.at)] } else { core.listens.0.clone() };
+            let own: Vec<Listen> = if core.listens.is_empty() {
+                vec![Listen::standard(&server.at)]
+            } else {
+                core.listens.0.clone()
+            };
             let mut seen: Vec<&ListenAddr> = Vec::new();
             for listen in &own {
                 if seen.contains(&&listen.addr) {
@@ -157,7 +160,9 @@ impl Listens {
         let bound = &mut self.bound[position];
         if let Some(options) = &listen.options {
             if bound.options != ListenOptions::default() && bound.options != *options {
-                return Err(ConfError::new(format!("duplicate listen options for {}", listen.addr)).at(&listen.at));
+                return Err(
+                    ConfError::new(format!("duplicate listen options for {}", listen.addr)).at(&listen.at)
+                );
             }
             bound.options = options.clone();
         }
@@ -166,7 +171,9 @@ impl Listens {
         bound.servers.push(server);
         if listen.default {
             if defaults.insert(listen.addr.clone(), true).is_some() {
-                return Err(ConfError::new(format!("a duplicate default server for {}", listen.addr)).at(&listen.at));
+                return Err(
+                    ConfError::new(format!("a duplicate default server for {}", listen.addr)).at(&listen.at)
+                );
             }
             bound.names.default = server;
         }
@@ -224,10 +231,13 @@ impl Names {
             return *server;
         }
         // The lists are sorted longest first.
-        if let Some((_, server)) = self.heads.iter().find(|(n, _)| host.len() > n.len() && host.ends_with(n)) {
+        if let Some((_, server)) = self.heads.iter().find(|(n, _)| host.len() > n.len() && host.ends_with(n))
+        {
             return *server;
         }
-        if let Some((_, server)) = self.tails.iter().find(|(n, _)| host.len() > n.len() && host.starts_with(n)) {
+        if let Some((_, server)) =
+            self.tails.iter().find(|(n, _)| host.len() > n.len() && host.starts_with(n))
+        {
             return *server;
         }
         let matches = |regex: &Regex| match rq {

@@ -31,6 +31,8 @@ fn worker_connections(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 fn use_method(_: &mut Builder, d: &Directive) -> ConfResult<()> {
     match d.arg(0) {
         "epoll" => Ok(()),
-        other => Err(ConfError::new(format!("invalid event type \"{other}\"")).hint("epoll is the only one here")),
+        other => {
+            Err(ConfError::new(format!("invalid event type \"{other}\"")).hint("epoll is the only one here"))
+        }
     }
 }

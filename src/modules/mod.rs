@@ -141,3 +141,31 @@ pub struct HttpConf {
     pub proxy_cache: proxy_cache::Http,
     pub upstream: upstream::Http,
 }
+
+/// Declares what modules keep over reloads, and what they make of it for a generation.
+macro_rules! lasting {
+    ($( $module:ident ),* $(,)?) => {
+        /// What outlives a reload: zones, caches, logs, the health of upstreams.
+        #[derive(Default)]
+        #[allow(missing_docs)]
+        pub struct Shared { $( pub $module: $module::Shared, )* }
+
+        /// What a generation uses: its configuration joined with what outlives it.
+        #[derive(Default)]
+        #[allow(missing_docs)]
+        pub struct Runtime { $( pub $module: $module::Runtime, )* }
+
+        impl Runtime {
+            /// Joins a configuration with what outlives it. Changes nothing when it fails.
+            pub fn build(http: &crate::conf::build::Http, shared: &Shared) -> ConfResult<Runtime> {
+                Ok(Runtime { $( $module: $module::Runtime::build(http, &shared.$module)?, )* })
+            }
+        }
+    };
+}
+
+lasting! { limit_conn, limit_req, log, proxy_cache, upstream }
+
+/// What modules report to Prometheus.
+pub const METRICS: &[fn(&crate::edge::Edge, &mut crate::observe::families::Families)] =
+    &[limit_conn::metrics, limit_req::metrics, proxy_cache::metrics, upstream::metrics];

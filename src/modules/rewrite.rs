@@ -283,7 +283,11 @@ pub fn run(rq: &mut Request, place: Place) -> Ran {
     match steps(rq, level, &mut changed) {
         End::Flow(flow) => Ran::Flow(flow),
         End::Done | End::Stop if changed => {
-            if place == Place::Location { Ran::Changed } else { Ran::Unchanged }
+            if place == Place::Location {
+                Ran::Changed
+            } else {
+                Ran::Unchanged
+            }
         }
         End::Done | End::Stop => Ran::Unchanged,
     }
@@ -329,7 +333,7 @@ fn answer_with(rq: &mut Request, answer: &Return) -> Flow {
     if matches!(status, 301 | 302 | 303 | 307 | 308) {
         return Flow::redirect(status, value);
     }
-    let mut response = Response::with_body(status, rq.loc().core.default_type.clone(), value);
+    let mut response = Response::with_body(status, Bytes::clone(&rq.loc().core.default_type), value);
     if status == 204 {
         response = Response::new(204);
     }
@@ -341,7 +345,7 @@ fn answer_with(rq: &mut Request, answer: &Return) -> Flow {
 fn empty(rq: &Request, status: u16) -> Response {
     let mut response = Response::new(status);
     if status != 204 {
-        response.content_type = Some(rq.loc().core.default_type.clone());
+        response.content_type = Some(Bytes::clone(&rq.loc().core.default_type));
         response.length = Some(0);
     }
     response

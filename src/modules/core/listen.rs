@@ -8,15 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 /// Reads a `listen`.
 pub fn listen(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let text = d.arg(0);
-    let addr = address(text).map_err(|what| ConfError::new(format!("{what} in \"{text}\" of the \"listen\" directive")))?;
-    let mut listen = Listen { addr, ssl: false, http2: false, default: false, options: None, at: d.at.clone() };
-    let mut options = ListenOptions::default();
-    let mut has_options = false;
+    let addr = address(text)
+        .map_err(|what| ConfError::new(format!("{what} in \"{text}\" of the \"listen\" directive")))?;
+    let mut listen =
+        Listen { addr, ssl: false, http2: false, default: false, options: None, at: d.at.clone() };
+    let mut options = None;
     for arg in &d.args[1..] {
-        let mut option = || {
-            has_options = true;
-            &mut options
-        };
         match arg.as_str() {
             "default_server" | "default" => listen.default = true,
             "ssl" => listen.ssl = true,
@@ -27,16 +24,21 @@ pub fn listen(b: &mut Builder, d: &Directive) -> ConfResult<()> {
                     "the \"listen ... http2\" directive is deprecated, use the \"http2\" directive instead",
                 );
             }
-            "spdy" => b.note(NoteLevel::Warn, "invalid parameter \"spdy\": ngx_http_spdy_module was superseded by ngx_http_v2_module"),
-            "reuseport" => option().reuseport = true,
-            "deferred" => option().deferred = true,
-            "bind" => has_options = true,
-            "ipv6only=on" => has_options = true,
-            "ipv6only=off" => option().dual_stack = true,
-            "so_keepalive=on" => option().keepalive = Some((None, None, None)),
-            "so_keepalive=off" => has_options = true,
+            "spdy" => b.note(
+                NoteLevel::Warn,
+                "invalid parameter \"spdy\": ngx_http_spdy_module was superseded by ngx_http_v2_module",
+            ),
+            "reuseport" => given(&mut options).reuseport = true,
+            "deferred" => given(&mut options).deferred = true,
+            "bind" | "ipv6only=on" | "so_keepalive=off" => {
+                given(&mut options);
+            }
+            "ipv6only=off" => given(&mut options).dual_stack = true,
+            "so_keepalive=on" => given(&mut options).keepalive = Some((None, None, None)),
             "proxy_protocol" | "quic" | "http3" => {
-                return Err(ConfError::new(format!("the \"{arg}\" parameter of \"listen\" is not supported yet")));
+                return Err(ConfError::new(format!(
+                    "the \"{arg}\" parameter of \"listen\" is not supported yet"
+                )));
             }
             other => {
                 let bad = || ConfError::new(format!("invalid parameter \"{other}\""));
@@ -44,25 +46,34 @@ pub fn listen(b: &mut Builder, d: &Directive) -> ConfResult<()> {
                 match name {
                     "backlog" => {
                         let n = number(value).filter(|n| *n > 0 && *n <= i32::MAX as u64);
-                        option().backlog = Some(n.ok_or_else(|| ConfError::new(format!("invalid backlog \"{value}\"")))? as u32);
+                        given(&mut options).backlog =
+                            Some(n.ok_or_else(|| ConfError::new(format!("invalid backlog \"{value}\"")))?
+                                as u32);
                     }
-                    "rcvbuf" => option().rcvbuf = Some(size(value).ok_or_else(bad)? as usize),
-                    "sndbuf" => option().sndbuf = Some(size(value).ok_or_else(bad)? as usize),
-                    "fastopen" => option().fastopen = Some(number(value).ok_or_else(bad)? as u32),
+                    "rcvbuf" => given(&mut options).rcvbuf = Some(size(value).ok_or_else(bad)? as usize),
+                    "sndbuf" => given(&mut options).sndbuf = Some(size(value).ok_or_else(bad)? as usize),
+                    "fastopen" => given(&mut options).fastopen = Some(number(value).ok_or_else(bad)? as u32),
                     // One table of routes and filters serves all listening sockets here.
                     "setfib" | "accept_filter" => return Err(bad().hint("this is a parameter of FreeBSD")),
-                    "so_keepalive" => option().keepalive = Some(keepalive(value).ok_or_else(bad)?),
+                    "so_keepalive" => given(&mut options).keepalive = Some(keepalive(value).ok_or_else(bad)?),
                     _ => return Err(bad()),
                 }
             }
         }
     }
-    if options.dual_stack && !matches!(listen.addr, ListenAddr::Inet(SocketAddr::V6(_))) {
+    if options.as_ref().is_some_and(|o: &ListenOptions| o.dual_stack)
+        && !matches!(listen.addr, ListenAddr::Inet(SocketAddr::V6(_)))
+    {
         return Err(ConfError::new(format!("ipv6only is not supported on addr \"{text}\"")));
     }
-    listen.options = has_options.then_some(options);
+    listen.options = options;
     b.srv().core.listens.push(listen);
     Ok(())
+}
+
+/// The socket's options, which are there as soon as one is given.
+fn given(options: &mut Option<ListenOptions>) -> &mut ListenOptions {
+    options.get_or_insert_default()
 }
 
 /// `idle:interval:count`, each of which may be left out.

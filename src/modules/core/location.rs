@@ -32,7 +32,8 @@ pub fn server_name(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         let invalid = || ConfError::new(format!("invalid server name or wildcard \"{name}\""));
         let mut names = Vec::new();
         if lower == "$hostname" {
-            let host = nix::unistd::gethostname().map_err(|e| ConfError::new(format!("gethostname() failed: {e}")))?;
+            let host = nix::unistd::gethostname()
+                .map_err(|e| ConfError::new(format!("gethostname() failed: {e}")))?;
             names.push(ServerName::Exact(host.to_string_lossy().to_ascii_lowercase()));
         } else if let Some(rest) = lower.strip_prefix("*.") {
             if rest.is_empty() || rest.contains('*') {
@@ -145,8 +146,21 @@ fn check_nesting(b: &mut Builder, modifier: &str, name: &str, by: &Match) -> Con
 pub fn limit_except(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let mut free: Vec<String> = d.args.iter().map(|m| m.to_ascii_uppercase()).collect();
     const KNOWN: [&str; 15] = [
-        "GET", "HEAD", "POST", "PUT", "DELETE", "MKCOL", "COPY", "MOVE", "OPTIONS", "PROPFIND", "PROPPATCH",
-        "LOCK", "UNLOCK", "PATCH", "TRACE",
+        "GET",
+        "HEAD",
+        "POST",
+        "PUT",
+        "DELETE",
+        "MKCOL",
+        "COPY",
+        "MOVE",
+        "OPTIONS",
+        "PROPFIND",
+        "PROPPATCH",
+        "LOCK",
+        "UNLOCK",
+        "PATCH",
+        "TRACE",
     ];
     if let Some(bad) = free.iter().find(|m| !KNOWN.contains(&m.as_str())) {
         return Err(ConfError::new(format!("invalid method \"{bad}\"")));

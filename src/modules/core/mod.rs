@@ -219,45 +219,252 @@ pub const COMMANDS: &[Command] = &[
     Command::works("alias", |b, d| root(b, d, true), "the directory in place of the location's prefix"),
     Command::works("internal", internal, "only internal requests"),
     Command::works("error_page", error_page, "what answers in place of an error"),
-    Command::works("recursive_error_pages", |b, d| { let v = flag(d)?; b.loc().core.recursive_error_pages.set(v) }, "error pages of error pages"),
+    Command::works(
+        "recursive_error_pages",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.recursive_error_pages.set(v)
+        },
+        "error pages of error pages",
+    ),
     Command::works("types", types, "types by extension"),
     Command::works("default_type", default_type, "the type of what has no known extension"),
-    Command::works("client_max_body_size", |b, d| { let v = offset(d)?; b.loc().core.client_max_body_size.set(v) }, "bytes of a request's body"),
-    Command::works("client_body_buffer_size", |b, d| { let v = size_arg(d, 0)?; b.loc().core.client_body_buffer_size.set(v) }, "bytes of a body kept in memory"),
-    Command::works("client_body_timeout", |b, d| { let v = time_arg(d, 0)?; b.loc().core.client_body_timeout.set(v) }, "time between two reads of a body"),
-    Command::works("client_header_timeout", |b, d| { let v = time_arg(d, 0)?; b.srv().core.client_header_timeout.set(v) }, "time for a head"),
-    Command::works("client_header_buffer_size", |b, d| { let v = size_arg(d, 0)?; b.srv().core.client_header_buffer_size.set(v) }, "bytes of a common head"),
-    Command::works("large_client_header_buffers", large_client_header_buffers, "number and bytes of buffers for large heads"),
-    Command::works("underscores_in_headers", |b, d| { let v = flag(d)?; b.srv().core.underscores_in_headers.set(v) }, "whether names of fields may have underscores"),
-    Command::works("ignore_invalid_headers", |b, d| { let v = flag(d)?; b.srv().core.ignore_invalid_headers.set(v) }, "whether fields with invalid names are dropped"),
-    Command::works("merge_slashes", |b, d| { let v = flag(d)?; b.srv().core.merge_slashes.set(v) }, "whether repeated slashes count as one"),
-    Command::works("max_headers", |b, d| { let v = number_arg(d, 0)?; b.srv().core.max_headers.set(v) }, "the most fields of a head"),
-    Command::works("send_timeout", |b, d| { let v = time_arg(d, 0)?; b.loc().core.send_timeout.set(v) }, "time between two writes"),
+    Command::works(
+        "client_max_body_size",
+        |b, d| {
+            let v = offset(d)?;
+            b.loc().core.client_max_body_size.set(v)
+        },
+        "bytes of a request's body",
+    ),
+    Command::works(
+        "client_body_buffer_size",
+        |b, d| {
+            let v = size_arg(d, 0)?;
+            b.loc().core.client_body_buffer_size.set(v)
+        },
+        "bytes of a body kept in memory",
+    ),
+    Command::works(
+        "client_body_timeout",
+        |b, d| {
+            let v = time_arg(d, 0)?;
+            b.loc().core.client_body_timeout.set(v)
+        },
+        "time between two reads of a body",
+    ),
+    Command::works(
+        "client_header_timeout",
+        |b, d| {
+            let v = time_arg(d, 0)?;
+            b.srv().core.client_header_timeout.set(v)
+        },
+        "time for a head",
+    ),
+    Command::works(
+        "client_header_buffer_size",
+        |b, d| {
+            let v = size_arg(d, 0)?;
+            b.srv().core.client_header_buffer_size.set(v)
+        },
+        "bytes of a common head",
+    ),
+    Command::works(
+        "large_client_header_buffers",
+        large_client_header_buffers,
+        "number and bytes of buffers for large heads",
+    ),
+    Command::works(
+        "underscores_in_headers",
+        |b, d| {
+            let v = flag(d)?;
+            b.srv().core.underscores_in_headers.set(v)
+        },
+        "whether names of fields may have underscores",
+    ),
+    Command::works(
+        "ignore_invalid_headers",
+        |b, d| {
+            let v = flag(d)?;
+            b.srv().core.ignore_invalid_headers.set(v)
+        },
+        "whether fields with invalid names are dropped",
+    ),
+    Command::works(
+        "merge_slashes",
+        |b, d| {
+            let v = flag(d)?;
+            b.srv().core.merge_slashes.set(v)
+        },
+        "whether repeated slashes count as one",
+    ),
+    Command::works(
+        "max_headers",
+        |b, d| {
+            let v = number_arg(d, 0)?;
+            b.srv().core.max_headers.set(v)
+        },
+        "the most fields of a head",
+    ),
+    Command::works(
+        "send_timeout",
+        |b, d| {
+            let v = time_arg(d, 0)?;
+            b.loc().core.send_timeout.set(v)
+        },
+        "time between two writes",
+    ),
     Command::works("keepalive_timeout", keepalive_timeout, "how long an idle connection is kept"),
-    Command::works("keepalive_requests", |b, d| { let v = number_arg(d, 0)?; b.loc().core.keepalive_requests.set(v) }, "requests of a connection"),
-    Command::works("keepalive_time", |b, d| { let v = time_arg(d, 0)?; b.loc().core.keepalive_time.set(v) }, "how long a connection carries requests"),
+    Command::works(
+        "keepalive_requests",
+        |b, d| {
+            let v = number_arg(d, 0)?;
+            b.loc().core.keepalive_requests.set(v)
+        },
+        "requests of a connection",
+    ),
+    Command::works(
+        "keepalive_time",
+        |b, d| {
+            let v = time_arg(d, 0)?;
+            b.loc().core.keepalive_time.set(v)
+        },
+        "how long a connection carries requests",
+    ),
     Command::works("keepalive_disable", keepalive_disable, "browsers without keep-alive"),
-    Command::works("lingering_time", |b, d| { let v = time_arg(d, 0)?; b.loc().core.lingering_time.set(v) }, "how long leftover bodies are read"),
-    Command::works("lingering_timeout", |b, d| { let v = time_arg(d, 0)?; b.loc().core.lingering_timeout.set(v) }, "time between two such reads"),
+    Command::works(
+        "lingering_time",
+        |b, d| {
+            let v = time_arg(d, 0)?;
+            b.loc().core.lingering_time.set(v)
+        },
+        "how long leftover bodies are read",
+    ),
+    Command::works(
+        "lingering_timeout",
+        |b, d| {
+            let v = time_arg(d, 0)?;
+            b.loc().core.lingering_timeout.set(v)
+        },
+        "time between two such reads",
+    ),
     Command::works("lingering_close", lingering_close, "whether leftover bodies are read before closing"),
     Command::works("server_tokens", server_tokens, "whether our version is told"),
-    Command::works("absolute_redirect", |b, d| { let v = flag(d)?; b.loc().core.absolute_redirect.set(v) }, "whether redirects name scheme and host"),
-    Command::works("server_name_in_redirect", |b, d| { let v = flag(d)?; b.loc().core.server_name_in_redirect.set(v) }, "whether redirects use the server's name"),
-    Command::works("port_in_redirect", |b, d| { let v = flag(d)?; b.loc().core.port_in_redirect.set(v) }, "whether redirects name the port"),
-    Command::works("etag", |b, d| { let v = flag(d)?; b.loc().core.etag.set(v) }, "whether files have an ETag"),
+    Command::works(
+        "absolute_redirect",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.absolute_redirect.set(v)
+        },
+        "whether redirects name scheme and host",
+    ),
+    Command::works(
+        "server_name_in_redirect",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.server_name_in_redirect.set(v)
+        },
+        "whether redirects use the server's name",
+    ),
+    Command::works(
+        "port_in_redirect",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.port_in_redirect.set(v)
+        },
+        "whether redirects name the port",
+    ),
+    Command::works(
+        "etag",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.etag.set(v)
+        },
+        "whether files have an ETag",
+    ),
     Command::works("if_modified_since", if_modified_since, "how If-Modified-Since is compared"),
-    Command::works("max_ranges", |b, d| { let v = number_arg(d, 0)?; b.loc().core.max_ranges.set(Some(v)) }, "the most ranges of a request"),
-    Command::works("log_not_found", |b, d| { let v = flag(d)?; b.loc().core.log_not_found.set(v) }, "whether missing files are logged"),
-    Command::works("chunked_transfer_encoding", |b, d| { let v = flag(d)?; b.loc().core.chunked_transfer_encoding.set(v) }, "whether chunked responses may be sent"),
+    Command::works(
+        "max_ranges",
+        |b, d| {
+            let v = number_arg(d, 0)?;
+            b.loc().core.max_ranges.set(Some(v))
+        },
+        "the most ranges of a request",
+    ),
+    Command::works(
+        "log_not_found",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.log_not_found.set(v)
+        },
+        "whether missing files are logged",
+    ),
+    Command::works(
+        "chunked_transfer_encoding",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.chunked_transfer_encoding.set(v)
+        },
+        "whether chunked responses may be sent",
+    ),
     Command::works("satisfy", satisfy, "whether all access checks or any must allow"),
-    Command::works("limit_rate", |b, d| { let v = rate(b, d)?; b.loc().core.limit_rate.set(Some(v)) }, "bytes a second of a response"),
-    Command::works("limit_rate_after", |b, d| { let v = rate(b, d)?; b.loc().core.limit_rate_after.set(Some(v)) }, "bytes before limit_rate begins"),
+    Command::works(
+        "limit_rate",
+        |b, d| {
+            let v = rate(b, d)?;
+            b.loc().core.limit_rate.set(Some(v))
+        },
+        "bytes a second of a response",
+    ),
+    Command::works(
+        "limit_rate_after",
+        |b, d| {
+            let v = rate(b, d)?;
+            b.loc().core.limit_rate_after.set(Some(v))
+        },
+        "bytes before limit_rate begins",
+    ),
     Command::works("open_file_cache", open_file_cache, "a cache of open files"),
-    Command::works("open_file_cache_valid", |b, d| { let v = time_arg(d, 0)?; b.loc().core.open_file_cache_valid.set(v) }, "how long it is believed"),
-    Command::works("open_file_cache_min_uses", |b, d| { let v = number_arg(d, 0)?; b.loc().core.open_file_cache_min_uses.set(v) }, "uses before a file is held"),
-    Command::works("open_file_cache_errors", |b, d| { let v = flag(d)?; b.loc().core.open_file_cache_errors.set(v) }, "whether failures are held"),
-    Command::works("tcp_nodelay", |b, d| { let v = flag(d)?; b.loc().core.tcp_nodelay.set(v) }, "whether small writes leave at once"),
-    Command::works("reset_timedout_connection", |b, d| { let v = flag(d)?; b.loc().core.reset_timedout_connection.set(v) }, "whether a connection that timed out is reset"),
+    Command::works(
+        "open_file_cache_valid",
+        |b, d| {
+            let v = time_arg(d, 0)?;
+            b.loc().core.open_file_cache_valid.set(v)
+        },
+        "how long it is believed",
+    ),
+    Command::works(
+        "open_file_cache_min_uses",
+        |b, d| {
+            let v = number_arg(d, 0)?;
+            b.loc().core.open_file_cache_min_uses.set(v)
+        },
+        "uses before a file is held",
+    ),
+    Command::works(
+        "open_file_cache_errors",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.open_file_cache_errors.set(v)
+        },
+        "whether failures are held",
+    ),
+    Command::works(
+        "tcp_nodelay",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.tcp_nodelay.set(v)
+        },
+        "whether small writes leave at once",
+    ),
+    Command::works(
+        "reset_timedout_connection",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.reset_timedout_connection.set(v)
+        },
+        "whether a connection that timed out is reset",
+    ),
     Command::no_effect("sendfile", KERNEL),
     Command::no_effect("sendfile_max_chunk", KERNEL),
     Command::no_effect("tcp_nopush", "head and body leave in one write in any case"),
@@ -289,10 +496,17 @@ fn root(b: &mut Builder, d: &Directive, alias: bool) -> ConfResult<()> {
         return Err(ConfError::new("the \"alias\" directive cannot be used inside the named location"));
     }
     if text.contains("$document_root") || text.contains("${document_root}") {
-        return Err(ConfError::new(format!("the $document_root variable cannot be used in the \"{}\" directive", d.name)));
+        return Err(ConfError::new(format!(
+            "the $document_root variable cannot be used in the \"{}\" directive",
+            d.name
+        )));
     }
     // nginx joins the prefix when the value is not absolute; one that begins with a variable is as it is.
-    let joined = if text.starts_with(['/', '$']) { text.to_string() } else { b.path(text).to_string_lossy().into_owned() };
+    let joined = if text.starts_with(['/', '$']) {
+        text.to_string()
+    } else {
+        b.path(text).to_string_lossy().into_owned()
+    };
     let trimmed = if !alias && joined.len() > 1 { joined.trim_end_matches('/') } else { joined.as_str() };
     let path = b.template(trimmed)?;
     let loc = b.loc();
@@ -494,4 +708,3 @@ fn open_file_cache(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     };
     b.loc().core.open_file_cache.set(Some(Arc::new(crate::cache::files::FileCache::new(max, inactive))))
 }
-

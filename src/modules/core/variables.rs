@@ -8,11 +8,18 @@ use bytes::Bytes;
 
 /// The variables.
 pub const VARIABLES: &[Variable] = &[
-    Variable::prefix("http_", |rq, name, out| joined(rq.head.all(&name.replace('_', "-")), if name == "cookie" { b"; " } else { b", " }, out)),
+    Variable::prefix("http_", |rq, name, out| {
+        joined(rq.head.all(&name.replace('_', "-")), if name == "cookie" { b"; " } else { b", " }, out)
+    }),
     Variable::prefix("arg_", |rq, name, out| put_opt(out, uri::arg(&rq.args, name.as_bytes()))),
     Variable::prefix("cookie_", |rq, name, out| cookie(rq, name, out)),
     Variable::prefix("sent_http_", sent_http),
-    Variable { name: "args", prefix: false, get: |rq, _, out| put(out, &rq.args), set: Some(|rq, v| rq.args = v) },
+    Variable {
+        name: "args",
+        prefix: false,
+        get: |rq, _, out| put(out, &rq.args),
+        set: Some(|rq, v| rq.args = v),
+    },
     Variable::new("query_string", |rq, _, out| put(out, &rq.args)),
     Variable::new("is_args", |rq, _, out| put(out, if rq.args.is_empty() { b"" } else { b"?" })),
     Variable::new("uri", |rq, _, out| put(out, &rq.uri)),
@@ -23,7 +30,9 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("request_length", |rq, _, out| number(out, rq.length)),
     Variable::new("request_id", |rq, _, out| hex(out, &rq.id())),
     Variable::new("request_time", |rq, _, out| seconds(out, rq.started.elapsed())),
-    Variable::new("request_completion", |rq, _, out| put(out, if rq.sent.status != 0 && !rq.sent.aborted { b"OK" } else { b"" })),
+    Variable::new("request_completion", |rq, _, out| {
+        put(out, if rq.sent.status != 0 && !rq.sent.aborted { b"OK" } else { b"" })
+    }),
     Variable::new("request_body", |rq, _, out| put_opt(out, rq.body.as_deref())),
     Variable::new("request_filename", |rq, _, out| crate::modules::static_files::file_name(rq, out)),
     Variable::new("document_root", |rq, _, out| crate::modules::static_files::document_root(rq, out)),
@@ -36,7 +45,9 @@ pub const VARIABLES: &[Variable] = &[
     }),
     Variable::new("scheme", |rq, _, out| put(out, rq.scheme().as_bytes())),
     Variable::new("https", |rq, _, out| put(out, if rq.conn.tls.is_some() { b"on" } else { b"" })),
-    Variable::new("http2", |rq, _, out| put(out, if rq.version() == crate::http::Version::Http2 { b"h2" } else { b"" })),
+    Variable::new("http2", |rq, _, out| {
+        put(out, if rq.version() == crate::http::Version::Http2 { b"h2" } else { b"" })
+    }),
     Variable::new("host", |rq, _, out| {
         if rq.host.is_empty() { put(out, rq.srv().core.name.as_bytes()) } else { put(out, &rq.host) }
     }),
@@ -57,7 +68,9 @@ pub const VARIABLES: &[Variable] = &[
         None => put(out, b"unix:"),
     }),
     Variable::new("connection", |rq, _, out| number(out, rq.conn.serial)),
-    Variable::new("connection_requests", |rq, _, out| number(out, rq.conn.requests.load(std::sync::atomic::Ordering::Relaxed))),
+    Variable::new("connection_requests", |rq, _, out| {
+        number(out, rq.conn.requests.load(std::sync::atomic::Ordering::Relaxed))
+    }),
     Variable::new("connection_time", |rq, _, out| seconds(out, rq.conn.accepted.elapsed())),
     Variable::new("content_length", |rq, _, out| put_opt(out, rq.head.get("content-length"))),
     Variable::new("content_type", |rq, _, out| put_opt(out, rq.head.get("content-type"))),
@@ -180,9 +193,11 @@ fn sent_http(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
 
 /// The user of Basic authentication, whether or not the password was right.
 fn remote_user(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
-    let Some(encoded) = rq.head.get("authorization").and_then(|v| {
-        (v.len() > 6 && v[..6].eq_ignore_ascii_case(b"basic ")).then(|| v[6..].trim_ascii())
-    }) else {
+    let Some(encoded) = rq
+        .head
+        .get("authorization")
+        .and_then(|v| (v.len() > 6 && v[..6].eq_ignore_ascii_case(b"basic ")).then(|| v[6..].trim_ascii()))
+    else {
         return false;
     };
     match crate::http::base64::decode(encoded) {

@@ -1,0 +1,247 @@
+//! A worker: a thread with its own event loop, its own listening sockets, its own connections.
+
+use super::privileges::Identity;
+use super::{Edge, Local, connection};
+use crate::http::request::Address;
+use crate::http::router::ListenAddr;
+use crate::observe::error_log::{Level, log};
+use crate::observe::metrics::WorkerMetrics;
+use socket2::Socket;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, mpsc};
+
+/// What a worker's connections share.
+pub struct Worker {
+    /// From 0.
+    pub index: usize,
+    /// Its counters.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Whether it is finishing: idle connections close, busy ones after their request.
+    quitting: AtomicBool,
+    /// Wakes what is idle when `quitting` is set.
+    quit: Notify,
+    /// Wakes the worker when its last connection is gone.
+    empty: Notify,
+}
+
+impl Worker {
+    /// Whether the process is ending gracefully.
+    pub fn quitting(&self) -> bool {
+        self.quitting.load(Ordering::Relaxed)
+    }
+
+    /// Ends when the process begins to end gracefully. Register before looking at [`Self::quitting`].
+    pub fn quit(&self) -> tokio::sync::futures::Notified<'_> {
+        self.quit.notified()
+    }
+}
+
+/// What the control thread tells a worker.
+pub enum Order {
+    /// Accept on this socket too.
+    Listen(Arc<ListenAddr>, Socket),
+    /// No longer accept on this address.
+    Unlisten(ListenAddr),
+    /// Accept nothing more, finish what is open, end.
+    Quit,
+}
+
+/// The control thread's handle on a worker.
+pub struct Handle {
+    orders: mpsc::UnboundedSender<Order>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Handle {
+    /// Tells the worker something.
+    pub fn order(&self, order: Order) {
+        // A worker that is gone needs no orders.
+        let _ = self.orders.send(order);
+    }
+
+    /// Whether the worker has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(|t| t.is_finished())
+    }
+}
+
+/// Starts a worker thread. It takes `identity` before anything else.
+pub fn start(edge: Arc<Edge>, index: usize, identity: Option<Identity>) -> io::Result<Handle> {
+    let (orders, inbox) = mpsc::unbounded_channel();
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        if let Some(identity) = identity
+            && let Err(e) = identity.assume()
+        {
+            log(Level::Emerg, format_args!("setuid() of worker {index} failed: {e}"));
+            std::process::exit(2);
+        }
+        run(edge, index, inbox);
+    })?;
+    Ok(Handle { orders, thread: Some(thread) })
+}
+
+thread_local! {
+    static LOCAL: RefCell<Option<Arc<Local>>> = const { RefCell::new(None) };
+}
+
+/// The worker's handle on the generation in force.
+pub fn local(edge: &Arc<Edge>, worker: &Arc<Worker>) -> Arc<Local> {
+    LOCAL.with_borrow_mut(|local| {
+        if let Some(local) = local
+            && local.generation.number == edge.generation_number()
+        {
+            return local.clone();
+        }
+        let generation = edge.generation();
+        let fresh = Arc::new(Local { generation, worker: worker.clone(), edge: edge.clone() });
+        *local = Some(fresh.clone());
+        fresh
+    })
+}
+
+fn run(edge: Arc<Edge>, index: usize, inbox: mpsc::UnboundedReceiver<Order>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(32)
+        .thread_name(format!("files-{index}"))
+        .on_thread_park(crate::modules::log::flush_worker)
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            log(Level::Emerg, format_args!("worker {index} has no event loop: {e}"));
+            std::process::exit(2);
+        }
+    };
+    let worker = Arc::new(Worker {
+        index,
+        metrics: edge.workers[index].clone(),
+        quitting: AtomicBool::new(false),
+        quit: Notify::new(),
+        empty: Notify::new(),
+    });
+    runtime.block_on(obey(edge, worker, inbox));
+    crate::modules::log::flush_worker();
+    runtime.shutdown_timeout(Duration::from_millis(100));
+}
+
+async fn obey(edge: Arc<Edge>, worker: Arc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
+    let mut listening: HashMap<ListenAddr, tokio::task::JoinHandle<()>> = HashMap::new();
+    while let Some(order) = inbox.recv().await {
+        match order {
+            Order::Listen(addr, socket) => {
+                let task = tokio::spawn(accept(edge.clone(), worker.clone(), addr.clone(), socket));
+                listening.insert((*addr).clone(), task);
+            }
+            Order::Unlisten(addr) => {
+                if let Some(task) = listening.remove(&addr) {
+                    task.abort();
+                }
+            }
+            Order::Quit => break,
+        }
+    }
+    for task in listening.into_values() {
+        task.abort();
+    }
+    worker.quitting.store(true, Ordering::Relaxed);
+    worker.quit.notify_waiters();
+    loop {
+        let empty = worker.empty.notified();
+        if worker.metrics.connections.active.get() <= 0 {
+            return;
+        }
+        empty.await;
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+async fn accept(edge: Arc<Edge>, worker: Arc<Worker>, addr: Arc<ListenAddr>, socket: Socket) {
+    let listener = match &*addr {
+        ListenAddr::Inet(_) => TcpListener::from_std(socket.into()).map(Listener::Tcp),
+        ListenAddr::Unix(_) => UnixListener::from_std(socket.into()).map(Listener::Unix),
+    };
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(e) => {
+            log(Level::Alert, format_args!("worker {} cannot listen on {addr}: {e}", worker.index));
+            return;
+        }
+    };
+    loop {
+        let accepted = match &listener {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
+                let local = stream.local_addr().unwrap_or(peer);
+                (connection::Socket::Tcp(stream), Address::Inet(peer), Address::Inet(local))
+            }),
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                let path: Arc<str> = Arc::from(match &*addr {
+                    ListenAddr::Unix(path) => path.to_string_lossy().into_owned(),
+                    ListenAddr::Inet(a) => a.to_string(),
+                });
+                (connection::Socket::Unix(stream), Address::Unix(Arc::from("")), Address::Unix(path))
+            }),
+        };
+        match accepted {
+            Ok((socket, peer, local)) => admit(&edge, &worker, &addr, socket, peer, local),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(e) => {
+                // Out of descriptors: what is open must end before more can be taken.
+                log(Level::Crit, format_args!("accept4() failed ({})", crate::conf::values::os_error(&e)));
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+/// Counts a connection for as long as it lives.
+pub struct Open(Arc<Worker>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let active = &self.0.metrics.connections.active;
+        active.add(-1);
+        if self.0.quitting() && active.get() <= 0 {
+            self.0.empty.notify_waiters();
+            self.0.empty.notify_one();
+        }
+    }
+}
+
+fn admit(
+    edge: &Arc<Edge>,
+    worker: &Arc<Worker>,
+    addr: &Arc<ListenAddr>,
+    socket: connection::Socket,
+    peer: Address,
+    own: Address,
+) {
+    let counters = &worker.metrics.connections;
+    counters.accepted.inc();
+    let local = local(edge, worker);
+    let limit = *local.generation.main.worker_connections;
+    if counters.active.get() >= limit as i64 {
+        log(Level::Alert, format_args!("{limit} worker_connections are not enough"));
+        return;
+    }
+    counters.handled.inc();
+    counters.active.add(1);
+    let open = Open(worker.clone());
+    let arrival =
+        connection::Arrival { edge: edge.clone(), worker: worker.clone(), addr: addr.clone(), peer, own };
+    tokio::spawn(async move {
+        connection::serve(arrival, socket).await;
+        drop(open);
+    });
+}

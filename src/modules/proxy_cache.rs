@@ -1,0 +1,32 @@
+//! nginx's proxy cache: what upstreams answered is kept.
+
+use crate::conf::Command;
+/// The directives.
+pub const COMMANDS: &[Command] = &[];
+
+crate::settings! {
+    /// What a level configures.
+    pub struct Conf {}
+}
+
+/// What the whole of `http` configures.
+#[derive(Default)]
+pub struct Http {}
+
+/// What outlives a reload.
+#[derive(Default)]
+pub struct Shared {}
+
+/// What a generation uses.
+#[derive(Default)]
+pub struct Runtime {}
+
+impl Runtime {
+    /// Joins the configuration with what outlives it.
+    pub fn build(_: &crate::conf::build::Http, _: &Shared) -> crate::conf::ConfResult<Runtime> {
+        Ok(Runtime {})
+    }
+}
+
+/// Reports to Prometheus.
+pub fn metrics(_: &crate::edge::Edge, _: &mut crate::observe::families::Families) {}

@@ -224,7 +224,8 @@ mod tests {
         assert!(stock()["location"][0].arity.block);
         // Every stock declaration says where it stands and how much it takes.
         for (name, declarations) in stock() {
-            for d in declarations {
+            // Two rows are parameters of SSI's `config` command, which stand in no block.
+            for d in declarations.iter().filter(|_| !matches!(*name, "errmsg" | "timefmt")) {
                 assert!(d.contexts.0 != 0, "{name} has no context");
                 assert!((0..4).any(|n| d.arity.takes(n)), "{name} takes nothing");
             }

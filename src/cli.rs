@@ -54,6 +54,9 @@ struct Args {
 
 /// Runs the program; the value is its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
+    // Every TLS configuration of ours names its provider; this one is for libraries that ask for the
+    // process's. Only the first call counts, and this is it.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let args = match parse(args) {
         Ok(args) => args,
         Err(message) => {

@@ -38,6 +38,9 @@ pub trait BodyStream: Send {
     fn flush_each(&self) -> bool {
         false
     }
+
+    /// Says whether it is to be so (`X-Accel-Buffering`).
+    fn set_flush_each(&mut self, _: bool) {}
 }
 
 /// The body of a response.

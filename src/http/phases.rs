@@ -138,6 +138,7 @@ fn internal_redirect(rq: &mut Request, uri: Bytes, args: Bytes) -> Flow {
     rq.uri = uri;
     rq.args = args;
     rq.pristine = false;
+    rq.valid_location = true;
     rq.internal = true;
     rq.level = rq.http().servers[rq.server].level;
     Flow::Continue

@@ -119,14 +119,21 @@ pub struct Attempt {
     pub connect: Option<Duration>,
     /// Time to the head of the answer.
     pub header: Option<Duration>,
-    /// Time to the end of the answer.
-    pub response: Option<Duration>,
-    /// Body bytes received.
-    pub received: u64,
-    /// Bytes received in all.
-    pub bytes_received: u64,
+    /// Bytes of the answer's head.
+    pub head_size: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
+    /// What is known only once the body has been read.
+    pub end: Arc<AttemptEnd>,
+}
+
+/// How an attempt ended; written by whoever reads the answer's body.
+#[derive(Debug, Default)]
+pub struct AttemptEnd {
+    /// Microseconds from the request to the end of the answer; 0 while it goes on.
+    pub micros: AtomicU64,
+    /// Body bytes received.
+    pub received: AtomicU64,
 }
 
 /// What was sent, for the log and `$sent_http_*`.
@@ -178,6 +185,8 @@ pub struct Request {
     pub internal: bool,
     /// Whether `uri` still corresponds to `unparsed` (no rewrite changed it).
     pub pristine: bool,
+    /// Whether the URI still begins with the location's prefix (no `rewrite … break` changed it).
+    pub valid_location: bool,
     /// Rewrites and redirects left before it is a cycle.
     pub changes_left: u8,
     /// Whether the client's connection may carry another request.
@@ -240,6 +249,7 @@ impl Request {
             level: 0,
             internal: false,
             pristine: true,
+            valid_location: true,
             changes_left: 10,
             keepalive: false,
             body_length: None,
@@ -397,6 +407,23 @@ impl Request {
 }
 
 impl Downstream {
+    /// Ends when the client is seen to have left. What it sends ahead is kept, within bounds; while a
+    /// body is still to be read nothing can be seen.
+    pub async fn gone(&mut self) {
+        const AHEAD: usize = 64 * 1024;
+        if let Downstream::H1(h1) = self
+            && h1.framing.is_done()
+        {
+            while h1.input.len() < AHEAD {
+                match read_into(&mut h1.io, &mut h1.input).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
     /// The next piece of the body.
     async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         match self {

@@ -30,3 +30,26 @@ impl Runtime {
 
 /// Reports to Prometheus.
 pub fn metrics(_: &crate::edge::Edge, _: &mut crate::observe::families::Families) {}
+
+use crate::http::Request;
+use crate::upstream::{Answer, Failure, Plan};
+
+/// Whether this request is the cache's matter.
+pub fn wants(_: &Request) -> bool {
+    false
+}
+
+/// Whether a HEAD is asked as GET.
+pub fn converts_head(_: &Request) -> bool {
+    true
+}
+
+/// Whether `proxy_ignore_headers` names this field (lower case).
+pub fn ignores(_: &Request, _: &str) -> bool {
+    false
+}
+
+/// The answer from the cache or, through it, from the upstream.
+pub async fn fetch(_: &mut Request, plan: Plan) -> Result<Answer, Failure> {
+    plan.fetch().await
+}

@@ -1,10 +1,88 @@
-//! `resolver`: names that are looked up at run time.
+//! `resolver`: names that are looked up while running.
 
-use crate::conf::Command;
-/// The directives.
-pub const COMMANDS: &[Command] = &[];
+use crate::conf::values::{number, time, time_arg};
+use crate::conf::{Builder, Command, ConfError, ConfResult, Directive};
+use crate::settings;
+use crate::upstream::resolve::Resolver;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
 
-crate::settings! {
+settings! {
     /// What a level configures.
-    pub struct Conf {}
+    pub struct Conf {
+        /// The resolver, if there is one.
+        inherit resolver: Option<Arc<Resolver>> = None,
+        /// How long a look-up may take.
+        inherit timeout: Duration = Duration::from_secs(30),
+    }
+}
+
+/// The directives.
+pub const COMMANDS: &[Command] = &[
+    Command::works("resolver", resolver, "the name servers for names that are looked up while running"),
+    Command::works(
+        "resolver_timeout",
+        |b, d| {
+            let v = time_arg(d, 0)?;
+            b.loc().resolver.timeout.set(v)
+        },
+        "how long a look-up may take",
+    ),
+];
+
+fn resolver(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    if d.args.len() == 1 && d.arg(0) == "off" {
+        return b.loc().resolver.resolver.set(None);
+    }
+    let (mut servers, mut valid, mut families) = (Vec::new(), None, (true, true));
+    for arg in &d.args {
+        let bad = || ConfError::new(format!("invalid parameter: {arg}"));
+        if let Some(t) = arg.strip_prefix("valid=") {
+            valid = Some(time(t).ok_or_else(bad)?);
+        } else if let Some(on) = arg.strip_prefix("ipv4=") {
+            families.0 = flag(on).ok_or_else(bad)?;
+        } else if let Some(on) = arg.strip_prefix("ipv6=") {
+            families.1 = flag(on).ok_or_else(bad)?;
+        } else if arg.starts_with("status_zone=") {
+            continue;
+        } else {
+            servers.extend(server(arg)?);
+        }
+    }
+    if servers.is_empty() {
+        return Err(ConfError::new("no name servers defined"));
+    }
+    if !families.0 && !families.1 {
+        return Err(ConfError::new("\"ipv4\" and \"ipv6\" cannot both be \"off\""));
+    }
+    b.loc().resolver.resolver.set(Some(Arc::new(Resolver::new(servers, valid, families))))
+}
+
+fn flag(text: &str) -> Option<bool> {
+    match text {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// The addresses of a name server; 53 is the port if none is named.
+fn server(text: &str) -> ConfResult<Vec<SocketAddr>> {
+    let missing = || ConfError::new(format!("host not found in resolver \"{text}\""));
+    if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, 53)]);
+    }
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return Ok(vec![addr]);
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => {
+            let port = number(port).and_then(|n| u16::try_from(n).ok());
+            (host, port.ok_or_else(|| ConfError::new(format!("invalid port in resolver \"{text}\"")))?)
+        }
+        None => (text, 53),
+    };
+    let found: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(|_| missing())?.collect();
+    if found.is_empty() { Err(missing()) } else { Ok(found) }
 }

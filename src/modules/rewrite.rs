@@ -381,13 +381,17 @@ fn apply(rq: &mut Request, rewrite: &Rewrite, changed: &mut bool) -> End {
     }
     rq.uri = uri;
     rq.pristine = false;
+    rq.internal = true;
     match (new_args, rewrite.keep_args) {
         (Some(args), _) => rq.args = args.into(),
         (None, true) => {}
         (None, false) => rq.args = Bytes::new(),
     }
     // With `break` the location stays; the rewritten URI is used where it is.
-    if !rewrite.stop {
+    if rewrite.stop {
+        rq.valid_location = false;
+        *changed = false;
+    } else {
         *changed = true;
     }
     if rewrite.last { End::Stop } else { End::Done }

@@ -1,21 +1,60 @@
 //! The other side: groups of peers, balancing, connections, and the exchange of a request for an
 //! answer.
+//!
+//! Connections are made by Pingora's transport connector (TCP, unix sockets, TLS); the exchange over
+//! them is our own, so that it costs neither a task nor a channel and sees every byte of the head.
+
+pub mod balance;
+pub mod body;
+pub mod connect;
+pub mod exchange;
+pub mod fetch;
+pub mod group;
+pub mod pool;
+pub mod resolve;
+pub mod spool;
+pub mod tunnel;
 
 use crate::edge::Local;
 use crate::http::body::Body;
 use crate::http::request::Attempt;
 use crate::http::response::{Fields, Tunnel};
+use bytes::Bytes;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A request ready to go upstream. It owns all it needs, so that it can outlive the client's request
 /// (a cache's fill does).
+#[derive(Clone)]
 pub struct Plan {
     /// The generation and the worker it runs under.
     pub local: Arc<Local>,
     /// The level whose `proxy_*` settings hold.
     pub level: usize,
-    /// The head's fields after the request line, as they will be written.
+    /// Who is asked.
+    pub group: Arc<group::Group>,
+    /// TLS towards the upstream, if any.
+    pub tls: Option<connect::TlsPeer>,
+    /// The method.
+    pub method: Bytes,
+    /// The request target.
+    pub target: Bytes,
+    /// Whether HTTP/1.0 is spoken.
+    pub http10: bool,
+    /// The fields, as they will be written.
     pub fields: Fields,
+    /// The body, when it does not come from the client as it arrives.
+    pub body: spool::Spooled,
+    /// The value of the group's `hash` key.
+    pub hash_key: Option<Bytes>,
+    /// The client's address, for `ip_hash`.
+    pub client: Option<IpAddr>,
+    /// Whether a switch of protocols was asked for.
+    pub upgrade: bool,
+    /// The number of the client's connection, for the error log.
+    pub serial: u64,
+    /// What the error log says of the request, after the message: client, server, request.
+    pub about: Arc<str>,
 }
 
 /// What an upstream answered.
@@ -23,7 +62,7 @@ pub struct Answer {
     /// The status.
     pub status: u16,
     /// Every field as received, but for those of the connection (`Connection`, `Keep-Alive`,
-    /// `Transfer-Encoding`); names as sent.
+    /// `Transfer-Encoding`, `Content-Length`); names as sent.
     pub fields: Fields,
     /// `Content-Length`, when the upstream gave one.
     pub length: Option<u64>,
@@ -40,9 +79,9 @@ pub struct Answer {
 /// Why there is no answer.
 #[derive(Debug)]
 pub struct Failure {
-    /// The status for the client: 502, 504, 503, 500.
+    /// The status for the client: 502, 504, 503, 500, 499 when the client left.
     pub status: u16,
-    /// What went wrong, by nginx's word in `proxy_next_upstream` and `proxy_cache_use_stale`.
+    /// What went wrong.
     pub kind: FailureKind,
     /// For the log.
     pub message: String,
@@ -50,7 +89,7 @@ pub struct Failure {
     pub attempts: Vec<Attempt>,
 }
 
-/// What went wrong at an upstream.
+/// What went wrong, by nginx's words in `proxy_next_upstream` and `proxy_cache_use_stale`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
     /// The connection failed or ended early.
@@ -63,17 +102,36 @@ pub enum FailureKind {
     NoLiveUpstreams,
     /// The client left or sent a bad body.
     Client,
+    /// We could not do our part.
+    Internal,
 }
 
 impl Plan {
-    /// Sends the request and reads the head of the answer, trying other servers as
-    /// `proxy_next_upstream` allows.
-    pub async fn fetch(self) -> Result<Answer, Failure> {
-        Err(Failure {
-            status: 502,
-            kind: FailureKind::Error,
-            message: "not built".into(),
-            attempts: Vec::new(),
-        })
+    /// The settings that hold for it.
+    pub fn conf(&self) -> &crate::modules::proxy::Conf {
+        &self.local.generation.http.levels[self.level].conf.proxy
+    }
+
+    /// Logs something about it, with nginx's context.
+    pub fn log(
+        &self,
+        level: crate::observe::error_log::Level,
+        message: std::fmt::Arguments<'_>,
+        upstream: &str,
+    ) {
+        let log = self.local.generation.error_log();
+        let targets = &self.local.generation.http.levels[self.level].conf.core.error_logs;
+        if log.wants(targets, level) {
+            let scheme = if self.tls.is_some() { "https" } else { "http" };
+            let target = String::from_utf8_lossy(&self.target);
+            log.write(
+                targets,
+                level,
+                format_args!(
+                    "*{} {message}, {}, upstream: \"{scheme}://{upstream}{target}\"",
+                    self.serial, self.about
+                ),
+            );
+        }
     }
 }

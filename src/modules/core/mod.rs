@@ -7,7 +7,7 @@ mod variables;
 pub use variables::VARIABLES;
 
 use crate::conf::values::{flag, invalid_value, number, number_arg, one_of, size, size_arg, time, time_arg};
-use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, NoteLevel};
+use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
 use crate::http::phases::Content;
 use crate::http::router::{Found, Listen, Locations, ServerName};
 use crate::http::template::Template;
@@ -318,6 +318,9 @@ pub const COMMANDS: &[Command] = &[
     Command::works(
         "keepalive_requests",
         |b, d| {
+            if b.context == Context::UPSTREAM {
+                return crate::modules::upstream::keepalive_requests(b, d);
+            }
             let v = number_arg(d, 0)?;
             b.loc().core.keepalive_requests.set(v)
         },
@@ -326,6 +329,9 @@ pub const COMMANDS: &[Command] = &[
     Command::works(
         "keepalive_time",
         |b, d| {
+            if b.context == Context::UPSTREAM {
+                return crate::modules::upstream::keepalive_time(b, d);
+            }
             let v = time_arg(d, 0)?;
             b.loc().core.keepalive_time.set(v)
         },
@@ -637,6 +643,9 @@ fn large_client_header_buffers(b: &mut Builder, d: &Directive) -> ConfResult<()>
 }
 
 fn keepalive_timeout(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    if b.context == Context::UPSTREAM {
+        return crate::modules::upstream::keepalive_timeout(b, d);
+    }
     let timeout = time_arg(d, 0)?;
     b.loc().core.keepalive_timeout.set(timeout)?;
     if d.args.len() > 1 {

@@ -1,0 +1,211 @@
+//! An upstream's answer becomes a response: hidden fields, redirects, cookies, `X-Accel-*`.
+
+use super::{Conf, Redirect};
+use crate::http::Request;
+use crate::http::body::Body;
+use crate::http::date::parse_http_date;
+use crate::http::head::Method;
+use crate::http::phases::Flow;
+use crate::http::response::{Fields, Response};
+use crate::http::template::Template;
+use crate::modules::proxy_cache;
+use crate::upstream::Answer;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// What is hidden unless `proxy_pass_header` names it.
+const HIDDEN: [&str; 8] = [
+    "date",
+    "server",
+    "x-pad",
+    "x-accel-expires",
+    "x-accel-redirect",
+    "x-accel-limit-rate",
+    "x-accel-buffering",
+    "x-accel-charset",
+];
+
+/// What comes of an answer.
+pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
+    rq.attempts.append(&mut answer.attempts);
+    let fields = Arc::new(std::mem::take(&mut answer.fields));
+    rq.upstream_fields = Some(fields.clone());
+    if let Some(flow) = accel_redirect(rq, &fields) {
+        return flow;
+    }
+    let conf = &rq.loc().proxy;
+    let status = answer.status;
+    let has_page = rq.loc().core.error_pages.iter().any(|p| p.statuses.contains(&status));
+    if *conf.intercept_errors && status >= 300 && has_page {
+        let mut response = Response::new(status);
+        // The challenge of a 401 has to reach the client.
+        for name in ["WWW-Authenticate", "Location"] {
+            if let Some(value) = fields.get(name) {
+                response.fields.add_static(name, value.clone());
+            }
+        }
+        return Flow::Special(response);
+    }
+    let mut response = response(rq, conf, status, &fields);
+    response.length = answer.length;
+    if answer.tunnel.is_some() {
+        response.tunnel = answer.tunnel;
+        return Flow::Respond(response);
+    }
+    accel_limits(rq, &fields, &mut answer);
+    // A HEAD that the cache asked as GET has a body that is not for the client.
+    if rq.method == Method::Head {
+        response.length = answer.length.or_else(|| answer.body.known_length().filter(|n| *n > 0));
+        answer.body = Body::Empty;
+    } else if response.length.is_none() {
+        response.length = answer.body.known_length();
+    }
+    response.body = answer.body;
+    response.ranges = answer.ranges || *rq.loc().proxy.force_ranges;
+    Flow::Respond(response)
+}
+
+fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields) -> Response {
+    let mut response = Response { status, upstream: true, ..Response::default() };
+    for (name, value) in fields.iter() {
+        let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let passed = conf.pass_headers.iter().any(|n| *n == lower);
+        let hidden = HIDDEN.contains(&lower.as_str()) && !passed || conf.hide.iter().any(|n| *n == lower);
+        if hidden {
+            continue;
+        }
+        match lower.as_str() {
+            "content-type" => response.content_type = Some(value.clone()),
+            "etag" => response.etag = Some(value.clone()),
+            "last-modified" => match parse_http_date(value) {
+                Some(at) => response.last_modified = Some(at),
+                None => response.fields.add(name.clone(), value.clone()),
+            },
+            "server" => response.server = Some(value.clone()),
+            "date" => response.date = Some(value.clone()),
+            "location" | "refresh" => {
+                let value = rewrite_redirect(rq, conf, &lower, value);
+                response.fields.add(name.clone(), value);
+            }
+            "set-cookie" => response.fields.add(name.clone(), rewrite_cookie(rq, conf, value)),
+            // The cache cuts ranges itself and says so.
+            "accept-ranges" if rq.cache_status.is_some() => {}
+            _ => response.fields.add(name.clone(), value.clone()),
+        }
+    }
+    response
+}
+
+/// `X-Accel-Redirect`: the answer is elsewhere.
+fn accel_redirect(rq: &mut Request, fields: &Fields) -> Option<Flow> {
+    let target = fields.get("x-accel-redirect")?.clone();
+    if proxy_cache::ignores(rq, "x-accel-redirect") {
+        return None;
+    }
+    if let Some(name) = target.strip_prefix(b"@") {
+        return Some(Flow::Named(Bytes::copy_from_slice(name)));
+    }
+    if rq.method != Method::Head {
+        rq.method = Method::Get;
+    }
+    let (path, args) = match memchr::memchr(b'?', &target) {
+        Some(at) => (target.slice(..at), target.slice(at + 1..)),
+        None => (target, Bytes::new()),
+    };
+    Some(Flow::Internal { uri: crate::http::uri::unescape(&path).into(), args })
+}
+
+fn accel_limits(rq: &mut Request, fields: &Fields, answer: &mut Answer) {
+    if let Some(rate) = fields.get("x-accel-limit-rate")
+        && !proxy_cache::ignores(rq, "x-accel-limit-rate")
+        && let Some(rate) = std::str::from_utf8(rate).ok().and_then(crate::conf::values::number)
+    {
+        rq.limit_rate = Some(rate);
+    }
+    if let Some(how) = fields.get("x-accel-buffering")
+        && !proxy_cache::ignores(rq, "x-accel-buffering")
+        && let Body::Stream(stream) = &mut answer.body
+    {
+        stream.set_flush_each(how.eq_ignore_ascii_case(b"no"));
+    }
+}
+
+fn rewrite_redirect(rq: &Request, conf: &Conf, name: &str, value: &Bytes) -> Bytes {
+    let Some(rules) = conf.redirects.as_ref() else { return value.clone() };
+    // Of `Refresh: 5; url=…` only the address is rewritten.
+    let start = if name == "refresh" {
+        match memchr::memmem::find(&value.to_ascii_lowercase(), b"url=") {
+            Some(at) => at + 4,
+            None => return value.clone(),
+        }
+    } else {
+        0
+    };
+    for rule in rules {
+        let subject = &value[start..];
+        match rule {
+            Redirect::Prefix(from, to) => {
+                let from = from.eval(rq);
+                if let Some(rest) = subject.strip_prefix(&from[..]) {
+                    return [&value[..start], &to.eval(rq), rest].concat().into();
+                }
+            }
+            Redirect::Pattern(regex, to) => {
+                if regex.capture(rq, subject) {
+                    return [&value[..start], &to.eval(rq)].concat().into();
+                }
+            }
+        }
+    }
+    value.clone()
+}
+
+/// `proxy_cookie_domain`, `proxy_cookie_path`
+fn rewrite_cookie(rq: &Request, conf: &Conf, value: &Bytes) -> Bytes {
+    if conf.cookie_domains.is_empty() && conf.cookie_paths.is_empty() {
+        return value.clone();
+    }
+    let mut out = Vec::with_capacity(value.len());
+    for (i, part) in value.split(|b| *b == b';').enumerate() {
+        if i > 0 {
+            out.push(b';');
+        }
+        let trimmed = part.trim_ascii_start();
+        let lead = &part[..part.len() - trimmed.len()];
+        let attribute = |name: &[u8]| {
+            (trimmed.len() > name.len() && trimmed[..name.len()].eq_ignore_ascii_case(name))
+                .then(|| &trimmed[name.len()..])
+        };
+        let rewritten = if let Some(domain) = attribute(b"domain=") {
+            let bare = domain.strip_prefix(b".").unwrap_or(domain);
+            let same = |from: &str| {
+                let from = from.strip_prefix('.').unwrap_or(from);
+                bare.eq_ignore_ascii_case(from.as_bytes()).then_some(&b""[..])
+            };
+            replaced(rq, &conf.cookie_domains, same).map(|v| (&trimmed[..7], v))
+        } else if let Some(path) = attribute(b"path=") {
+            replaced(rq, &conf.cookie_paths, |from| path.strip_prefix(from.as_bytes()))
+                .map(|v| (&trimmed[..5], v))
+        } else {
+            None
+        };
+        out.extend_from_slice(lead);
+        match rewritten {
+            Some((name, value)) => {
+                out.extend_from_slice(name);
+                out.extend_from_slice(&value);
+            }
+            None => out.extend_from_slice(trimmed),
+        }
+    }
+    out.into()
+}
+
+/// The replacement by the first rule that fits, and what follows it.
+fn replaced<'a>(
+    rq: &Request,
+    rules: &[(String, Template)],
+    rest: impl Fn(&str) -> Option<&'a [u8]>,
+) -> Option<Vec<u8>> {
+    rules.iter().find_map(|(from, to)| rest(from).map(|rest| [&to.eval(rq)[..], rest].concat()))
+}

@@ -1,0 +1,101 @@
+//! Idle connections to upstream servers, kept by each worker for itself.
+//!
+//! An idle connection costs neither a task nor a buffer. Whether it still lives is seen when it is
+//! taken, by a read that would not wait; those that are too old go when another comes or is taken.
+
+use super::group::KeepaliveConf;
+use parking_lot::Mutex;
+use pingora_core::protocols::Stream;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// A connection to an upstream server.
+pub struct Connection {
+    /// The stream.
+    pub stream: Stream,
+    /// Requests it has carried.
+    pub requests: u64,
+    /// When it was made.
+    pub born: Instant,
+}
+
+struct Idle {
+    connection: Connection,
+    peer: usize,
+    /// What else must be equal for a connection to be used again (TLS name and verification).
+    kind: u64,
+    since: Instant,
+}
+
+/// Workers with a pool of their own; any beyond keep no connections. A slot is a few words.
+const MAX_WORKERS: usize = 64;
+
+/// The idle connections of a group, by worker.
+pub struct Pool {
+    conf: KeepaliveConf,
+    workers: Vec<Mutex<VecDeque<Idle>>>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(conf: KeepaliveConf) -> Pool {
+        Pool { conf, workers: (0..MAX_WORKERS).map(|_| Mutex::default()).collect() }
+    }
+
+    /// A connection to `peer` that is alive, the one used last first, as nginx takes them.
+    pub fn take(&self, worker: usize, peer: usize, kind: u64) -> Option<Connection> {
+        let slot = self.workers.get(worker)?;
+        loop {
+            // A worker's slot is its own; the lock is never waited for.
+            let mut idle = slot.lock();
+            let found = idle.iter().rposition(|i| i.peer == peer && i.kind == kind)?;
+            let mut taken = idle.remove(found)?;
+            drop(idle);
+            let fresh =
+                taken.since.elapsed() < self.conf.timeout && taken.connection.born.elapsed() < self.conf.time;
+            if fresh && is_quiet(&mut taken.connection.stream) {
+                return Some(taken.connection);
+            }
+        }
+    }
+
+    /// Keeps a connection for another request, when it may carry one and there is room.
+    pub fn keep(&self, worker: usize, peer: usize, kind: u64, connection: Connection) {
+        let Some(slot) = self.workers.get(worker) else { return };
+        let over = connection.requests >= self.conf.requests || connection.born.elapsed() >= self.conf.time;
+        if over || self.conf.connections == 0 {
+            return;
+        }
+        let mut idle = slot.lock();
+        let timeout = self.conf.timeout;
+        while idle.front().is_some_and(|i| i.since.elapsed() >= timeout)
+            || idle.len() >= self.conf.connections
+        {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { connection, peer, kind, since: Instant::now() });
+    }
+
+    /// Closes what has been idle too long or was closed by the other side.
+    pub fn sweep(&self, worker: usize) {
+        let Some(slot) = self.workers.get(worker) else { return };
+        let timeout = self.conf.timeout;
+        slot.lock().retain_mut(|i| i.since.elapsed() < timeout && is_quiet(&mut i.connection.stream));
+    }
+
+    /// How many are idle, in all workers.
+    pub fn idle(&self) -> usize {
+        self.workers.iter().map(|w| w.lock().len()).sum()
+    }
+}
+
+/// Whether nothing has come on an idle connection: neither its end nor bytes nobody asked for.
+fn is_quiet(stream: &mut Stream) -> bool {
+    let mut byte = [0u8; 1];
+    let mut buf = ReadBuf::new(&mut byte);
+    let mut cx = Context::from_waker(Waker::noop());
+    matches!(Pin::new(stream).poll_read(&mut cx, &mut buf), Poll::Pending)
+}

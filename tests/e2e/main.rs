@@ -1,0 +1,5 @@
+//! End-to-end tests: the server as a process, real clients before it, stand-ins for the origins behind it.
+#[path = "../support/mod.rs"]
+mod support;
+
+mod acceptance_hls;

@@ -6,6 +6,7 @@
 #![allow(dead_code)] // each test target uses a part of it
 
 pub mod address;
+pub mod burst;
 pub mod certificate;
 pub mod client;
 pub mod config;

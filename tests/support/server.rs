@@ -335,6 +335,16 @@ impl Server {
             .await;
     }
 
+    /// Blocks until it has exited, for a while.
+    fn wait_for_exit(&self) {
+        for _ in 0..3000 {
+            if self.exit.borrow().is_some() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
     async fn answers<F: Future<Output = bool>>(&self, mut connect: impl FnMut() -> F) {
         eventually("the server to accept", || {
             if let Some(status) = *self.exit.borrow() {
@@ -352,15 +362,15 @@ impl Drop for Server {
         if std::thread::panicking() {
             eprintln!("--- the server reported:\n{}---", self.stderr());
         }
+        if is_nginx() {
+            // So that its master sees its workers off; killed with it, they would stay in the process table.
+            let _ = kill_process(self.pid, Signal::TERM);
+            self.wait_for_exit();
+        }
         // The group holds nginx's workers too; it may be gone already.
         let _ = kill_process_group(self.pid, Signal::KILL);
         // Its directory is removed next; it must not write there any more.
-        for _ in 0..5000 {
-            if self.exit.borrow().is_some() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+        self.wait_for_exit();
     }
 }
 

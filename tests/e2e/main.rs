@@ -3,3 +3,4 @@
 mod support;
 
 mod acceptance_hls;
+mod acceptance_nextjs;

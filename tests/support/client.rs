@@ -265,14 +265,30 @@ impl Client {
         }
     }
 
-    /// Waits until exactly `length` more bytes of the body are here.
-    pub async fn exactly(&mut self, length: usize) -> Vec<u8> {
+    /// Waits until `length` more bytes of the body are here and takes them.
+    pub async fn take(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while bytes.len() < length {
-            bytes.extend(self.piece().await.expect("more of the body"));
+            let mut piece = self.piece().await.expect("more of the body");
+            let wanted = piece.len().min(length - bytes.len());
+            let rest = piece.split_off(wanted);
+            bytes.extend(piece);
+            self.push_back(rest);
         }
-        assert_eq!(bytes.len(), length, "more came than was sent");
         bytes
+    }
+
+    /// Returns decoded bytes of the body, so that they are read again.
+    fn push_back(&mut self, rest: Vec<u8>) {
+        if rest.is_empty() {
+            return;
+        }
+        match &mut self.body {
+            Framing::Length(left) | Framing::Chunk(left) => *left += rest.len() as u64,
+            Framing::UntilClose => {}
+            Framing::Done | Framing::ChunkHead => unreachable!("a piece leaves neither"),
+        }
+        self.unread.splice(..0, rest);
     }
 
     /// Waits until the peer closes; panics if it sends anything more.

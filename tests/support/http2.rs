@@ -25,6 +25,8 @@ pub struct Incoming {
     /// Its head; `body` is empty.
     pub response: Response,
     body: RecvStream,
+    /// Received, not yet returned by [`Incoming::take`].
+    kept: Vec<u8>,
 }
 
 impl Http2 {
@@ -115,6 +117,7 @@ impl Http2 {
                 body: Vec::new(),
             },
             body,
+            kept: Vec::new(),
         })
     }
 
@@ -168,13 +171,12 @@ impl Incoming {
         }
     }
 
-    /// Waits until exactly `length` more bytes of the body are here.
-    pub async fn exactly(&mut self, length: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while bytes.len() < length {
-            bytes.extend(self.piece().await.expect("more of the body"));
+    /// Waits until `length` more bytes of the body are here and takes them.
+    pub async fn take(&mut self, length: usize) -> Vec<u8> {
+        while self.kept.len() < length {
+            let piece = self.piece().await.expect("more of the body");
+            self.kept.extend(piece);
         }
-        assert_eq!(bytes.len(), length, "more came than was sent");
-        bytes
+        self.kept.drain(..length).collect()
     }
 }

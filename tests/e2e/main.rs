@@ -4,3 +4,4 @@ mod support;
 
 mod acceptance_hls;
 mod acceptance_nextjs;
+mod acceptance_rooms;

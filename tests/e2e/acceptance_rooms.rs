@@ -71,7 +71,8 @@ impl Site {
     /// The one room server of a room.
     async fn server_of(&self, room: usize) -> String {
         let target = format!("/ws?room={room}");
-        self.client().await.get(&target).await.text()
+        let response = self.client().await.get_with(&target, &[UNLIMITED]).await;
+        response.text()
     }
 
     async fn log(&self) -> Vec<Value> {
@@ -209,7 +210,7 @@ async fn a_dead_server_of_a_room_is_replaced() {
         .unwrap();
     site.rooms.remove(index).stop().await;
     let target = format!("/ws?room={room}");
-    let response = get(site.server.addr(8081), &target).await;
+    let response = site.client().await.get_with(&target, &[UNLIMITED]).await;
     assert_eq!(response.status, 200);
     assert_ne!(response.text(), name);
 }

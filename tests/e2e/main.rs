@@ -5,3 +5,5 @@ mod support;
 mod acceptance_hls;
 mod acceptance_nextjs;
 mod acceptance_rooms;
+mod acceptance_shop;
+mod acceptance_signal;

@@ -161,14 +161,15 @@ impl Incoming {
 
     /// The next bytes of the body; none at its end.
     pub async fn try_piece(&mut self) -> Result<Option<Bytes>, h2::Error> {
-        match within("more of the body", self.body.data()).await {
-            None => Ok(None),
-            Some(piece) => {
-                let piece = piece?;
-                self.body.flow_control().release_capacity(piece.len())?;
-                Ok(Some(piece))
+        while let Some(piece) = within("more of the body", self.body.data()).await {
+            let piece = piece?;
+            self.body.flow_control().release_capacity(piece.len())?;
+            // The end may come as a frame without data.
+            if !piece.is_empty() {
+                return Ok(Some(piece));
             }
         }
+        Ok(None)
     }
 
     /// Waits until `length` more bytes of the body are here and takes them.

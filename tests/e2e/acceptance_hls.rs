@@ -36,10 +36,7 @@ async fn a_playlist_that_exists_is_served_from_its_file() {
     let response = get(server.addr(8080), "/live/stream_7.m3u8").await;
     assert_eq!(response.status, 200);
     assert_eq!(response.text(), "#EXTM3U\n");
-    assert_eq!(
-        response.header("content-type"),
-        Some("application/vnd.apple.mpegurl")
-    );
+    assert_eq!(response.header("content-type"), Some("application/vnd.apple.mpegurl"));
     assert_eq!(response.header("cache-control"), Some("no-cache"));
     assert_eq!(response.header("access-control-allow-origin"), Some("*"));
     assert_eq!(api.count(), 0);
@@ -64,12 +61,8 @@ async fn a_playlist_that_is_missing_starts_its_channel() {
 #[tokio::test]
 async fn only_a_number_names_a_channel() {
     let (server, api) = site().await;
-    for target in [
-        "/live/stream_a.m3u8",
-        "/live/stream_.m3u8",
-        "/live/stream_1.m3u8x",
-        "/live/stream_1xm3u8",
-    ] {
+    for target in ["/live/stream_a.m3u8", "/live/stream_.m3u8", "/live/stream_1.m3u8x", "/live/stream_1xm3u8"]
+    {
         assert_eq!(get(server.addr(8080), target).await.status, 404, "{target}");
     }
     assert_eq!(api.count(), 0);
@@ -140,29 +133,17 @@ async fn segments_answer_conditions_and_ranges() {
     let file = std::fs::metadata(server.prefix().join("hls/live/x.ts")).unwrap();
     let mtime = file.modified().unwrap();
     let seconds = mtime.duration_since(std::time::UNIX_EPOCH).unwrap();
-    assert_eq!(
-        etag,
-        format!("\"{:x}-{:x}\"", seconds.as_secs(), file.len())
-    );
+    assert_eq!(etag, format!("\"{:x}-{:x}\"", seconds.as_secs(), file.len()));
     assert_eq!(modified, httpdate::fmt_http_date(mtime));
 
-    for condition in [
-        ("If-None-Match", etag.as_str()),
-        ("If-None-Match", "*"),
-        ("If-Modified-Since", modified.as_str()),
-    ] {
+    for condition in
+        [("If-None-Match", etag.as_str()), ("If-None-Match", "*"), ("If-Modified-Since", modified.as_str())]
+    {
         let response = client.get_with("/live/x.ts", &[condition]).await;
-        assert_eq!(
-            (response.status, response.body.len()),
-            (304, 0),
-            "{condition:?}"
-        );
+        assert_eq!((response.status, response.body.len()), (304, 0), "{condition:?}");
         assert_eq!(response.header("etag"), Some(etag.as_str()));
     }
-    for condition in [
-        ("If-Match", "\"other\""),
-        ("If-Unmodified-Since", "Thu, 01 Jan 1970 00:00:00 GMT"),
-    ] {
+    for condition in [("If-Match", "\"other\""), ("If-Unmodified-Since", "Thu, 01 Jan 1970 00:00:00 GMT")] {
         // nginx 1.22 drops the connection after a 412, unannounced.
         let mut client = Client::connect(server.addr(8080)).await;
         let response = client.get_with("/live/x.ts", &[condition]).await;
@@ -180,9 +161,7 @@ async fn segments_answer_conditions_and_ranges() {
         assert_eq!(response.header("content-range"), content_range);
         assert_eq!(response.text(), body);
     }
-    let beyond = client
-        .get_with("/live/x.ts", &[("Range", "bytes=10-")])
-        .await;
+    let beyond = client.get_with("/live/x.ts", &[("Range", "bytes=10-")]).await;
     assert_eq!(beyond.status, 416);
     assert_eq!(beyond.header("content-range"), Some("bytes */10"));
     let changed = [("Range", "bytes=2-4"), ("If-Range", "\"other\"")];
@@ -195,15 +174,10 @@ async fn segments_answer_conditions_and_ranges() {
 async fn a_file_past_the_directio_size_comes_whole_and_in_parts() {
     let api = Origin::answering(|_| Answer::ok("")).await;
     let big: Vec<u8> = (0..5_000_001_u32).map(|n| (n / 251) as u8).collect();
-    let server = plan(&api)
-        .file("hls/live/big.ts", big.clone())
-        .start()
-        .await;
+    let server = plan(&api).file("hls/live/big.ts", big.clone()).start().await;
     let mut client = Client::connect(server.addr(8080)).await;
     assert!(client.get("/live/big.ts").await.body == big);
-    let part = client
-        .get_with("/live/big.ts", &[("Range", "bytes=4194301-4999999")])
-        .await;
+    let part = client.get_with("/live/big.ts", &[("Range", "bytes=4194301-4999999")]).await;
     assert_eq!(part.status, 206);
     assert!(part.body == big[4_194_301..5_000_000]);
 }
@@ -246,10 +220,7 @@ async fn playlists_without_a_token_are_limited_by_address() {
 async fn playlists_of_many_tokens_are_limited_by_address() {
     let (server, _api) = site().await;
     let mut client = Client::connect(server.addr(8080)).await;
-    let burst = Burst::with(&mut client, 80, &[], |n| {
-        format!("/live/stream_7.m3u8?token={n}")
-    })
-    .await;
+    let burst = Burst::with(&mut client, 80, &[], |n| format!("/live/stream_7.m3u8?token={n}")).await;
     burst.assert_limit(30.0, 50, 503);
 }
 
@@ -258,10 +229,8 @@ async fn playlists_of_many_tokens_are_limited_by_address() {
 async fn starting_channels_is_limited_where_the_playlist_is() {
     let (server, api) = site().await;
     let mut client = Client::connect(server.addr(8080)).await;
-    let burst = Burst::with(&mut client, 80, &[], |n| {
-        format!("/live/stream_{}.m3u8?token={n}", 100 + n)
-    })
-    .await;
+    let burst =
+        Burst::with(&mut client, 80, &[], |n| format!("/live/stream_{}.m3u8?token={n}", 100 + n)).await;
     burst.assert_limit(30.0, 50, 503);
     assert_eq!(api.count(), burst.admitted(503));
 }

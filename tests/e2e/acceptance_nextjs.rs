@@ -41,9 +41,7 @@ async fn site() -> (Server, Origin) {
 }
 
 fn plan(app: &Origin) -> Plan {
-    Plan::new(CONFIG)
-        .upstream("127.0.0.1:3000", app.addr())
-        .certificate()
+    Plan::new(CONFIG).upstream("127.0.0.1:3000", app.addr()).certificate()
 }
 
 #[tokio::test]
@@ -57,10 +55,7 @@ async fn the_configuration_loads() {
 #[tokio::test]
 async fn tls_1_3_and_1_2_with_the_configured_certificate() {
     let (server, _app) = site().await;
-    for (version, agreed) in [
-        (&TLS13, ProtocolVersion::TLSv1_3),
-        (&TLS12, ProtocolVersion::TLSv1_2),
-    ] {
+    for (version, agreed) in [(&TLS13, ProtocolVersion::TLSv1_3), (&TLS12, ProtocolVersion::TLSv1_2)] {
         let tls = Tls::with(&[version], |_| true);
         let mut client = Client::tls_with(&tls, server.addr(8443), NAME).await;
         assert_eq!(client.get("/").await.text(), "<p>page /</p>\n");
@@ -80,10 +75,7 @@ async fn an_older_tls_is_refused() {
     let output = s_client(&server, &["-tls1_1", "-cipher", all_ciphers], "").await;
     assert!(output.contains("Cipher is (NONE)"), "{output}");
     let output = s_client(&server, &["-tls1_2", "-cipher", all_ciphers], "").await;
-    assert!(
-        output.contains("Cipher is ECDHE-ECDSA-AES128-GCM-SHA256"),
-        "{output}"
-    );
+    assert!(output.contains("Cipher is ECDHE-ECDSA-AES128-GCM-SHA256"), "{output}");
 }
 
 #[tokio::test]
@@ -124,24 +116,12 @@ async fn early_data_is_taken() {
     let (server, app) = site().await;
     let session = server.prefix().join("session");
     let session = session.to_str().unwrap();
-    let request = |target: &str| {
-        format!("GET {target} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n")
-    };
-    s_client(
-        &server,
-        &["-ign_eof", "-sess_out", session],
-        &request("/first"),
-    )
-    .await;
+    let request =
+        |target: &str| format!("GET {target} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
+    s_client(&server, &["-ign_eof", "-sess_out", session], &request("/first")).await;
     server.write("early", request("/early"));
     let early = server.prefix().join("early");
-    let args = [
-        "-ign_eof",
-        "-sess_in",
-        session,
-        "-early_data",
-        early.to_str().unwrap(),
-    ];
+    let args = ["-ign_eof", "-sess_in", session, "-early_data", early.to_str().unwrap()];
     let output = s_client(&server, &args, "").await;
     assert!(output.contains("<p>page /early</p>"), "{output}");
     assert_eq!(app.hits("/early"), 1);
@@ -155,10 +135,7 @@ async fn alpn_prefers_h2_and_keeps_http_1_1() {
     assert_eq!(http2.get("/a?b=c").await.text(), "<p>page /a?b=c</p>\n");
     let tls = Tls::new().alpn(&["http/1.1"]);
     let mut client = Client::tls_with(&tls, server.addr(8443), NAME).await;
-    assert_eq!(
-        client.tls.as_ref().unwrap().alpn.as_deref(),
-        Some(&b"http/1.1"[..])
-    );
+    assert_eq!(client.tls.as_ref().unwrap().alpn.as_deref(), Some(&b"http/1.1"[..]));
     assert_eq!(client.get("/a").await.status, 200);
     let mut no_alpn = Client::tls(server.addr(8443), NAME).await;
     assert_eq!(no_alpn.get("/a").await.status, 200);
@@ -172,11 +149,7 @@ async fn the_app_is_told_who_asked_and_how() {
     http2.request("POST", "/api?x=1", &headers, b"form").await;
     let request = app.last();
     assert_eq!(
-        (
-            request.method.as_str(),
-            request.target.as_str(),
-            request.version.as_str()
-        ),
+        (request.method.as_str(), request.target.as_str(), request.version.as_str()),
         ("POST", "/api?x=1", "HTTP/1.1")
     );
     let all = |name| request.values(name).collect::<Vec<_>>();
@@ -268,10 +241,7 @@ async fn static_files_of_a_build_never_change() {
     let target = "/_next/static/chunk.js";
     for _ in 0..2 {
         let response = http2.get(target).await;
-        assert_eq!(
-            response.header("cache-control"),
-            Some("public, immutable, max-age=31536000")
-        );
+        assert_eq!(response.header("cache-control"), Some("public, immutable, max-age=31536000"));
     }
     // proxy_cache_valid without proxy_cache keeps nothing.
     assert_eq!(app.hits(target), 2);
@@ -349,12 +319,6 @@ async fn s_client(server: &Server, args: &[&str], input: &str) -> String {
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(input.as_bytes()).await.unwrap();
     drop(stdin);
-    let output = within("openssl s_client", child.wait_with_output())
-        .await
-        .unwrap();
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
+    let output = within("openssl s_client", child.wait_with_output()).await.unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

@@ -17,10 +17,8 @@ use crate::support::websocket::WebSocket;
 const CONFIG: &str = include_str!("../data/acceptance/rooms.conf");
 
 /// Of `viewer/0` to `viewer/199` from 127.0.0.1, those that nginx's split_clients sends to green.
-const GREEN: [usize; 24] = [
-    0, 1, 16, 24, 25, 27, 46, 48, 49, 56, 63, 71, 81, 126, 135, 142, 148, 151, 158, 168, 170, 181,
-    184, 195,
-];
+const GREEN: [usize; 24] =
+    [0, 1, 16, 24, 25, 27, 46, 48, 49, 56, 63, 71, 81, 126, 135, 142, 148, 151, 158, 168, 170, 181, 184, 195];
 
 /// An address, an n for which `viewer/n` is sent to green from there, and the server nginx's ip_hash picks for it.
 const STICKY: [(Ipv4Addr, usize, usize); 12] = [
@@ -56,12 +54,7 @@ impl Site {
         let rooms = rooms().await;
         let (blue, green) = (pair("blue").await, pair("green").await);
         let server = plan(&rooms, &blue, &green).start().await;
-        Self {
-            server,
-            rooms,
-            blue,
-            green,
-        }
+        Self { server, rooms, blue, green }
     }
 
     async fn client(&self) -> Client {
@@ -122,9 +115,7 @@ async fn ask(site: &Site, agent: (&str, &str)) -> Response {
 
 #[tokio::test]
 async fn the_configuration_loads() {
-    let ran = plan(&rooms().await, &pair("blue").await, &pair("green").await)
-        .check()
-        .await;
+    let ran = plan(&rooms().await, &pair("blue").await, &pair("green").await).check().await;
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains("test is successful"), "{}", ran.stderr);
 }
@@ -135,11 +126,7 @@ async fn a_websocket_reaches_its_room() {
     let client = site.client().await;
     let mut socket = WebSocket::open(client, "/ws?room=a", &[("Host", "Chat.example:81")]).await;
     let reply = socket.echo("hello").await;
-    let origin = site
-        .rooms
-        .iter()
-        .find(|origin| origin.count() == 1)
-        .unwrap();
+    let origin = site.rooms.iter().find(|origin| origin.count() == 1).unwrap();
     assert!(["one:hello", "two:hello", "three:hello"].contains(&reply.as_str()));
     let request = origin.last();
     assert_eq!(request.target, "/ws?room=a");
@@ -180,8 +167,7 @@ async fn when_a_server_is_taken_out_only_its_rooms_move() {
         before.push(site.server_of(room).await);
     }
     let taken = "server 127.0.0.1:3103";
-    site.server
-        .configure(&CONFIG.replace(taken, &format!("# {taken}")));
+    site.server.configure(&CONFIG.replace(taken, &format!("# {taken}")));
     site.server.signal(Signal::HUP);
     let after = eventually("the reload", || async {
         let mut now = Vec::new();
@@ -204,10 +190,7 @@ async fn a_dead_server_of_a_room_is_replaced() {
     let room = 7;
     let name = site.server_of(room).await;
     let mut site = site;
-    let index = ["one", "two", "three"]
-        .iter()
-        .position(|n| *n == name)
-        .unwrap();
+    let index = ["one", "two", "three"].iter().position(|n| *n == name).unwrap();
     site.rooms.remove(index).stop().await;
     let target = format!("/ws?room={room}");
     let response = site.client().await.get_with(&target, &[UNLIMITED]).await;
@@ -258,21 +241,13 @@ async fn a_free_user_has_three_websockets() {
 async fn each_kind_of_user_has_its_limit() {
     let site = Site::start().await;
     let mut client = site.client().await;
-    for (kind, rate, burst) in [
-        ("streamer", 50.0, 100),
-        ("premium", 10.0, 20),
-        ("free", 5.0, 10),
-    ] {
+    for (kind, rate, burst) in [("streamer", 50.0, 100), ("premium", 10.0, 20), ("free", 5.0, 10)] {
         for user in ["a", "b"] {
             let headers = [("X-User-Type", kind), ("Authorization", user), TO_BLUE];
             let sent = burst + 30;
             let all = Burst::with(&mut client, sent, &headers, |n| format!("/api/{n}")).await;
             all.assert_limit(rate, burst, 429);
-            assert!(
-                all.statuses
-                    .iter()
-                    .all(|status| [200, 429].contains(status))
-            );
+            assert!(all.statuses.iter().all(|status| [200, 429].contains(status)));
         }
     }
     let anonymous = Burst::of(&mut client, 20, "/api/x").await;
@@ -406,17 +381,12 @@ async fn a_failed_request_is_repeated_once_even_a_post() {
         let server = plan(&rooms, &blue, &green).start().await;
         let mut client = Client::connect(server.addr(8081)).await;
         let headers = [UNLIMITED, TO_BLUE];
-        let response = client
-            .request("POST", "/api/buy?n=1", &headers, b"one pen")
-            .await;
+        let response = client.request("POST", "/api/buy?n=1", &headers, b"one pen").await;
         assert_eq!((response.status, response.text().as_str()), (200, "blue1"));
         for origin in &blue {
             assert_eq!(origin.count(), 1);
             let request = origin.last();
-            assert_eq!(
-                (request.method.as_str(), request.target.as_str()),
-                ("POST", "/api/buy?n=1")
-            );
+            assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/api/buy?n=1"));
             assert_eq!(request.body, b"one pen");
         }
     }
@@ -492,39 +462,22 @@ async fn the_log_is_json_whatever_is_requested() {
         (lines.len() == 2).then_some(lines)
     })
     .await;
-    let [asked, missing] = log.as_slice() else {
-        panic!("{log:?}")
-    };
+    let [asked, missing] = log.as_slice() else { panic!("{log:?}") };
     let fields: BTreeSet<_> = asked.as_object().unwrap().keys().cloned().collect();
-    let expected = [
-        "addr",
-        "bytes",
-        "request",
-        "status",
-        "time",
-        "took",
-        "upstream",
-        "upstream_took",
-    ];
+    let expected = ["addr", "bytes", "request", "status", "time", "took", "upstream", "upstream_took"];
     assert_eq!(fields, expected.map(String::from).into());
     let time = asked["time"].as_str().unwrap();
     let iso = regex::Regex::new(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d$").unwrap();
     assert!(iso.is_match(time), "{time}");
     assert_eq!(asked["addr"], "127.0.0.1");
     assert_eq!(asked["request"], format!("GET {odd} HTTP/1.1"));
-    assert_eq!(
-        (&asked["status"], &asked["bytes"]),
-        (&200.into(), &5.into())
-    );
+    assert_eq!((&asked["status"], &asked["bytes"]), (&200.into(), &5.into()));
     assert!(asked["took"].is_number());
     assert_eq!(asked["upstream"], site.blue[0].addr().to_string());
     let took = asked["upstream_took"].as_str().unwrap();
     assert!(took.parse::<f64>().is_ok(), "{took}");
     assert_eq!(missing["status"], 404);
-    assert_eq!(
-        (&missing["upstream"], &missing["upstream_took"]),
-        (&"".into(), &"".into())
-    );
+    assert_eq!((&missing["upstream"], &missing["upstream_took"]), (&"".into(), &"".into()));
 }
 
 #[tokio::test]
@@ -533,26 +486,14 @@ async fn the_log_names_every_server_that_was_asked() {
     let (rooms, mut blue, green) = (rooms().await, pair("blue").await, pair("green").await);
     blue[0] = failing;
     let server = plan(&rooms, &blue, &green).start().await;
-    let site = Site {
-        server,
-        rooms,
-        blue,
-        green,
-    };
+    let site = Site { server, rooms, blue, green };
     assert_eq!(ask(&site, TO_BLUE).await.status, 200);
     site.server.signal(Signal::QUIT);
     site.server.exited().await;
     let log = site.log().await;
     let both = format!("{}, {}", site.blue[0].addr(), site.blue[1].addr());
     assert_eq!(log[0]["upstream"], both);
-    assert_eq!(
-        log[0]["upstream_took"]
-            .as_str()
-            .unwrap()
-            .split(", ")
-            .count(),
-        2
-    );
+    assert_eq!(log[0]["upstream_took"].as_str().unwrap().split(", ").count(), 2);
 }
 
 #[tokio::test]

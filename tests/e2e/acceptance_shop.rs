@@ -32,12 +32,7 @@ impl Site {
     async fn with_media(media: Origin) -> Self {
         let (frontend, backend) = (frontend().await, backend().await);
         let server = plan(&frontend, &backend, &media).start().await;
-        Self {
-            server,
-            frontend,
-            backend,
-            media,
-        }
+        Self { server, frontend, backend, media }
     }
 
     async fn client(&self) -> Client {
@@ -72,9 +67,7 @@ async fn frontend() -> Origin {
             "/error" => return Answer::status(500).body("broken"),
             _ => ("text/html", 600),
         };
-        Answer::ok("x".repeat(length))
-            .header("Content-Type", kind)
-            .header("Server", "frontend/1.0")
+        Answer::ok("x".repeat(length)).header("Content-Type", kind).header("Server", "frontend/1.0")
     })
     .await
 }
@@ -119,9 +112,7 @@ async fn fed_media() -> (Origin, mpsc::UnboundedReceiver<Feed>) {
 
 #[tokio::test]
 async fn the_configuration_loads() {
-    let ran = plan(&frontend().await, &backend().await, &media().await)
-        .check()
-        .await;
+    let ran = plan(&frontend().await, &backend().await, &media().await).check().await;
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains("test is successful"), "{}", ran.stderr);
 }
@@ -149,10 +140,7 @@ async fn pages_come_over_h2_from_the_frontend() {
     }
     assert_eq!((site.frontend.count(), site.frontend.connections()), (5, 1));
     let request = site.frontend.last();
-    assert_eq!(
-        (request.target.as_str(), request.version.as_str()),
-        ("/product?id=1", "HTTP/1.1")
-    );
+    assert_eq!((request.target.as_str(), request.version.as_str()), ("/product?id=1", "HTTP/1.1"));
     assert_eq!(request.header("host"), Some(NAME));
     assert_eq!(request.header("connection"), None);
     let tls = Tls::new().alpn(&["http/1.1"]);
@@ -217,9 +205,7 @@ async fn a_body_may_have_ten_megabytes() {
     let mut client = site.client().await;
     let length = ((10 << 20) + 1).to_string();
     let headers = [("Content-Length", length.as_str())];
-    client
-        .send_request("POST", "/api/upload", &headers, b"")
-        .await;
+    client.send_request("POST", "/api/upload", &headers, b"").await;
     assert_eq!(client.response("POST").await.status, 413);
     assert_eq!(site.backend.count(), 1);
 }
@@ -285,9 +271,7 @@ async fn flv_reaches_the_viewer_as_it_is_published() {
     let (media, mut feeds) = fed_media().await;
     let site = Site::with_media(media).await;
     let mut over_h1 = site.client().await;
-    over_h1
-        .send_request("GET", "/live/live/room.flv?k=v", &[], b"")
-        .await;
+    over_h1.send_request("GET", "/live/live/room.flv?k=v", &[], b"").await;
     let feed_h1 = within("a viewer", feeds.recv()).await.unwrap();
     assert_eq!(site.media.last().target, "/live/room.flv?k=v");
     assert_eq!(site.media.last().header("connection"), None);
@@ -303,8 +287,7 @@ async fn flv_reaches_the_viewer_as_it_is_published() {
         feed.send("FLV\x01\x05").await;
         feed
     };
-    let (over_h2, feed_h2) =
-        tokio::join!(http2.start("GET", "/live/live/room.flv", &[], b""), publish);
+    let (over_h2, feed_h2) = tokio::join!(http2.start("GET", "/live/live/room.flv", &[], b""), publish);
     let mut over_h2 = over_h2.unwrap();
     assert_eq!(over_h2.take(5).await, b"FLV\x01\x05");
 
@@ -325,9 +308,7 @@ async fn an_flv_stream_ends_at_the_origin_when_its_viewer_leaves() {
     let (media, mut feeds) = fed_media().await;
     let site = Site::with_media(media).await;
     let mut viewer = site.client().await;
-    viewer
-        .send_request("GET", "/live/live/a.flv", &[], b"")
-        .await;
+    viewer.send_request("GET", "/live/live/a.flv", &[], b"").await;
     let feed = within("a viewer", feeds.recv()).await.unwrap();
     feed.send("FLV").await;
     viewer.head("GET").await;
@@ -341,9 +322,7 @@ async fn an_flv_stream_that_breaks_does_not_look_whole() {
     let (media, mut feeds) = fed_media().await;
     let site = Site::with_media(media).await;
     let mut viewer = site.client().await;
-    viewer
-        .send_request("GET", "/live/live/a.flv", &[], b"")
-        .await;
+    viewer.send_request("GET", "/live/live/a.flv", &[], b"").await;
     let feed = within("a viewer", feeds.recv()).await.unwrap();
     feed.send("FLV").await;
     viewer.head("GET").await;
@@ -358,9 +337,7 @@ async fn a_published_stream_reaches_the_media_server_as_it_is_sent() {
     let site = Site::with_media(media).await;
     let mut publisher = site.client().await;
     let chunked = [("Transfer-Encoding", "chunked")];
-    publisher
-        .send_request("POST", "/live/live/in.flv", &chunked, b"")
-        .await;
+    publisher.send_request("POST", "/live/live/in.flv", &chunked, b"").await;
     // Each part is sent when the one before has arrived, so the request was not held back.
     for part in 1..=3 {
         publisher.send(b"5\r\nhello\r\n").await;
@@ -378,10 +355,7 @@ async fn a_segment_is_fetched_once() {
     for expected in ["MISS", "HIT", "HIT"] {
         let response = client.get("/hls/room/1.ts").await;
         assert_eq!(response.header("x-cache-status"), Some(expected));
-        assert_eq!(
-            (response.status, response.text().as_str()),
-            (200, "segment 1")
-        );
+        assert_eq!((response.status, response.text().as_str()), (200, "segment 1"));
         assert_eq!(response.header("access-control-allow-origin"), Some("*"));
         assert_eq!(response.header("content-type"), Some("video/mp2t"));
     }
@@ -392,9 +366,7 @@ async fn a_segment_is_fetched_once() {
     assert_eq!(site.media.hits("/live/room/1.ts"), 1);
     let other = http2.get("/hls/room/2.ts").await;
     assert_eq!(other.header("x-cache-status"), Some("MISS"));
-    let part = http2
-        .request("GET", "/hls/room/1.ts", &[("range", "bytes=2-4")], b"")
-        .await;
+    let part = http2.request("GET", "/hls/room/1.ts", &[("range", "bytes=2-4")], b"").await;
     assert_eq!((part.status, part.text().as_str()), (206, "gme"));
     assert_eq!(site.media.count(), 2);
 }
@@ -488,10 +460,7 @@ async fn an_old_playlist_is_better_than_none() {
     let fresh = site.get("/hls/a.m3u8").await;
     site.media.stop().await;
     let stale = eventually("a stale playlist", || async {
-        let response = Client::tls(site.server.addr(8444), NAME)
-            .await
-            .get("/hls/a.m3u8")
-            .await;
+        let response = Client::tls(site.server.addr(8444), NAME).await.get("/hls/a.m3u8").await;
         assert_eq!(response.status, 200);
         (response.header("x-cache-status") == Some("STALE")).then_some(response)
     })

@@ -74,19 +74,12 @@ async fn the_configuration_loads() {
 #[tokio::test]
 async fn a_websocket_reaches_a_server() {
     let site = Site::start().await;
-    let headers = [
-        ("Host", "Signal.example:8083"),
-        ("Origin", "https://app.example"),
-    ];
+    let headers = [("Host", "Signal.example:8083"), ("Origin", "https://app.example")];
     let client = site.client().await;
     let mut socket = WebSocket::open(client, "/signalhub/negotiate?id=1", &headers).await;
     let reply = socket.echo("offer").await;
     assert!(reply.ends_with(":offer"), "{reply}");
-    let server = site
-        .servers
-        .iter()
-        .find(|server| server.count() == 1)
-        .unwrap();
+    let server = site.servers.iter().find(|server| server.count() == 1).unwrap();
     let request = server.last();
     assert_eq!(request.target, "/signalhub/negotiate?id=1");
     assert_eq!(request.header("upgrade"), Some("websocket"));
@@ -135,8 +128,7 @@ async fn sockets_go_where_the_fewest_are() {
         assert_eq!(server.open(), 4);
     }
     // All those of one server leave; taking turns would give it a third of the next.
-    let (leaving, staying): (Vec<_>, Vec<_>) =
-        sockets.into_iter().partition(|(name, _)| name == "b:");
+    let (leaving, staying): (Vec<_>, Vec<_>) = sockets.into_iter().partition(|(name, _)| name == "b:");
     for (_, socket) in leaving {
         socket.close().await;
     }
@@ -170,10 +162,7 @@ async fn dead_servers_are_passed_over() {
         assert_eq!(socket.echo("x").await, "c:x");
     }
     // Two failures, and for fail_timeout it is not tried again.
-    let refused = server
-        .stderr()
-        .matches("while connecting to upstream")
-        .count();
+    let refused = server.stderr().matches("while connecting to upstream").count();
     assert!((2..=4).contains(&refused), "{}", server.stderr());
 }
 
@@ -232,11 +221,7 @@ async fn what_is_not_http_goes_to_the_next() {
         let mut client = site.client().await;
         for _ in 0..6 {
             let response = client.get("/x").await;
-            assert_eq!(
-                (response.status, response.body.len()),
-                (200, 1),
-                "{garbage:?}"
-            );
+            assert_eq!((response.status, response.body.len()), (200, 1), "{garbage:?}");
         }
         assert!(site.servers[0].count() > 0);
     }
@@ -351,10 +336,8 @@ async fn five_hundred_idle_sockets_stay_open_and_are_counted() {
     for server in &site.servers {
         server.wait_open(0).await;
     }
-    eventually("them to be gone from the count", || async {
-        (site.stats().await.active == 1).then_some(())
-    })
-    .await;
+    eventually("them to be gone from the count", || async { (site.stats().await.active == 1).then_some(()) })
+        .await;
 }
 
 #[tokio::test]
@@ -366,16 +349,10 @@ async fn stats_are_in_the_format_that_is_scraped() {
     let first = client.get("/stats").await;
     assert_eq!(first.header("content-type"), Some("text/plain"));
     let first = StubStatus::parse(&first.text());
-    assert_eq!(
-        (first.active, first.reading, first.writing, first.waiting),
-        (2, 0, 1, 1)
-    );
+    assert_eq!((first.active, first.reading, first.writing, first.waiting), (2, 0, 1, 1));
     assert_eq!(first.requests, 2);
     let second = StubStatus::parse(&client.get("/stats").await.text());
-    assert_eq!(
-        (second.requests, second.accepts),
-        (first.requests + 1, first.accepts)
-    );
+    assert_eq!((second.requests, second.accepts), (first.requests + 1, first.accepts));
     // The page is on its own port only.
     assert_eq!(client.get("/other").await.status, 404);
     assert_eq!(get(site.server.addr(8083), "/stats").await.text().len(), 1);

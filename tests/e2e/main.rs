@@ -7,3 +7,5 @@ mod acceptance_nextjs;
 mod acceptance_rooms;
 mod acceptance_shop;
 mod acceptance_signal;
+mod command_line;
+mod config_errors;

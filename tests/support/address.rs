@@ -17,12 +17,8 @@ pub fn fresh() -> Ipv4Addr {
 
 /// `count` different ports that are free on `ip` now.
 pub fn free_ports(ip: IpAddr, count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind((ip, 0)).unwrap())
-        .collect();
-    held.iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind((ip, 0)).unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
 /// An address that refuses connections for as long as this lives: the port is taken, nobody listens.
@@ -64,10 +60,7 @@ impl BlackHole {
             queued.push(stream.unwrap());
             assert!(queued.len() < 100, "the queue of {addr} does not fill");
         }
-        Self {
-            socket,
-            _queued: queued,
-        }
+        Self { socket, _queued: queued }
     }
 
     /// Where connections hang.

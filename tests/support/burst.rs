@@ -24,17 +24,11 @@ impl Burst {
         headers: &[(&str, &str)],
         target: impl Fn(usize) -> String,
     ) -> Self {
-        let lines: String = headers
-            .iter()
-            .map(|(n, v)| format!("{n}: {v}\r\n"))
-            .collect();
+        let lines: String = headers.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
         let requests: String = (0..count)
             .map(|n| {
                 let target = target(n);
-                format!(
-                    "GET {target} HTTP/1.1\r\nHost: {}\r\n{lines}\r\n",
-                    client.host
-                )
+                format!("GET {target} HTTP/1.1\r\nHost: {}\r\n{lines}\r\n", client.host)
             })
             .collect();
         let start = Instant::now();
@@ -43,10 +37,7 @@ impl Burst {
         for _ in 0..count {
             statuses.push(client.response("GET").await.status);
         }
-        Self {
-            statuses,
-            seconds: start.elapsed().as_secs_f64(),
-        }
+        Self { statuses, seconds: start.elapsed().as_secs_f64() }
     }
 
     /// How many were not answered with `rejection`.

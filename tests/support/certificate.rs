@@ -24,19 +24,12 @@ pub fn for_names(names: &[&str]) -> Pem {
         .args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"])
         .args(["-keyout", "key.pem", "-out", "cert.pem"])
         .args(["-subj", &format!("/CN={}", names[0]), "-addext"])
-        .arg(format!(
-            "subjectAltName={},IP:127.0.0.1",
-            alternatives.join(",")
-        ))
+        .arg(format!("subjectAltName={},IP:127.0.0.1", alternatives.join(",")))
         .current_dir(dir.path())
         .stdin(Stdio::null())
         .output()
         .expect("the openssl command");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Pem {
         certificate: std::fs::read(dir.path().join("cert.pem")).unwrap(),
         key: std::fs::read(dir.path().join("key.pem")).unwrap(),

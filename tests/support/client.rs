@@ -81,11 +81,7 @@ impl Client {
     /// Connects over TLS with what `tls` offers.
     pub async fn tls_with(tls: &Tls, addr: SocketAddr, name: &str) -> Self {
         let (stream, agreed) = tls.connect(addr, name).await;
-        Self {
-            host: name.into(),
-            tls: Some(agreed),
-            ..Self::over(stream)
-        }
+        Self { host: name.into(), tls: Some(agreed), ..Self::over(stream) }
     }
 
     /// Connects to a unix socket.
@@ -132,13 +128,7 @@ impl Client {
     }
 
     /// Sends a request. Host and, with a body, Content-Length are added unless `headers` has them.
-    pub async fn send_request(
-        &mut self,
-        method: &str,
-        target: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) {
+    pub async fn send_request(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) {
         let has = |name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
         let mut bytes = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
         if !has("host") {
@@ -228,8 +218,8 @@ impl Client {
                 Framing::ChunkHead => {
                     let line = self.line().await?;
                     let size = line.split(';').next().unwrap_or_default().trim();
-                    let size = u64::from_str_radix(size, 16)
-                        .map_err(|_| invalid(format!("chunk size {line:?}")))?;
+                    let size =
+                        u64::from_str_radix(size, 16).map_err(|_| invalid(format!("chunk size {line:?}")))?;
                     if size == 0 {
                         while !self.line().await?.is_empty() {}
                         self.body = Framing::Done;
@@ -359,11 +349,7 @@ impl Response {
     pub fn gunzipped(&self) -> Vec<u8> {
         assert_eq!(self.header("content-encoding"), Some("gzip"));
         let mut plain = Vec::new();
-        io::Read::read_to_end(
-            &mut flate2::read::GzDecoder::new(self.body.as_slice()),
-            &mut plain,
-        )
-        .unwrap();
+        io::Read::read_to_end(&mut flate2::read::GzDecoder::new(self.body.as_slice()), &mut plain).unwrap();
         plain
     }
 }
@@ -377,19 +363,12 @@ fn parse_head(head: String) -> io::Result<Response> {
         .and_then(|status| status.parse().ok())
         .ok_or_else(|| invalid(format!("status line {start:?}")))?;
     let headers = lines
-        .map(
-            |line| match line.split_once(": ").or(line.split_once(':')) {
-                Some((name, value)) => Ok((name.to_string(), value.to_string())),
-                None => Err(invalid(format!("header line {line:?}"))),
-            },
-        )
+        .map(|line| match line.split_once(": ").or(line.split_once(':')) {
+            Some((name, value)) => Ok((name.to_string(), value.to_string())),
+            None => Err(invalid(format!("header line {line:?}"))),
+        })
         .collect::<io::Result<_>>()?;
-    Ok(Response {
-        status,
-        headers,
-        head,
-        body: Vec::new(),
-    })
+    Ok(Response { status, headers, head, body: Vec::new() })
 }
 
 fn framing(method: &str, response: &Response) -> io::Result<Framing> {

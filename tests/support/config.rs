@@ -20,11 +20,7 @@ pub struct Fitting {
 impl Fitting {
     /// A fitting on an address of its own.
     pub fn new(swaps: Vec<(String, String)>) -> Self {
-        Self {
-            ip: address::fresh(),
-            ports: BTreeMap::new(),
-            swaps,
-        }
+        Self { ip: address::fresh(), ports: BTreeMap::new(), swaps }
     }
 
     /// `text` with `{prefix}` and the swaps replaced and every `listen` moved to this fitting's address.
@@ -82,9 +78,7 @@ pub fn for_old_nginx(text: &str, prefix: &Path) -> String {
         .concat();
     Regex::new(r"(?m)^\s*http\s*\{")
         .unwrap()
-        .replace(&text, |found: &Captures| {
-            format!("{}{temporary}", &found[0])
-        })
+        .replace(&text, |found: &Captures| format!("{}{temporary}", &found[0]))
         .into_owned()
 }
 

@@ -40,12 +40,8 @@ impl Http2 {
         let (stream, tls) = tls.connect(addr, name).await;
         assert_eq!(tls.alpn.as_deref(), Some(&b"h2"[..]), "ALPN");
         let mut builder = h2::client::Builder::new();
-        builder
-            .initial_window_size(1 << 20)
-            .initial_connection_window_size(8 << 20);
-        let (sender, connection) = within("an h2 handshake", builder.handshake(stream))
-            .await
-            .unwrap();
+        builder.initial_window_size(1 << 20).initial_connection_window_size(8 << 20);
+        let (sender, connection) = within("an h2 handshake", builder.handshake(stream)).await.unwrap();
         Self {
             sender,
             // An error of the connection shows in its requests.
@@ -68,9 +64,7 @@ impl Http2 {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Response {
-        self.try_request(method, target, headers, body)
-            .await
-            .unwrap()
+        self.try_request(method, target, headers, body).await.unwrap()
     }
 
     /// Sends a request and reads the whole answer.

@@ -23,9 +23,7 @@ impl StubStatus {
              Reading: (\\d+) Writing: (\\d+) Waiting: (\\d+) \n$",
         )
         .unwrap();
-        let found = shape
-            .captures(page)
-            .unwrap_or_else(|| panic!("not a stub_status page: {page:?}"));
+        let found = shape.captures(page).unwrap_or_else(|| panic!("not a stub_status page: {page:?}"));
         let number = |group: usize| found[group].parse().unwrap();
         Self {
             active: number(1),
@@ -74,32 +72,20 @@ impl Metrics {
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let wanted = |sample: &&Sample| {
             sample.name == name
-                && labels
-                    .iter()
-                    .all(|(label, value)| sample.labels.get(*label).is_some_and(|v| v == value))
+                && labels.iter().all(|(label, value)| sample.labels.get(*label).is_some_and(|v| v == value))
         };
-        let values: Vec<_> = self
-            .samples
-            .iter()
-            .filter(wanted)
-            .map(|s| s.value)
-            .collect();
+        let values: Vec<_> = self.samples.iter().filter(wanted).map(|s| s.value).collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
 }
 
 fn sample(line: &str) -> Sample {
-    let shape =
-        regex::Regex::new(r#"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)(?: -?\d+)?$"#).unwrap();
+    let shape = regex::Regex::new(r#"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)(?: -?\d+)?$"#).unwrap();
     let label = regex::Regex::new(r#"([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)",?"#).unwrap();
-    let found = shape
-        .captures(line)
-        .unwrap_or_else(|| panic!("not a sample: {line:?}"));
+    let found = shape.captures(line).unwrap_or_else(|| panic!("not a sample: {line:?}"));
     let inside = found.get(2).map_or("", |group| group.as_str());
-    let labels: BTreeMap<_, _> = label
-        .captures_iter(inside)
-        .map(|pair| (pair[1].to_string(), unescape(&pair[2])))
-        .collect();
+    let labels: BTreeMap<_, _> =
+        label.captures_iter(inside).map(|pair| (pair[1].to_string(), unescape(&pair[2]))).collect();
     let length: usize = label.find_iter(inside).map(|pair| pair.len()).sum();
     assert_eq!(length, inside.len(), "labels are malformed: {line:?}");
     Sample {
@@ -108,16 +94,11 @@ fn sample(line: &str) -> Sample {
         value: match &found[3] {
             "+Inf" => f64::INFINITY,
             "-Inf" => f64::NEG_INFINITY,
-            number => number
-                .parse()
-                .unwrap_or_else(|_| panic!("not a value: {line:?}")),
+            number => number.parse().unwrap_or_else(|_| panic!("not a value: {line:?}")),
         },
     }
 }
 
 fn unescape(value: &str) -> String {
-    value
-        .replace("\\\"", "\"")
-        .replace("\\n", "\n")
-        .replace("\\\\", "\\")
+    value.replace("\\\"", "\"").replace("\\n", "\n").replace("\\\\", "\\")
 }

@@ -34,10 +34,7 @@ pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
 /// Repeats `probe` until it gives a value; panics with `what` after [`PATIENCE`].
 ///
 /// For states that nothing announces (a file that appears, a reload that has taken effect).
-pub async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut probe: impl FnMut() -> F,
-) -> T {
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
     let repeat = async {
         let mut pause = Duration::from_millis(2);
         loop {

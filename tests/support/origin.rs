@@ -94,20 +94,13 @@ impl Answer {
 
     /// A status with an empty body.
     pub fn status(status: u16) -> Self {
-        Self(Kind::Whole(Whole {
-            status,
-            ..Whole::default()
-        }))
+        Self(Kind::Whole(Whole { status, ..Whole::default() }))
     }
 
     /// A 200 whose body is sent through the [`Feed`], chunked; its head goes out at once.
     pub fn stream() -> (Self, Feed) {
         let (sender, receiver) = mpsc::channel(16);
-        let whole = Whole {
-            status: 200,
-            framing: Framing::Chunked,
-            ..Whole::default()
-        };
+        let whole = Whole { status: 200, framing: Framing::Chunked, ..Whole::default() };
         (Self(Kind::Stream(whole, receiver)), Feed { sender })
     }
 
@@ -179,9 +172,7 @@ impl Feed {
     /// Sends bytes now, as one chunk; false if the peer has gone.
     pub async fn try_send(&self, bytes: impl Into<Vec<u8>>) -> bool {
         let piece = Piece::Data(bytes.into());
-        within("room to send", self.sender.send(piece))
-            .await
-            .is_ok()
+        within("room to send", self.sender.send(piece)).await.is_ok()
     }
 
     /// Closes the connection in the middle of the body.
@@ -196,8 +187,7 @@ impl Feed {
     }
 }
 
-type Handler =
-    Arc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync + 'static>;
+type Handler = Arc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync + 'static>;
 
 /// A running origin. Dropping it, or [`Origin::stop`], closes its listener and its connections.
 pub struct Origin {
@@ -262,11 +252,7 @@ impl Origin {
             uploaded: watch::Sender::new(0),
         });
         let acceptor = tokio::spawn(accept(listener, seen.clone(), handler, early));
-        Self {
-            addr,
-            seen,
-            acceptor,
-        }
+        Self { addr, seen, acceptor }
     }
 
     /// Where it listens.
@@ -281,9 +267,7 @@ impl Origin {
 
     /// What it was asked last.
     pub fn last(&self) -> Request {
-        self.requests()
-            .pop()
-            .expect("a request has reached the origin")
+        self.requests().pop().expect("a request has reached the origin")
     }
 
     /// How many requests it had whose target, without the query, is `path`.
@@ -300,9 +284,7 @@ impl Origin {
     pub async fn arrived(&self, count: usize) {
         let mut arrived = self.seen.arrived.subscribe();
         let enough = arrived.wait_for(|&so_far| so_far >= count);
-        within(&format!("{count} requests at the origin"), enough)
-            .await
-            .unwrap();
+        within(&format!("{count} requests at the origin"), enough).await.unwrap();
     }
 
     /// How many connections it has accepted.
@@ -319,18 +301,14 @@ impl Origin {
     pub async fn wait_open(&self, count: usize) {
         let mut open = self.seen.open.subscribe();
         let reached = open.wait_for(|&now| now == count);
-        within(&format!("{count} open connections at the origin"), reached)
-            .await
-            .unwrap();
+        within(&format!("{count} open connections at the origin"), reached).await.unwrap();
     }
 
     /// Waits until `length` bytes of request bodies have arrived.
     pub async fn uploaded(&self, length: usize) {
         let mut uploaded = self.seen.uploaded.subscribe();
         let enough = uploaded.wait_for(|&so_far| so_far >= length);
-        within(&format!("{length} bytes at the origin"), enough)
-            .await
-            .unwrap();
+        within(&format!("{length} bytes at the origin"), enough).await.unwrap();
     }
 
     /// Closes the listener and every connection; returns when both have happened.
@@ -535,11 +513,7 @@ impl Connection {
     }
 
     /// Sends a body as it is fed; whether the connection stays open.
-    async fn stream(
-        &mut self,
-        whole: Whole,
-        mut pieces: mpsc::Receiver<Piece>,
-    ) -> std::io::Result<bool> {
+    async fn stream(&mut self, whole: Whole, mut pieces: mpsc::Receiver<Piece>) -> std::io::Result<bool> {
         self.stream.write_all(&head_of(&whole, None)).await?;
         loop {
             let piece = tokio::select! {
@@ -578,8 +552,7 @@ impl Connection {
         self.stream.write_all(head.as_bytes()).await?;
         let unread = std::mem::take(&mut self.unread);
         let mut socket =
-            WebSocketStream::from_partially_read(&mut self.stream, unread, Role::Server, None)
-                .await;
+            WebSocketStream::from_partially_read(&mut self.stream, unread, Role::Server, None).await;
         while let Some(Ok(message)) = socket.next().await {
             let reply = match message {
                 Message::Text(text) => Message::text(format!("{name}:{text}")),

@@ -19,8 +19,7 @@ pub use rustix::process::Signal;
 
 /// The server under test: `UNDER_TEST`, or the Edgewater that was built with the tests.
 pub fn program() -> PathBuf {
-    std::env::var_os("UNDER_TEST")
-        .map_or_else(|| env!("CARGO_BIN_EXE_edgewater").into(), PathBuf::from)
+    std::env::var_os("UNDER_TEST").map_or_else(|| env!("CARGO_BIN_EXE_edgewater").into(), PathBuf::from)
 }
 
 /// Whether the server under test is nginx.
@@ -41,9 +40,7 @@ pub struct Ran {
 pub async fn run<A: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = A>) -> Ran {
     let mut command = tokio::process::Command::new(program());
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
-    let output = within("the end of a command", command.output())
-        .await
-        .unwrap();
+    let output = within("the end of a command", command.output()).await.unwrap();
     Ran {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -93,8 +90,7 @@ impl Plan {
     /// Adds certs/cert.pem and certs/key.pem.
     pub fn certificate(self) -> Self {
         let pem = certificate::shared();
-        self.file("certs/cert.pem", pem.certificate.clone())
-            .file("certs/key.pem", pem.key.clone())
+        self.file("certs/cert.pem", pem.certificate.clone()).file("certs/key.pem", pem.key.clone())
     }
 
     /// Sets an environment variable.
@@ -129,11 +125,7 @@ impl Plan {
     pub async fn start_and_fail(self) -> Ran {
         let server = self.prepare().spawn();
         let status = server.exited().await;
-        Ran {
-            code: status.code(),
-            stdout: server.stdout(),
-            stderr: server.stderr(),
-        }
+        Ran { code: status.code(), stdout: server.stdout(), stderr: server.stderr() }
     }
 
     /// Checks the configuration with `-t`.
@@ -214,30 +206,13 @@ impl Prepared {
             let status = child.wait().unwrap();
             announce.send_replace(Some(status));
         });
-        Server {
-            pid,
-            exit,
-            stdout,
-            stderr,
-            prepared: self,
-        }
+        Server { pid, exit, stdout, stderr, prepared: self }
     }
 
     fn args(&self) -> Vec<String> {
         let prefix = self.prefix().display().to_string();
         let config = format!("{prefix}/nginx.conf");
-        [
-            "-p",
-            &prefix,
-            "-c",
-            &config,
-            "-e",
-            "stderr",
-            "-g",
-            &self.globals,
-        ]
-        .map(String::from)
-        .into()
+        ["-p", &prefix, "-c", &config, "-e", "stderr", "-g", &self.globals].map(String::from).into()
     }
 }
 
@@ -308,9 +283,7 @@ impl Server {
     pub async fn reported(&self, text: &str) {
         let mut stderr = self.stderr.subscribe();
         let said = stderr.wait_for(|so_far| so_far.contains(text));
-        within(&format!("{text:?} in the error log"), said)
-            .await
-            .unwrap();
+        within(&format!("{text:?} in the error log"), said).await.unwrap();
     }
 
     /// Waits until it has exited.
@@ -324,15 +297,13 @@ impl Server {
     pub async fn ready(&self) {
         for &port in self.prepared.fitting.ports.keys() {
             let addr = self.addr(port);
-            self.answers(|| async move { TcpStream::connect(addr).await.is_ok() })
-                .await;
+            self.answers(|| async move { TcpStream::connect(addr).await.is_ok() }).await;
         }
     }
 
     /// Waits until it accepts on a unix socket.
     pub async fn ready_unix(&self, path: &Path) {
-        self.answers(|| async move { UnixStream::connect(path).await.is_ok() })
-            .await;
+        self.answers(|| async move { UnixStream::connect(path).await.is_ok() }).await;
     }
 
     /// Blocks until it has exited, for a while.

@@ -54,9 +54,7 @@ impl Tls {
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
             .with_no_client_auth();
         config.resumption = Resumption::in_memory_sessions(64);
-        Self {
-            config: Arc::new(config),
-        }
+        Self { config: Arc::new(config) }
     }
 
     /// Offers these protocols, the first preferred.
@@ -74,11 +72,7 @@ impl Tls {
     }
 
     /// Connects to `addr` and asks for `name`.
-    pub async fn try_connect(
-        &self,
-        addr: SocketAddr,
-        name: &str,
-    ) -> std::io::Result<TlsStream<TcpStream>> {
+    pub async fn try_connect(&self, addr: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
         let tcp = within("connect", TcpStream::connect(addr)).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from(name.to_string()).unwrap();

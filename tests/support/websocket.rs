@@ -43,28 +43,20 @@ impl WebSocket {
         if response.status != 101 {
             return Err(Box::new(response));
         }
-        assert_eq!(
-            response.header("sec-websocket-accept"),
-            Some(derive_accept_key(KEY.as_bytes()).as_str())
-        );
+        assert_eq!(response.header("sec-websocket-accept"), Some(derive_accept_key(KEY.as_bytes()).as_str()));
         let (io, already_read) = client.into_parts();
-        let stream =
-            WebSocketStream::from_partially_read(io, already_read, Role::Client, None).await;
+        let stream = WebSocketStream::from_partially_read(io, already_read, Role::Client, None).await;
         Ok(Self { stream, response })
     }
 
     /// Sends a text message.
     pub async fn send(&mut self, text: &str) {
-        within("send a message", self.stream.send(Message::text(text)))
-            .await
-            .unwrap();
+        within("send a message", self.stream.send(Message::text(text))).await.unwrap();
     }
 
     /// Sends any message.
     pub async fn send_message(&mut self, message: Message) {
-        within("send a message", self.stream.send(message))
-            .await
-            .unwrap();
+        within("send a message", self.stream.send(message)).await.unwrap();
     }
 
     /// The next message of any kind; none when the peer has closed.

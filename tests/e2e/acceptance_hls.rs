@@ -1,4 +1,8 @@
 //! A live HLS site: every promise of its configuration, each by a request that would fail without it.
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
 use crate::support::burst::Burst;
 use crate::support::client::{Client, get};
 use crate::support::eventually;
@@ -264,6 +268,61 @@ async fn an_address_has_fifty_connections_at_most() {
     .await;
 }
 
+/// Where the playlist is missing, the wait for the channel to start counts.
+#[tokio::test]
+async fn an_address_has_fifty_playlists_at_most() {
+    let open = Arc::new(watch::Sender::new(false));
+    let gate = open.clone();
+    let api = Origin::start(move |_| {
+        let mut gate = gate.subscribe();
+        async move {
+            gate.wait_for(|open| *open).await.unwrap();
+            Answer::ok("started")
+        }
+    })
+    .await;
+    let server = plan(&api).start().await;
+    let mut viewers = Vec::new();
+    for n in 0..50 {
+        let mut viewer = Client::connect(server.addr(8080)).await;
+        let target = format!("/live/stream_9.m3u8?token={n}");
+        viewer.send_request("GET", &target, &[], b"").await;
+        viewers.push(viewer);
+    }
+    api.arrived(50).await;
+    let refused = get(server.addr(8080), "/live/stream_9.m3u8?token=50").await;
+    assert_eq!(refused.status, 503);
+    open.send_replace(true);
+    for viewer in &mut viewers {
+        assert_eq!(viewer.response("GET").await.text(), "started");
+    }
+    assert_eq!(api.count(), 50);
+}
+
+#[tokio::test]
+async fn more_than_a_thousand_viewers_at_once() {
+    let (server, _api) = site().await;
+    let connects = (0..1500).map(|_| Client::connect(server.addr(8080)));
+    let mut viewers = futures_util::future::join_all(connects).await;
+    for viewer in &mut viewers {
+        assert_eq!(viewer.get("/x.html").await.status, 404);
+    }
+    for viewer in &mut viewers {
+        assert_eq!(viewer.get("/x.html").await.status, 404, "it is kept open");
+    }
+}
+
+#[tokio::test]
+async fn a_file_used_once_is_not_kept_open() {
+    let (server, _api) = site().await;
+    server.write("hls/once.ts", SEGMENT);
+    // Not below /live/, where try_files uses the file a second time.
+    let mut client = Client::connect(server.addr(8080)).await;
+    assert_eq!(client.get("/once.ts").await.status, 200);
+    std::fs::remove_file(server.prefix().join("hls/once.ts")).unwrap();
+    assert_eq!(client.get("/once.ts").await.status, 404);
+}
+
 #[tokio::test]
 async fn a_file_in_use_stays_open() {
     let (server, _api) = site().await;
@@ -303,6 +362,12 @@ async fn the_status_page_is_for_this_machine() {
     assert_eq!(status.accepts, status.handled);
     // Starting the server took a connection without a request; this is the second.
     assert_eq!((status.accepts, status.requests), (2, 5));
+
+    let log = eventually("the log", || async {
+        server.read("logs/access.log").filter(|log| log.matches("x.ts").count() == 4)
+    })
+    .await;
+    assert!(!log.contains("nginx_status"), "{log}");
 
     let mut stranger = Client::connect_from([127, 0, 0, 2], server.addr(8080)).await;
     assert_eq!(stranger.get("/nginx_status").await.status, 403);

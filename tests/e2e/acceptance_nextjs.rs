@@ -2,6 +2,7 @@
 use std::process::Stdio;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 use tokio::sync::watch;
@@ -11,7 +12,7 @@ use crate::support::http2::Http2;
 use crate::support::origin::{Answer, Origin};
 use crate::support::server::{Plan, Server, is_nginx};
 use crate::support::tls::Tls;
-use crate::support::{certificate, within};
+use crate::support::{certificate, eventually, within};
 
 const CONFIG: &str = include_str!("../data/acceptance/nextjs.conf");
 const NAME: &str = "shop.example";
@@ -182,8 +183,8 @@ async fn viewers_share_few_connections_to_the_app() {
     assert_eq!((app.count(), app.connections()), (30, 1));
 }
 
-#[tokio::test]
-async fn a_hundred_connections_to_the_app_are_kept() {
+/// An app that answers the requests of a round, which is their path, when the gate has been set to it.
+async fn gated_app() -> (Origin, Arc<watch::Sender<u32>>) {
     let open = Arc::new(watch::Sender::new(0));
     let gate = open.clone();
     let app = Origin::start(move |request| {
@@ -195,20 +196,52 @@ async fn a_hundred_connections_to_the_app_are_kept() {
         }
     })
     .await;
+    (app, open)
+}
+
+#[tokio::test]
+async fn a_hundred_connections_to_the_app_are_used_again() {
+    let (app, gate) = gated_app().await;
     let server = plan(&app).start().await;
     let http2 = Http2::connect(server.addr(8443), NAME).await;
     for round in 1..=2_u32 {
         let target = format!("/{round}");
         let requests = (0..100).map(|_| http2.get(&target));
-        let all = futures_util::future::join_all(requests);
         let release = async {
             app.arrived(100 * round as usize).await;
-            open.send_replace(round);
+            gate.send_replace(round);
         };
-        let (answers, ()) = tokio::join!(all, release);
+        let (answers, ()) = tokio::join!(join_all(requests), release);
         assert!(answers.iter().all(|answer| answer.status == 200));
     }
     assert_eq!((app.count(), app.connections()), (200, 100));
+}
+
+#[tokio::test]
+async fn of_many_connections_to_the_app_256_are_kept() {
+    let (app, gate) = gated_app().await;
+    let server = plan(&app).one_nginx_worker().start().await;
+    let mut viewers = Vec::new();
+    for _ in 0..6 {
+        viewers.push(Http2::connect(server.addr(8443), NAME).await);
+    }
+    let requests = viewers.iter().flat_map(|viewer| (0..100).map(|_| viewer.get("/1")));
+    let release = async {
+        app.arrived(600).await;
+        gate.send_replace(1);
+    };
+    let (answers, ()) = tokio::join!(join_all(requests), release);
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    // Each worker keeps as many.
+    let workers = match is_nginx() {
+        true => 1,
+        false => std::thread::available_parallelism().unwrap().get(),
+    };
+    eventually("the connections that are too many to close", || async {
+        (app.open() < 600 && app.open() <= 256 * workers).then_some(())
+    })
+    .await;
+    assert!(app.open() >= 256, "{}", app.open());
 }
 
 #[tokio::test]

@@ -111,9 +111,39 @@ async fn plain_requests_to_the_hub_keep_their_connection() {
     }
     let connections: usize = site.servers.iter().map(Origin::connections).sum();
     assert_eq!(connections, 3);
-    let request = site.servers[0].last();
-    assert_eq!(request.header("connection"), None);
-    assert_eq!(request.header("upgrade"), None);
+    for server in &site.servers {
+        let request = server.last();
+        assert_eq!(request.version, "HTTP/1.1");
+        assert_eq!(request.header("connection"), None);
+        assert_eq!(request.header("upgrade"), None);
+    }
+}
+
+#[tokio::test]
+async fn the_system_watches_over_idle_connections_to_the_servers() {
+    let site = Site::start().await;
+    let mut socket = site.socket().await;
+    socket.echo("x").await;
+    let server = site.servers.iter().find(|server| server.count() == 1).unwrap();
+    eventually("a keep-alive timer on the connection", || async {
+        let timer = timer_of_connection_to(server.addr());
+        timer.contains("02:").then_some(())
+    })
+    .await;
+    assert!(timer_of_connection_to(site.server.addr(8083)).contains("00:"));
+}
+
+/// The timer field of /proc/net/tcp, for a connection to `addr`: `02:` is the keep-alive timer, `00:` none.
+fn timer_of_connection_to(addr: SocketAddr) -> String {
+    let SocketAddr::V4(addr) = addr else { panic!("{addr} is in another table") };
+    let ip = u32::from_ne_bytes(addr.ip().octets());
+    let remote = format!("{ip:08X}:{:04X}", addr.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|fields| fields[2] == remote && fields[3] == "01")
+        .map_or_else(String::new, |fields| fields[5].to_string())
 }
 
 #[tokio::test]
@@ -209,6 +239,9 @@ async fn a_request_that_one_server_fails_goes_to_the_next() {
             assert_eq!(client.get("/x").await.status, 200, "after {status}");
         }
         assert!(site.servers[0].count() > 0);
+        let request = site.servers[1].last();
+        assert_eq!(request.version, "HTTP/1.1");
+        assert_eq!(request.header("connection"), None);
     }
 }
 

@@ -70,15 +70,17 @@ fn port_of(address: &str) -> Option<u16> {
     Some(port.parse().unwrap_or(80))
 }
 
-/// `text` for nginx 1.22, which has no `http2 on` and keeps its temporary files outside the prefix.
+/// `text` for nginx 1.22, which has no `http2 on` and keeps its log and its temporary files outside the prefix.
 pub fn for_old_nginx(text: &str, prefix: &Path) -> String {
     let text = http2_as_parameter(text);
+    // Where it logs by default is outside the prefix, too.
+    let log = format!(" access_log {}/logs/access.log;", prefix.display());
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!(" {kind}_temp_path {}/tmp/{kind};", prefix.display()))
         .concat();
     Regex::new(r"(?m)^\s*http\s*\{")
         .unwrap()
-        .replace(&text, |found: &Captures| format!("{}{temporary}", &found[0]))
+        .replace(&text, |found: &Captures| format!("{}{log}{temporary}", &found[0]))
         .into_owned()
 }
 

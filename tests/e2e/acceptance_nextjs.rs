@@ -1,5 +1,4 @@
 //! A Next.js site behind one TLS and HTTP/2 edge: every promise of its configuration, each by a request.
-use std::process::Stdio;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -11,7 +10,7 @@ use crate::support::client::Client;
 use crate::support::http2::Http2;
 use crate::support::origin::{Answer, Origin};
 use crate::support::server::{Plan, Server, is_nginx};
-use crate::support::tls::Tls;
+use crate::support::tls::{Tls, s_client};
 use crate::support::{certificate, eventually, within};
 
 const CONFIG: &str = include_str!("../data/acceptance/nextjs.conf");
@@ -73,9 +72,9 @@ async fn tls_1_3_and_1_2_with_the_configured_certificate() {
 async fn an_older_tls_is_refused() {
     let (server, _app) = site().await;
     let all_ciphers = "ALL:@SECLEVEL=0";
-    let output = s_client(&server, &["-tls1_1", "-cipher", all_ciphers], "").await;
+    let output = s_client(server.addr(8443), NAME, &["-tls1_1", "-cipher", all_ciphers], "").await;
     assert!(output.contains("Cipher is (NONE)"), "{output}");
-    let output = s_client(&server, &["-tls1_2", "-cipher", all_ciphers], "").await;
+    let output = s_client(server.addr(8443), NAME, &["-tls1_2", "-cipher", all_ciphers], "").await;
     assert!(output.contains("Cipher is ECDHE-ECDSA-AES128-GCM-SHA256"), "{output}");
 }
 
@@ -107,7 +106,7 @@ async fn sessions_resume_from_the_shared_cache_without_tickets() {
             assert_eq!(client.tls.unwrap().kind, expected, "{version:?}");
         }
     }
-    let output = s_client(&server, &["-tls1_2"], "").await;
+    let output = s_client(server.addr(8443), NAME, &["-tls1_2"], "").await;
     assert!(output.contains("Session-ID: "), "{output}");
     assert!(!output.contains("TLS session ticket"), "{output}");
 }
@@ -119,11 +118,11 @@ async fn early_data_is_taken() {
     let session = session.to_str().unwrap();
     let request =
         |target: &str| format!("GET {target} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
-    s_client(&server, &["-ign_eof", "-sess_out", session], &request("/first")).await;
+    s_client(server.addr(8443), NAME, &["-ign_eof", "-sess_out", session], &request("/first")).await;
     server.write("early", request("/early"));
     let early = server.prefix().join("early");
     let args = ["-ign_eof", "-sess_in", session, "-early_data", early.to_str().unwrap()];
-    let output = s_client(&server, &args, "").await;
+    let output = s_client(server.addr(8443), NAME, &args, "").await;
     assert!(output.contains("<p>page /early</p>"), "{output}");
     assert_eq!(app.hits("/early"), 1);
     assert!(output.contains("Early data was accepted"), "{output}");
@@ -334,24 +333,4 @@ async fn a_slow_viewer_does_not_hold_the_app() {
         assert!(viewer.take(1 << 20).await.iter().all(|&byte| byte == n));
     }
     assert_eq!(viewer.piece().await, None);
-}
-
-/// Connects with the openssl command, sends `input` and returns what it prints.
-async fn s_client(server: &Server, args: &[&str], input: &str) -> String {
-    use tokio::io::AsyncWriteExt;
-    let mut child = tokio::process::Command::new("openssl")
-        .args(["s_client", "-connect", &server.addr(8443).to_string()])
-        .args(["-servername", NAME])
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).await.unwrap();
-    drop(stdin);
-    let output = within("openssl s_client", child.wait_with_output()).await.unwrap();
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

@@ -8,7 +8,7 @@ use crate::support::client::{Client, Response, get};
 use crate::support::http2::Http2;
 use crate::support::origin::{Answer, Feed, Origin};
 use crate::support::server::{Plan, Server, is_nginx};
-use crate::support::tls::Tls;
+use crate::support::tls::{Tls, s_client};
 use crate::support::websocket::WebSocket;
 use crate::support::{eventually, within};
 
@@ -146,6 +146,14 @@ async fn pages_come_over_h2_from_the_frontend() {
     let tls = Tls::new().alpn(&["http/1.1"]);
     let mut http1 = Client::tls_with(&tls, site.server.addr(8444), NAME).await;
     assert_eq!(http1.get("/product").await.status, 200);
+}
+
+#[tokio::test]
+async fn sessions_resume_without_tickets_too() {
+    let site = Site::start().await;
+    let args = ["-tls1_2", "-no_ticket", "-reconnect"];
+    let output = s_client(site.server.addr(8444), NAME, &args, "").await;
+    assert!(output.contains("Reused, TLSv1.2"), "{output}");
 }
 
 #[tokio::test]
@@ -432,8 +440,9 @@ async fn a_missing_segment_is_remembered_for_a_moment() {
 async fn a_playlist_is_kept_for_a_second() {
     let site = Site::start().await;
     let mut client = site.client().await;
-    let request = format!("GET /hls/a.m3u8 HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
-    client.send(request.repeat(2).as_bytes()).await;
+    // The key is the path without the query.
+    let request = |n| format!("GET /hls/a.m3u8?viewer={n} HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+    client.send((request(1) + &request(2)).as_bytes()).await;
     for expected in ["MISS", "HIT"] {
         let response = client.response("GET").await;
         assert_eq!(response.header("x-cache-status"), Some(expected));
@@ -441,7 +450,7 @@ async fn a_playlist_is_kept_for_a_second() {
         assert!(response.text().starts_with("#EXTM3U 1\n"));
     }
     eventually("the playlist to expire", || async {
-        let response = site.get("/hls/a.m3u8").await;
+        let response = site.get("/hls/a.m3u8?viewer=3").await;
         match response.header("x-cache-status").unwrap() {
             "HIT" => None,
             "EXPIRED" => {

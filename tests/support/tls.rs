@@ -1,5 +1,6 @@
 //! TLS clients: any certificate is accepted, and what the handshake agreed on can be asked.
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -85,6 +86,26 @@ impl Default for Tls {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Connects with the openssl command, sends `input` and returns what it prints.
+pub async fn s_client(addr: SocketAddr, name: &str, args: &[&str], input: &str) -> String {
+    use tokio::io::AsyncWriteExt;
+    let mut child = tokio::process::Command::new("openssl")
+        .args(["s_client", "-connect", &addr.to_string()])
+        .args(["-servername", name])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).await.unwrap();
+    drop(stdin);
+    let output = within("openssl s_client", child.wait_with_output()).await.unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 fn agreed(stream: &TlsStream<TcpStream>) -> Agreed {

@@ -130,6 +130,7 @@ async fn a_websocket_reaches_its_room() {
     assert!(["one:hello", "two:hello", "three:hello"].contains(&reply.as_str()));
     let request = origin.last();
     assert_eq!(request.target, "/ws?room=a");
+    assert_eq!(request.version, "HTTP/1.1");
     assert_eq!(request.header("upgrade"), Some("websocket"));
     assert_eq!(request.header("connection"), Some("upgrade"));
     assert_eq!(request.header("host"), Some("chat.example"));
@@ -196,6 +197,21 @@ async fn a_dead_server_of_a_room_is_replaced() {
     let response = site.client().await.get_with(&target, &[UNLIMITED]).await;
     assert_eq!(response.status, 200);
     assert_ne!(response.text(), name);
+}
+
+#[tokio::test]
+async fn a_server_of_a_room_that_failed_three_times_is_left_alone() {
+    let mut broken = rooms().await;
+    broken[1] = Origin::answering(|_| Answer::raw("")).await;
+    let (blue, green) = (pair("blue").await, pair("green").await);
+    let server = plan(&broken, &blue, &green).start().await;
+    let mut client = Client::connect(server.addr(8081)).await;
+    for room in 0..60 {
+        let target = format!("/ws?room={room}");
+        let response = client.get_with(&target, &[UNLIMITED]).await;
+        assert!(["one", "three"].contains(&response.text().as_str()));
+    }
+    assert_eq!(broken[1].count(), 3);
 }
 
 #[tokio::test]

@@ -97,8 +97,8 @@ async fn a_block_where_a_line_belongs_and_a_line_where_a_block_belongs() {
 #[tokio::test]
 async fn a_bad_value() {
     refuses(
-        &in_location("sendfile maybe;"),
-        r#"invalid value "maybe" in "sendfile" directive, it must be "on" or "off" in {file}:5"#,
+        &in_location("internal; gzip maybe;"),
+        r#"invalid value "maybe" in "gzip" directive, it must be "on" or "off" in {file}:5"#,
     )
     .await;
     refuses(
@@ -119,6 +119,18 @@ async fn a_bad_value() {
         r#"invalid value "sometimes" in {file}:5"#,
     )
     .await;
+}
+
+/// It is wrong whether or not the directive has an effect here.
+#[tokio::test]
+async fn mistakes_in_a_tuning_knob() {
+    refuses(
+        &in_location("sendfile maybe;"),
+        r#"invalid value "maybe" in "sendfile" directive, it must be "on" or "off" in {file}:5"#,
+    )
+    .await;
+    refuses(&in_location("sendfile on;\nsendfile on;"), r#""sendfile" directive is duplicate in {file}:6"#)
+        .await;
 }
 
 #[tokio::test]

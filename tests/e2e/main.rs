@@ -1,4 +1,7 @@
 //! End-to-end tests: the server as a process, real clients before it, stand-ins for the origins behind it.
+// A test says what is wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

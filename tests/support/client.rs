@@ -309,8 +309,7 @@ impl Client {
     }
 
     async fn more(&mut self) -> io::Result<()> {
-        let mut buffer = [0; 16 * 1024];
-        match within("receive", self.io.read(&mut buffer)).await? {
+        match within("receive", self.io.read_buf(&mut self.unread)).await? {
             0 => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 format!(
@@ -318,10 +317,7 @@ impl Client {
                     String::from_utf8_lossy(&self.unread[..self.unread.len().min(300)])
                 ),
             )),
-            length => {
-                self.unread.extend(&buffer[..length]);
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 }

@@ -1,0 +1,14 @@
+//! End-to-end tests: the server as a process, real clients before it, stand-ins for the origins behind it.
+// A test says what is wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod acceptance_hls;
+mod acceptance_nextjs;
+mod acceptance_rooms;
+mod acceptance_shop;
+mod acceptance_signal;
+mod command_line;
+mod config_errors;

@@ -12,3 +12,8 @@ mod acceptance_shop;
 mod acceptance_signal;
 mod command_line;
 mod config_errors;
+mod docker;
+mod live;
+mod player;
+mod reload;
+mod signals;

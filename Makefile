@@ -1,0 +1,45 @@
+# What a person does with this repository. `make` alone prints the list.
+CARGO  ?= cargo
+BINARY := target/release/edgewater
+# Where nginx and dockerd live; not in every user's path.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test check setup parity bench image clean
+
+help: ## this list
+	@echo 'Edgewater: an edge server that reads nginx.conf.'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+demo: ## build, then serve an endless live stream on https://localhost:8443
+	@sh tests/setup.sh build
+	$(CARGO) build --release
+	@sh deploy/demo.sh $(BINARY)
+
+build: ## the optimised server, in target/release
+	@sh tests/setup.sh build
+	$(CARGO) build --release
+
+test: setup check ## formatting, lints and every test (installs the real clients and nginx where it may)
+	$(CARGO) test
+
+check: ## formatting and lints only
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+
+setup: ## what the tests need: nginx, ffmpeg, Chromium, Docker ...
+	@sh tests/setup.sh test
+
+parity: ## Edgewater and nginx side by side; CASE=name runs the cases whose name holds it
+	env -u CASE $(CARGO) test --test parity -- $(CASE)
+
+bench: ## speed beside nginx, pinned alike; results go to benches/results
+	@sh tests/setup.sh bench
+	$(CARGO) build --release
+	sh benches/run.sh $(BINARY)
+
+image: ## the Docker image `edgewater`
+	docker build -t edgewater -f deploy/Dockerfile .
+
+clean: ## what the build and the tests made
+	$(CARGO) clean

@@ -33,6 +33,7 @@
 //! why: 1.31 answers 431
 //! nginx: < HTTP/1.1 400 Bad Request
 //! ours: < HTTP/1.1 431 …             without `ours:` the line is dropped; `ours:` alone is an added line
+//! step: GET /x => 502                a whole step that differs: only our status is checked
 //! ```
 //!
 //! Placeholders: `{{listen}}` (port 8080), `{{listen2}}` (8081), `{{tls}}` (8443), `{{ip}}`, `{{upstream}}`,
@@ -78,11 +79,13 @@ pub struct Reply {
     pub text: String,
 }
 
-/// A line in which the two servers differ on purpose.
-#[derive(Debug)]
+/// A line, or a step, in which the two servers differ on purpose.
+#[derive(Debug, Default)]
 pub struct Difference {
     pub nginx: Option<String>,
     pub ours: Option<String>,
+    /// The step, as the transcript names it, in which everything may differ but our status.
+    pub step: Option<(String, String)>,
 }
 
 /// One step of the script.
@@ -212,13 +215,16 @@ fn section(case: &mut Case, head: &str, lines: &[&str]) -> Result<(), String> {
         "nginx-only" => case.nginx_http = text,
         "server" => case.server = Some(text),
         "file" => {
-            let path = words.get(1).ok_or("no path")?;
-            let size = words.get(2).and_then(|w| w.strip_prefix("size="));
+            // A path may contain spaces.
+            let path = head.split_once(' ').ok_or("no path")?.1;
+            let (path, size) = path
+                .rsplit_once(" size=")
+                .map_or((path, None), |(p, n)| (p, Some(n)));
             let content = match size {
                 Some(n) => patterned(n.parse().map_err(|_| "size is not a number")?),
                 None => text.into_bytes(),
             };
-            case.files.push(((*path).to_owned(), content));
+            case.files.push((path.to_owned(), content));
         }
         "dir" => case.dirs.push((*words.get(1).ok_or("no path")?).to_owned()),
         "upstream" | "upstream2" => case.replies.push(Reply {
@@ -434,7 +440,7 @@ fn differs(lines: &[&str]) -> Result<Vec<Difference>, String> {
             "nginx" => {
                 found.push(Difference {
                     nginx: Some(value),
-                    ours: None,
+                    ..Difference::default()
                 });
                 open = true;
             }
@@ -445,9 +451,17 @@ fn differs(lines: &[&str]) -> Result<Vec<Difference>, String> {
                 open = false;
             }
             "ours" => found.push(Difference {
-                nginx: None,
                 ours: Some(value),
+                ..Difference::default()
             }),
+            "step" => {
+                let (step, status) = value.split_once(" => ").ok_or("step: STEP => STATUS")?;
+                let step = Some((step.to_owned(), status.to_owned()));
+                found.push(Difference {
+                    step,
+                    ..Difference::default()
+                });
+            }
             _ => return Err(format!("unknown key: {key}")),
         }
     }

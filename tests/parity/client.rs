@@ -313,12 +313,12 @@ fn answer(
             body
         } else {
             framed = false;
-            conn.to_end()?
+            conn.until_end()?
         };
         if !framed {
             notes.push("body ended by the connection".into());
         } else if to_close {
-            notes.push(match conn.to_end() {
+            notes.push(match conn.until_end() {
                 Ok(rest) if rest.is_empty() => "closed".into(),
                 Ok(rest) => format!("closed after {} bytes too many", rest.len()),
                 Err(_) => "not closed".into(),

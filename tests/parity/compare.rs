@@ -56,6 +56,20 @@ pub fn transcripts(
     let mut ours = ours.lines.clone();
     if !same_server {
         for difference in &case.differs {
+            if let Some((step, status)) = &difference.step {
+                cut_step(&mut expected, step)?;
+                let lines = cut_step(&mut ours, step)?;
+                let is = lines
+                    .iter()
+                    .find_map(|l| l.strip_prefix("< HTTP/")?.split(' ').nth(1));
+                if is != Some(status) {
+                    return Err(format!(
+                        "`differs` expects {status} for {step}:\n{}",
+                        lines.join("\n")
+                    ));
+                }
+                continue;
+            }
             match (&difference.nginx, &difference.ours) {
                 (Some(theirs), replacement) => {
                     let before = expected.len();
@@ -93,6 +107,20 @@ pub fn transcripts(
         return Ok(());
     }
     Err(format!("{}\n{}", case.title, diff(&expected, &ours)))
+}
+
+/// Takes the lines of a step, the first of that name, out of a transcript.
+fn cut_step(lines: &mut Vec<String>, step: &str) -> Result<Vec<String>, String> {
+    let name = format!("> {step}");
+    let from = lines
+        .iter()
+        .position(|l| *l == name)
+        .ok_or_else(|| format!("`differs` names no step: {step}"))?;
+    let to = lines[from + 1..]
+        .iter()
+        .position(|l| l.starts_with("> "))
+        .map_or(lines.len(), |n| from + 1 + n);
+    Ok(lines.drain(from..to).collect())
 }
 
 /// A line diff: ` ` common, `-` nginx only, `+` ours only.

@@ -113,7 +113,7 @@ impl<S: Read + Write> Buffered<S> {
         Ok(self.buf.drain(..n).collect())
     }
 
-    pub fn to_end(&mut self) -> Result<Vec<u8>, String> {
+    pub fn until_end(&mut self) -> Result<Vec<u8>, String> {
         while self.fill()? {}
         Ok(std::mem::take(&mut self.buf))
     }

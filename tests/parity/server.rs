@@ -44,8 +44,7 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
     let upstreams = Upstreams::start(case, upstream_address.ip)?;
     let mut server = Server::start(binary, dir, &conf_path)?;
     server.await_ports(&conf, address.ip)?;
-    let mut transcript =
-        Transcript::new(case, &dir.to_path_buf(), address.ip, upstream_address.ip)?;
+    let mut transcript = Transcript::new(case, dir, address.ip, upstream_address.ip)?;
     client::play(case, address.ip, &upstreams, &mut transcript);
     drop(upstreams);
     server.stop();

@@ -3,7 +3,7 @@
 
 use std::io::Read;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -43,7 +43,7 @@ static SERVER_NAME: LazyLock<Regex> =
 impl Transcript {
     pub fn new(
         case: &Case,
-        dir: &PathBuf,
+        dir: &Path,
         server: Ipv4Addr,
         upstream: Ipv4Addr,
     ) -> Result<Transcript, String> {

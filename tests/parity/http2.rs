@@ -26,7 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl Http2 {
     /// Opens a connection; with a name it is over TLS.
     pub fn connect(tcp: TcpStream, sni: Option<String>) -> Result<Http2, String> {
-        let runtime = Builder::new_current_thread()
+        // A thread of its own drives the connection while the script does something else.
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|e| e.to_string())?;

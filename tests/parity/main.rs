@@ -83,9 +83,13 @@ fn run_all(names: &[(String, PathBuf)], oracle: Option<&Binary>, ours: &Binary) 
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some((name, path)) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let began = Instant::now();
                     let outcome = Case::read(path).and_then(|case| run_one(&case, oracle, ours));
                     match outcome {
-                        Ok(note) => println!("test {name} ... ok{note}"),
+                        Ok(note) => println!(
+                            "test {name} ... ok{note} {:.1}s",
+                            began.elapsed().as_secs_f64()
+                        ),
                         Err(why) => {
                             println!("test {name} ... FAILED");
                             failed.lock().unwrap().push((name.clone(), why));
@@ -145,6 +149,16 @@ fn run_one(case: &Case, oracle: Option<&Binary>, ours: &Binary) -> Result<String
     compare::statuses(case, &theirs).map_err(|e| {
         format!("the case does not show what it says, nginx answers otherwise:\n{e}")
     })?;
+    if let Some(error) = theirs
+        .lines
+        .iter()
+        .find(|l| l.trim_start().starts_with("error: "))
+    {
+        return Err(format!(
+            "the case does not work on nginx: {error}\n{}",
+            theirs.lines.join("\n")
+        ));
+    }
     compare::transcripts(case, &theirs, &mine, ours.is_nginx)?;
     let on_purpose = if case.differs.is_empty() || ours.is_nginx {
         ""

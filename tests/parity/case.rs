@@ -4,6 +4,7 @@
 //! title: a directory asked for without its slash is redirected
 //! mask: [0-9]+ms                     a regex whose matches are not compared (repeatable)
 //! hide: Accept-Ranges                a response header that is not compared (repeatable)
+//! pending: auth_basic                what Edgewater has not got yet; such a case fails when it passes
 //!
 //! --- server                         inside `server { listen {{listen}}; … }`
 //! root {{root}};
@@ -57,6 +58,8 @@ pub struct Case {
     pub masks: Vec<String>,
     /// Response headers, in lower case, that are not compared.
     pub hidden: Vec<String>,
+    /// What has to exist before this case can pass.
+    pub pending: Option<String>,
     pub conf: Option<String>,
     pub main: String,
     pub http: String,
@@ -92,19 +95,9 @@ pub struct Difference {
 #[derive(Debug)]
 pub enum Step {
     Request(Request),
-    Raw {
-        bytes: Vec<u8>,
-        options: Options,
-        expect: Vec<String>,
-    },
-    Read {
-        conn: String,
-        expect: Vec<String>,
-    },
-    Pipe {
-        conn: String,
-        text: Vec<u8>,
-    },
+    Raw { bytes: Vec<u8>, options: Options, expect: Vec<String> },
+    Read { conn: String, expect: Vec<String> },
+    Pipe { conn: String, text: Vec<u8> },
     Await(usize),
     Release,
     Sleep(Duration),
@@ -167,11 +160,7 @@ impl Case {
     /// Reads a case file; errors name the line.
     pub fn read(path: &Path) -> Result<Case, String> {
         let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let case = parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(Case { name, ..case })
     }
@@ -189,6 +178,7 @@ fn parse(text: &str) -> Result<Case, String> {
             match key {
                 "title" => case.title = value.to_owned(),
                 "mask" => case.masks.push(value.to_owned()),
+                "pending" => case.pending = Some(value.to_owned()),
                 "hide" => case.hidden.push(value.trim().to_ascii_lowercase()),
                 _ => return Err(format!("unknown key: {key}")),
             }
@@ -217,9 +207,7 @@ fn section(case: &mut Case, head: &str, lines: &[&str]) -> Result<(), String> {
         "file" => {
             // A path may contain spaces.
             let path = head.split_once(' ').ok_or("no path")?.1;
-            let (path, size) = path
-                .rsplit_once(" size=")
-                .map_or((path, None), |(p, n)| (p, Some(n)));
+            let (path, size) = path.rsplit_once(" size=").map_or((path, None), |(p, n)| (p, Some(n)));
             let content = match size {
                 Some(n) => patterned(n.parse().map_err(|_| "size is not a number")?),
                 None => text.into_bytes(),
@@ -254,10 +242,7 @@ pub fn patterned(size: usize) -> Vec<u8> {
 
 fn script(lines: &[&str]) -> Result<Vec<Step>, String> {
     let mut steps = vec![];
-    let mut lines = lines
-        .iter()
-        .filter(|l| !l.trim().is_empty() && !l.starts_with('#'))
-        .peekable();
+    let mut lines = lines.iter().filter(|l| !l.trim().is_empty() && !l.starts_with('#')).peekable();
     while let Some(line) = lines.next() {
         if line.starts_with(' ') {
             return Err(format!("an indented line without a step: {line}"));
@@ -273,16 +258,10 @@ fn script(lines: &[&str]) -> Result<Vec<Step>, String> {
 
 fn step(line: &str, more: &[&str]) -> Result<Step, String> {
     let (command, expect) = match line.rsplit_once(" = ") {
-        Some((command, statuses)) => (
-            command,
-            statuses.split_whitespace().map(str::to_owned).collect(),
-        ),
+        Some((command, statuses)) => (command, statuses.split_whitespace().map(str::to_owned).collect()),
         None => (line, vec![]),
     };
-    let mut options = Options {
-        repeat: 1,
-        ..Options::default()
-    };
+    let mut options = Options { repeat: 1, ..Options::default() };
     let mut headers = vec![];
     let mut bytes = vec![];
     for line in more {
@@ -291,50 +270,31 @@ fn step(line: &str, more: &[&str]) -> Result<Step, String> {
         } else if let Some(piece) = line.strip_prefix("| ") {
             bytes.extend(unescape(piece)?);
         } else {
-            let (name, value) = line
-                .split_once(':')
-                .ok_or_else(|| format!("not a header: {line}"))?;
+            let (name, value) = line.split_once(':').ok_or_else(|| format!("not a header: {line}"))?;
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
     }
     let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
     let needs_status = || {
-        if expect.is_empty() && !options.send {
-            Err("no ` = STATUS`")
-        } else {
-            Ok(())
-        }
+        if expect.is_empty() && !options.send { Err("no ` = STATUS`") } else { Ok(()) }
     };
     Ok(match word {
         "raw" => {
             needs_status()?;
-            Step::Raw {
-                bytes,
-                options,
-                expect,
-            }
+            Step::Raw { bytes, options, expect }
         }
         "read" => {
             needs_status()?;
-            Step::Read {
-                conn: rest.to_owned(),
-                expect,
-            }
+            Step::Read { conn: rest.to_owned(), expect }
         }
         "pipe" => {
             let (conn, text) = rest.split_once(' ').ok_or("pipe CONN TEXT")?;
-            Step::Pipe {
-                conn: conn.to_owned(),
-                text: unescape(text)?,
-            }
+            Step::Pipe { conn: conn.to_owned(), text: unescape(text)? }
         }
         "await" => Step::Await(rest.parse().map_err(|_| "await NUMBER")?),
         "release" => Step::Release,
         "sleep" => {
-            let ms = rest
-                .strip_suffix("ms")
-                .and_then(|n| n.parse().ok())
-                .ok_or("sleep NNNms")?;
+            let ms = rest.strip_suffix("ms").and_then(|n| n.parse().ok()).ok_or("sleep NNNms")?;
             Step::Sleep(Duration::from_millis(ms))
         }
         _ => {
@@ -375,9 +335,7 @@ impl Options {
                 "port" => self.port = Some(value.parse().map_err(|_| "port=N")?),
                 "from" => self.from = Some(value.to_owned()),
                 "nohost" => self.nohost = true,
-                "body-size" => {
-                    self.body = Some(patterned(value.parse().map_err(|_| "body-size=N")?))
-                }
+                "body-size" => self.body = Some(patterned(value.parse().map_err(|_| "body-size=N")?)),
                 "chunked" => self.chunked = true,
                 "repeat" => self.repeat = value.parse().map_err(|_| "repeat=N")?,
                 _ => return Err(format!("unknown option {word}")),
@@ -408,15 +366,12 @@ pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
             Some(b'x') => {
                 let digits = [rest.next().unwrap_or(b'?'), rest.next().unwrap_or(b'?')];
                 let digits = std::str::from_utf8(&digits).map_err(|e| e.to_string())?;
-                out.push(
-                    u8::from_str_radix(digits, 16).map_err(|_| format!("bad escape in {text}"))?,
-                );
+                out.push(u8::from_str_radix(digits, 16).map_err(|_| format!("bad escape in {text}"))?);
             }
             Some(b'{') => {
                 let count: Vec<u8> = rest.by_ref().take_while(|b| *b != b'}').collect();
-                let count: usize = String::from_utf8_lossy(&count)
-                    .parse()
-                    .map_err(|_| format!("bad count in {text}"))?;
+                let count: usize =
+                    String::from_utf8_lossy(&count).parse().map_err(|_| format!("bad count in {text}"))?;
                 let byte = rest.next().ok_or("nothing to repeat")?;
                 out.extend(std::iter::repeat_n(byte, count));
             }
@@ -431,17 +386,12 @@ fn differs(lines: &[&str]) -> Result<Vec<Difference>, String> {
     let mut reasons = 0;
     let mut open = false;
     for line in lines.iter().filter(|l| !l.trim().is_empty()) {
-        let (key, value) = line
-            .split_once(':')
-            .ok_or_else(|| format!("no key: {line}"))?;
+        let (key, value) = line.split_once(':').ok_or_else(|| format!("no key: {line}"))?;
         let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
         match key {
             "why" => reasons += 1,
             "nginx" => {
-                found.push(Difference {
-                    nginx: Some(value),
-                    ..Difference::default()
-                });
+                found.push(Difference { nginx: Some(value), ..Difference::default() });
                 open = true;
             }
             "ours" if open => {
@@ -450,24 +400,14 @@ fn differs(lines: &[&str]) -> Result<Vec<Difference>, String> {
                 }
                 open = false;
             }
-            "ours" => found.push(Difference {
-                ours: Some(value),
-                ..Difference::default()
-            }),
+            "ours" => found.push(Difference { ours: Some(value), ..Difference::default() }),
             "step" => {
                 let (step, status) = value.split_once(" => ").ok_or("step: STEP => STATUS")?;
                 let step = Some((step.to_owned(), status.to_owned()));
-                found.push(Difference {
-                    step,
-                    ..Difference::default()
-                });
+                found.push(Difference { step, ..Difference::default() });
             }
             _ => return Err(format!("unknown key: {key}")),
         }
     }
-    if reasons == 0 {
-        Err("no `why:`".into())
-    } else {
-        Ok(found)
-    }
+    if reasons == 0 { Err("no `why:`".into()) } else { Ok(found) }
 }

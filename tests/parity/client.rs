@@ -27,11 +27,7 @@ enum Conn {
 
 /// Plays the whole script.
 pub fn play(case: &Case, ip: Ipv4Addr, upstreams: &Upstreams, transcript: &mut Transcript) {
-    let mut player = Player {
-        ip,
-        conns: HashMap::new(),
-        pending: HashMap::new(),
-    };
+    let mut player = Player { ip, conns: HashMap::new(), pending: HashMap::new() };
     for step in &case.script {
         if let Err(why) = player.step(step, upstreams, transcript) {
             transcript.note(&format!("error: {why}"));
@@ -67,21 +63,13 @@ impl Player {
                 }
                 Ok(())
             }
-            Step::Raw {
-                bytes,
-                options,
-                expect,
-            } => {
+            Step::Raw { bytes, options, expect } => {
                 transcript.sent("raw");
                 self.raw(bytes, options, expect, transcript)
             }
             Step::Read { conn, .. } => {
                 transcript.sent(&format!("read {conn}"));
-                let method = self
-                    .pending
-                    .get_mut(conn)
-                    .filter(|p| !p.is_empty())
-                    .map(|p| p.remove(0));
+                let method = self.pending.get_mut(conn).filter(|p| !p.is_empty()).map(|p| p.remove(0));
                 match self.conns.get_mut(conn) {
                     Some(Conn::One(c)) => answer(c, &method.unwrap_or_default(), transcript),
                     Some(Conn::Two(c)) => c.answer(transcript),
@@ -93,10 +81,7 @@ impl Player {
                 let Some(Conn::One(c)) = self.conns.get_mut(conn) else {
                     return Err(format!("no connection {conn}"));
                 };
-                c.stream
-                    .write_all(text)
-                    .and_then(|()| c.stream.flush())
-                    .map_err(|e| e.to_string())?;
+                c.stream.write_all(text).and_then(|()| c.stream.flush()).map_err(|e| e.to_string())?;
                 let back = c.exactly(text.len())?;
                 transcript.note(&format!("piped back: {}", String::from_utf8_lossy(&back)));
                 Ok(())
@@ -121,31 +106,19 @@ impl Player {
                 let bytes = head_and_body(request);
                 // A server that has answered already may have closed; the answer is what counts.
                 let _ = c.stream.write_all(&bytes).and_then(|()| c.stream.flush());
-                let result = if options.send {
-                    Ok(())
-                } else {
-                    answer(&mut c, &request.method, transcript)
-                };
+                let result = if options.send { Ok(()) } else { answer(&mut c, &request.method, transcript) };
                 (Conn::One(c), result)
             }
             Conn::Two(mut c) => {
-                let result = c.send(request).and_then(|()| {
-                    if options.send {
-                        Ok(())
-                    } else {
-                        c.answer(transcript)
-                    }
-                });
+                let result =
+                    c.send(request).and_then(|()| if options.send { Ok(()) } else { c.answer(transcript) });
                 (Conn::Two(c), result)
             }
         };
         if let Some(name) = &options.conn {
             self.conns.insert(name.clone(), result.0);
             if options.send {
-                self.pending
-                    .entry(name.clone())
-                    .or_default()
-                    .push(request.method.clone());
+                self.pending.entry(name.clone()).or_default().push(request.method.clone());
             }
         }
         result.1
@@ -162,11 +135,7 @@ impl Player {
             return Err("raw is for HTTP/1".into());
         };
         let _ = c.stream.write_all(bytes).and_then(|()| c.stream.flush());
-        let method = String::from_utf8_lossy(bytes)
-            .split(' ')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
+        let method = String::from_utf8_lossy(bytes).split(' ').next().unwrap_or_default().to_owned();
         if !options.send {
             for _ in expect {
                 answer(&mut c, &method, transcript)?;
@@ -183,21 +152,13 @@ impl Player {
 
     /// The named connection, or a new one.
     fn take(&mut self, options: &Options) -> Result<Conn, String> {
-        if let Some(conn) = options
-            .conn
-            .as_ref()
-            .and_then(|name| self.conns.remove(name))
-        {
+        if let Some(conn) = options.conn.as_ref().and_then(|name| self.conns.remove(name)) {
             return Ok(conn);
         }
         let secure = options.tls || options.h2;
         let port = options.port.unwrap_or(if secure { 8443 } else { 8080 });
-        let from: Ipv4Addr = options
-            .from
-            .as_deref()
-            .unwrap_or("127.0.0.1")
-            .parse()
-            .map_err(|_| "from=ADDRESS")?;
+        let from: Ipv4Addr =
+            options.from.as_deref().unwrap_or("127.0.0.1").parse().map_err(|_| "from=ADDRESS")?;
         let tcp = connect(SocketAddrV4::new(from, 0), SocketAddrV4::new(self.ip, port))?;
         let name = options.sni.clone().unwrap_or_else(|| "localhost".into());
         if options.h2 || options.h2c {
@@ -205,11 +166,9 @@ impl Player {
         }
         if options.tls {
             let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
-            let tls = rustls::ClientConnection::new(Arc::new(tls_config(&[])), name)
-                .map_err(|e| e.to_string())?;
-            return Ok(Conn::One(Buffered::new(Box::new(
-                rustls::StreamOwned::new(tls, tcp),
-            ))));
+            let tls =
+                rustls::ClientConnection::new(Arc::new(tls_config(&[])), name).map_err(|e| e.to_string())?;
+            return Ok(Conn::One(Buffered::new(Box::new(rustls::StreamOwned::new(tls, tcp)))));
         }
         Ok(Conn::One(Buffered::new(Box::new(tcp))))
     }
@@ -218,20 +177,12 @@ impl Player {
 fn connect(from: SocketAddrV4, to: SocketAddrV4) -> Result<TcpStream, String> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
         .map_err(|e| e.to_string())?;
-    socket
-        .bind(&SocketAddr::V4(from).into())
-        .map_err(|e| format!("from {from}: {e}"))?;
-    socket
-        .connect(&SocketAddr::V4(to).into())
-        .map_err(|e| format!("to {to}: {e}"))?;
+    socket.bind(&SocketAddr::V4(from).into()).map_err(|e| format!("from {from}: {e}"))?;
+    socket.connect(&SocketAddr::V4(to).into()).map_err(|e| format!("to {to}: {e}"))?;
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .map_err(|e| e.to_string())?;
-    stream
-        .set_write_timeout(Some(PATIENCE))
-        .map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
     Ok(stream)
 }
 
@@ -239,12 +190,7 @@ fn head_and_body(request: &Request) -> Vec<u8> {
     let options = &request.options;
     let version = options.version.as_deref().unwrap_or("1.1");
     let mut out = format!("{} {} HTTP/{version}\r\n", request.method, request.target).into_bytes();
-    let has = |name: &str| {
-        request
-            .headers
-            .iter()
-            .any(|(n, _)| n.eq_ignore_ascii_case(name))
-    };
+    let has = |name: &str| request.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
     if !options.nohost && !has("host") {
         out.extend_from_slice(b"Host: localhost\r\n");
     }
@@ -295,9 +241,7 @@ fn answer(
             continue;
         }
         let mut notes = vec![];
-        let to_close = head
-            .header("connection")
-            .is_some_and(|v| v.eq_ignore_ascii_case("close"));
+        let to_close = head.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
         let mut framed = true;
         let body = if method == "HEAD" || matches!(status, 101 | 204 | 304) {
             vec![]
@@ -370,12 +314,7 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
         cert: &rustls::pki_types::CertificateDer<'_>,
         dss: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -384,12 +323,7 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
         cert: &rustls::pki_types::CertificateDer<'_>,
         dss: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {

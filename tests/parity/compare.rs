@@ -11,19 +11,10 @@ fn stated(case: &Case) -> Vec<String> {
             Step::Request(request) if !request.options.send => {
                 for n in 0..request.options.repeat {
                     // One status for all, or one for each.
-                    all.push(
-                        request
-                            .expect
-                            .get(n)
-                            .or(request.expect.last())
-                            .cloned()
-                            .unwrap_or_default(),
-                    );
+                    all.push(request.expect.get(n).or(request.expect.last()).cloned().unwrap_or_default());
                 }
             }
-            Step::Raw {
-                expect, options, ..
-            } if !options.send => all.extend(expect.iter().cloned()),
+            Step::Raw { expect, options, .. } if !options.send => all.extend(expect.iter().cloned()),
             Step::Read { expect, .. } => all.extend(expect.iter().cloned()),
             _ => {}
         }
@@ -37,12 +28,7 @@ pub fn statuses(case: &Case, got: &Transcript) -> Result<(), String> {
     if stated == got.statuses {
         return Ok(());
     }
-    Err(format!(
-        "stated {}\ncame   {}\n{}",
-        stated.join(" "),
-        got.statuses.join(" "),
-        got.lines.join("\n")
-    ))
+    Err(format!("stated {}\ncame   {}\n{}", stated.join(" "), got.statuses.join(" "), got.lines.join("\n")))
 }
 
 /// Compares line by line, after the differences on purpose have been applied to nginx's lines.
@@ -59,14 +45,9 @@ pub fn transcripts(
             if let Some((step, status)) = &difference.step {
                 cut_step(&mut expected, step)?;
                 let lines = cut_step(&mut ours, step)?;
-                let is = lines
-                    .iter()
-                    .find_map(|l| l.strip_prefix("< HTTP/")?.split(' ').nth(1));
+                let is = lines.iter().find_map(|l| l.strip_prefix("< HTTP/")?.split(' ').nth(1));
                 if is != Some(status) {
-                    return Err(format!(
-                        "`differs` expects {status} for {step}:\n{}",
-                        lines.join("\n")
-                    ));
+                    return Err(format!("`differs` expects {status} for {step}:\n{}", lines.join("\n")));
                 }
                 continue;
             }
@@ -112,14 +93,9 @@ pub fn transcripts(
 /// Takes the lines of a step, the first of that name, out of a transcript.
 fn cut_step(lines: &mut Vec<String>, step: &str) -> Result<Vec<String>, String> {
     let name = format!("> {step}");
-    let from = lines
-        .iter()
-        .position(|l| *l == name)
-        .ok_or_else(|| format!("`differs` names no step: {step}"))?;
-    let to = lines[from + 1..]
-        .iter()
-        .position(|l| l.starts_with("> "))
-        .map_or(lines.len(), |n| from + 1 + n);
+    let from =
+        lines.iter().position(|l| *l == name).ok_or_else(|| format!("`differs` names no step: {step}"))?;
+    let to = lines[from + 1..].iter().position(|l| l.starts_with("> ")).map_or(lines.len(), |n| from + 1 + n);
     Ok(lines.drain(from..to).collect())
 }
 
@@ -129,11 +105,8 @@ fn diff(a: &[String], b: &[String]) -> String {
     let mut table = vec![vec![0u32; b.len() + 1]; a.len() + 1];
     for i in (0..a.len()).rev() {
         for j in (0..b.len()).rev() {
-            table[i][j] = if a[i] == b[j] {
-                table[i + 1][j + 1] + 1
-            } else {
-                table[i + 1][j].max(table[i][j + 1])
-            };
+            table[i][j] =
+                if a[i] == b[j] { table[i + 1][j + 1] + 1 } else { table[i + 1][j].max(table[i][j + 1]) };
         }
     }
     let (mut i, mut j) = (0, 0);

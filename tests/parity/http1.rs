@@ -17,15 +17,11 @@ pub struct Head {
 impl Head {
     /// The value of the first header of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v.as_str())
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
     pub fn is_chunked(&self) -> bool {
-        self.header("transfer-encoding")
-            .is_some_and(|v| v.to_ascii_lowercase().contains("chunked"))
+        self.header("transfer-encoding").is_some_and(|v| v.to_ascii_lowercase().contains("chunked"))
     }
 
     pub fn content_length(&self) -> Option<usize> {
@@ -35,10 +31,7 @@ impl Head {
 
 impl<S: Read + Write> Buffered<S> {
     pub fn new(stream: S) -> Self {
-        Buffered {
-            stream,
-            buf: vec![],
-        }
+        Buffered { stream, buf: vec![] }
     }
 
     /// Reads more; `Ok(false)` at the end of the stream, which a reset counts as too.
@@ -55,9 +48,7 @@ impl<S: Read + Write> Buffered<S> {
                 Err(e)
                     if matches!(
                         e.kind(),
-                        ErrorKind::ConnectionReset
-                            | ErrorKind::UnexpectedEof
-                            | ErrorKind::BrokenPipe
+                        ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe
                     ) =>
                 {
                     Ok(false)
@@ -94,9 +85,7 @@ impl<S: Read + Write> Buffered<S> {
         let headers = lines
             .map(|l| {
                 l.split_once(':')
-                    .map_or((l.to_owned(), String::new()), |(n, v)| {
-                        (n.to_owned(), v.trim().to_owned())
-                    })
+                    .map_or((l.to_owned(), String::new()), |(n, v)| (n.to_owned(), v.trim().to_owned()))
             })
             .collect();
         Ok(Some(Head { line, headers }))
@@ -136,8 +125,7 @@ impl<S: Read + Write> Buffered<S> {
         loop {
             let line = self.line()?;
             let size = line.split(';').next().unwrap_or_default().trim();
-            let size =
-                usize::from_str_radix(size, 16).map_err(|_| format!("bad chunk size {line:?}"))?;
+            let size = usize::from_str_radix(size, 16).map_err(|_| format!("bad chunk size {line:?}"))?;
             if size == 0 {
                 break;
             }
@@ -145,10 +133,7 @@ impl<S: Read + Write> Buffered<S> {
             let whole = piece.len() == size;
             body.extend(piece);
             if !whole || !self.line()?.is_empty() {
-                return Err(format!(
-                    "the stream ended inside a chunk, after {} bytes",
-                    body.len()
-                ));
+                return Err(format!("the stream ended inside a chunk, after {} bytes", body.len()));
             }
         }
         let mut trailers = vec![];

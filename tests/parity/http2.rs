@@ -27,11 +27,8 @@ impl Http2 {
     /// Opens a connection; with a name it is over TLS.
     pub fn connect(tcp: TcpStream, sni: Option<String>) -> Result<Http2, String> {
         // A thread of its own drives the connection while the script does something else.
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(|e| e.to_string())?;
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|e| e.to_string())?;
         tcp.set_nonblocking(true).map_err(|e| e.to_string())?;
         let secure = sni.is_some();
         let sender = runtime.block_on(async {
@@ -42,10 +39,7 @@ impl Http2 {
                     let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
                     let connector =
                         tokio_rustls::TlsConnector::from(Arc::new(tls_config(&["h2", "http/1.1"])));
-                    let tls = connector
-                        .connect(name, tcp)
-                        .await
-                        .map_err(|e| format!("TLS: {e}"))?;
+                    let tls = connector.connect(name, tcp).await.map_err(|e| format!("TLS: {e}"))?;
                     if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
                         return Err("h2 was not negotiated".to_owned());
                     }
@@ -53,12 +47,7 @@ impl Http2 {
                 }
             }
         })?;
-        Ok(Http2 {
-            runtime,
-            sender,
-            pending: Default::default(),
-            secure,
-        })
+        Ok(Http2 { runtime, sender, pending: Default::default(), secure })
     }
 
     pub fn send(&mut self, request: &Request) -> Result<(), String> {
@@ -72,11 +61,7 @@ impl Http2 {
             .method(request.method.as_str())
             .uri(format!("{scheme}://{host}{}", request.target))
             .version(http::Version::HTTP_2);
-        for (name, value) in request
-            .headers
-            .iter()
-            .filter(|(n, _)| !n.eq_ignore_ascii_case("host"))
-        {
+        for (name, value) in request.headers.iter().filter(|(n, _)| !n.eq_ignore_ascii_case("host")) {
             head = head.header(name.to_ascii_lowercase(), value);
         }
         let body = request.options.body.clone();
@@ -87,14 +72,12 @@ impl Http2 {
         let sender = self.sender.clone();
         let answer = self.runtime.block_on(async move {
             let mut sender = within(sender.ready()).await?;
-            let (answer, mut stream) = sender
-                .send_request(head, body.is_none())
-                .map_err(|e| e.to_string())?;
+            let (answer, mut stream) =
+                sender.send_request(head, body.is_none()).map_err(|e| e.to_string())?;
             if let Some(body) = body {
-                // The peer's window is waited for inside `h2`; it keeps what does not fit yet.
-                stream
-                    .send_data(body.into(), true)
-                    .map_err(|e| e.to_string())?;
+                // `h2` keeps what the window does not let through yet; a server that has answered already may
+                // have reset the stream, and the answer is what counts.
+                let _ = stream.send_data(body.into(), true);
             }
             Ok::<_, String>(answer)
         })?;
@@ -135,22 +118,10 @@ impl Http2 {
             let headers = head
                 .headers
                 .iter()
-                .map(|(n, v)| {
-                    (
-                        n.to_string(),
-                        v.as_bytes().iter().map(|b| char::from(*b)).collect(),
-                    )
-                })
+                .map(|(n, v)| (n.to_string(), v.as_bytes().iter().map(|b| char::from(*b)).collect()))
                 .collect();
             let line = format!("HTTP/2 {}", head.status.as_u16());
-            Ok(Answer {
-                line,
-                status: head.status.as_u16(),
-                headers,
-                body,
-                notes,
-                is_head,
-            })
+            Ok(Answer { line, status: head.status.as_u16(), headers, body, notes, is_head })
         })?;
         transcript.answer(answer);
         Ok(())

@@ -25,10 +25,7 @@ impl Address {
             let reserved = UdpSocket::bind((ip, RESERVATION_PORT))
                 .or_else(|_| UdpSocket::bind((ip, RESERVATION_PORT_UNPRIVILEGED)));
             if let Ok(socket) = reserved {
-                return Ok(Address {
-                    ip,
-                    _reservation: socket,
-                });
+                return Ok(Address { ip, _reservation: socket });
             }
         }
         Err("no loopback address could be reserved".into())

@@ -36,16 +36,11 @@ fn oracle() -> Option<Binary> {
 }
 
 fn under_test() -> Binary {
-    Binary::at(
-        std::env::var("UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_edgewater").into()),
-    )
+    Binary::at(std::env::var("UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_edgewater").into()))
 }
 
 fn main() {
-    let filters: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with('-'))
-        .collect();
+    let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let only = std::env::var("CASE").ok();
     let names = case_files(&filters, only.as_deref());
     if std::env::args().any(|a| a == "--list") {
@@ -75,21 +70,22 @@ fn run_all(names: &[(String, PathBuf)], oracle: Option<&Binary>, ours: &Binary) 
     println!("\nrunning {} tests", names.len());
     let began = Instant::now();
     let next = AtomicUsize::new(0);
+    let ignored = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
-    let workers = std::thread::available_parallelism()
-        .map_or(4, |n| n.get() * 3)
-        .min(names.len());
+    let workers = std::thread::available_parallelism().map_or(4, |n| n.get() * 3).min(names.len());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some((name, path)) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let began = Instant::now();
                     let outcome = Case::read(path).and_then(|case| run_one(&case, oracle, ours));
                     match outcome {
-                        Ok(note) => println!(
-                            "test {name} ... ok{note} {:.1}s",
-                            began.elapsed().as_secs_f64()
-                        ),
+                        Ok(Outcome::Pending(what)) => {
+                            ignored.fetch_add(1, Ordering::Relaxed);
+                            println!("test {name} ... ignored, pending: {what}");
+                        }
+                        Ok(Outcome::Passed(note)) => {
+                            println!("test {name} ... ok{note}")
+                        }
                         Err(why) => {
                             println!("test {name} ... FAILED");
                             failed.lock().unwrap().push((name.clone(), why));
@@ -99,6 +95,7 @@ fn run_all(names: &[(String, PathBuf)], oracle: Option<&Binary>, ours: &Binary) 
             });
         }
     });
+    let ignored = ignored.into_inner();
     let mut failed = failed.into_inner().unwrap();
     failed.sort();
     if !failed.is_empty() {
@@ -112,59 +109,70 @@ fn run_all(names: &[(String, PathBuf)], oracle: Option<&Binary>, ours: &Binary) 
         }
     }
     println!(
-        "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
+        "\ntest result: {}. {} passed; {} failed; {} ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
         if failed.is_empty() { "ok" } else { "FAILED" },
-        names.len() - failed.len(),
+        names.len() - failed.len() - ignored,
         failed.len(),
+        ignored,
         began.elapsed().as_secs_f64()
     );
     failed.len()
 }
 
 /// Runs one case on both servers; `Ok` carries a note for the result line, `Err` the readable difference.
-fn run_one(case: &Case, oracle: Option<&Binary>, ours: &Binary) -> Result<String, String> {
-    let dir = tempfile::Builder::new()
-        .prefix("parity")
-        .tempdir()
-        .map_err(|e| e.to_string())?;
+fn run_one(case: &Case, oracle: Option<&Binary>, ours: &Binary) -> Result<Outcome, String> {
+    let compared = compare_one(case, oracle, ours);
+    match (&case.pending, compared) {
+        (Some(what), Err(Failure::Ours(_))) if !ours.is_nginx => Ok(Outcome::Pending(what.clone())),
+        (Some(_), Ok(_)) if !ours.is_nginx => Err("this case passes: take `pending` out of it".into()),
+        (_, Ok(note)) => Ok(Outcome::Passed(note)),
+        (_, Err(Failure::Ours(why) | Failure::Case(why))) => Err(why),
+    }
+}
+
+/// How a case that did not fail ended.
+enum Outcome {
+    /// With a note for the result line.
+    Passed(String),
+    /// It waits for what is named.
+    Pending(String),
+}
+
+/// Who is to blame: the server under test, or the case.
+enum Failure {
+    Ours(String),
+    Case(String),
+}
+
+fn compare_one(case: &Case, oracle: Option<&Binary>, ours: &Binary) -> Result<String, Failure> {
+    let dir = tempfile::Builder::new().prefix("parity").tempdir();
+    let dir = dir.map_err(|e| Failure::Case(e.to_string()))?;
     let (theirs, mine) = std::thread::scope(|scope| {
         let theirs = oracle.map(|nginx| {
             let dir = dir.path().join("a");
             scope.spawn(move || server::run(case, nginx, &dir))
         });
         let mine = server::run(case, ours, &dir.path().join("b"));
-        (
-            theirs.map(|t| t.join().expect("the nginx side does not panic")),
-            mine,
-        )
+        (theirs.map(|t| t.join().expect("the nginx side does not panic")), mine)
     });
-    let mine = mine.map_err(|e| format!("{} (under test): {e}", ours.path.display()))?;
+    let mine = mine.map_err(|e| Failure::Ours(format!("{} (under test): {e}", ours.path.display())));
     let Some(theirs) = theirs else {
-        return compare::statuses(case, &mine).map(|()| " (statuses only)".into());
+        compare::statuses(case, &mine?).map_err(Failure::Ours)?;
+        return Ok(" (statuses only)".into());
     };
-    let theirs = theirs.map_err(|e| format!("nginx: {e}"))?;
+    let theirs = theirs.map_err(|e| Failure::Case(format!("nginx: {e}")))?;
+    let transcript = theirs.lines.join("\n");
     if std::env::var_os("SHOW").is_some() {
-        println!("---- {} ----\n{}", case.name, theirs.lines.join("\n"));
+        println!("---- {} ----\n{transcript}", case.name);
     }
     compare::statuses(case, &theirs).map_err(|e| {
-        format!("the case does not show what it says, nginx answers otherwise:\n{e}")
+        Failure::Case(format!("the case does not show what it says, nginx answers otherwise:\n{e}"))
     })?;
-    if let Some(error) = theirs
-        .lines
-        .iter()
-        .find(|l| l.trim_start().starts_with("error: "))
-    {
-        return Err(format!(
-            "the case does not work on nginx: {error}\n{}",
-            theirs.lines.join("\n")
-        ));
+    if let Some(error) = theirs.lines.iter().find(|l| l.trim_start().starts_with("error: ")) {
+        return Err(Failure::Case(format!("the case does not work on nginx: {error}\n{transcript}")));
     }
-    compare::transcripts(case, &theirs, &mine, ours.is_nginx)?;
-    let on_purpose = if case.differs.is_empty() || ours.is_nginx {
-        ""
-    } else {
-        " (differs on purpose)"
-    };
+    compare::transcripts(case, &theirs, &mine?, ours.is_nginx).map_err(Failure::Ours)?;
+    let on_purpose = if case.differs.is_empty() || ours.is_nginx { "" } else { " (differs on purpose)" };
     Ok(on_purpose.into())
 }
 

@@ -22,9 +22,7 @@ pub struct Binary {
 impl Binary {
     pub fn at(path: impl Into<PathBuf>) -> Binary {
         let path = path.into();
-        let is_nginx = path
-            .file_name()
-            .is_some_and(|n| n.to_string_lossy().starts_with("nginx"));
+        let is_nginx = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("nginx"));
         Binary { path, is_nginx }
     }
 }
@@ -68,38 +66,31 @@ fn lay_out(case: &Case, dir: &Path) -> std::io::Result<()> {
         let path = root.join(name);
         fs::create_dir_all(path.parent().unwrap_or(&root))?;
         fs::write(&path, content)?;
-        fs::File::options()
-            .write(true)
-            .open(&path)?
-            .set_modified(SystemTime::UNIX_EPOCH + MTIME)?;
+        fs::File::options().write(true).open(&path)?.set_modified(SystemTime::UNIX_EPOCH + MTIME)?;
     }
     fs::write(dir.join("cert.pem"), include_str!("tls/cert.pem"))?;
     fs::write(dir.join("key.pem"), include_str!("tls/key.pem"))
 }
 
 /// The whole nginx.conf for one server.
-fn configuration(
-    case: &Case,
-    binary: &Binary,
-    dir: &Path,
-    ip: Ipv4Addr,
-    upstream: Ipv4Addr,
-) -> String {
+fn configuration(case: &Case, binary: &Binary, dir: &Path, ip: Ipv4Addr, upstream: Ipv4Addr) -> String {
     let text = case.conf.clone().unwrap_or_else(|| {
         let log = if case.http.contains("access_log") { "" } else { "access_log off;" };
         let server = match &case.server {
-            Some(server) => format!("server {{\n{}{server}\n}}\n", if server.contains("listen ") { "" } else { "listen {{listen}};\n" }),
+            Some(server) => format!(
+                "server {{\n{}{server}\n}}\n",
+                if server.contains("listen ") { "" } else { "listen {{listen}};\n" }
+            ),
             None => String::new(),
         };
         // The defaults of nginx 1.31, which 1.22 must be told.
         let defaults = "proxy_http_version 1.1;";
-        format!("{}\nevents {{ worker_connections 512; }}\nhttp {{\n{log}\n{defaults}\n{}\n{server}}}\n", case.main, case.http)
+        format!(
+            "{}\nevents {{ worker_connections 512; }}\nhttp {{\n{log}\n{defaults}\n{}\n{server}}}\n",
+            case.main, case.http
+        )
     });
-    let user = if rustix::process::geteuid().is_root() {
-        "user root;"
-    } else {
-        ""
-    };
+    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let mut text = format!(
         "daemon off;\nworker_processes 1;\n{user}\npid {{{{dir}}}}/pid;\nerror_log {{{{dir}}}}/error.log info;\n{text}"
     );
@@ -164,29 +155,20 @@ impl Server {
             .stderr(output)
             .spawn()
             .map_err(|e| e.to_string())?;
-        Ok(Server {
-            child,
-            dir: dir.to_owned(),
-        })
+        Ok(Server { child, dir: dir.to_owned() })
     }
 
     /// Waits until every port that the configuration listens on answers.
     fn await_ports(&mut self, conf: &str, ip: Ipv4Addr) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(20);
-        for port in [8080, 8081, 8443]
-            .into_iter()
-            .filter(|p| conf.contains(&format!("{ip}:{p}")))
-        {
+        for port in [8080, 8081, 8443].into_iter().filter(|p| conf.contains(&format!("{ip}:{p}"))) {
             // Nothing can be awaited here: a server says in no way that it listens, but by listening.
             while TcpStream::connect((ip, port)).is_err() {
                 if let Ok(Some(status)) = self.child.try_wait() {
                     return Err(format!("it did not start ({status}):\n{}", self.output()));
                 }
                 if Instant::now() > deadline {
-                    return Err(format!(
-                        "it does not listen on port {port}:\n{}",
-                        self.output()
-                    ));
+                    return Err(format!("it does not listen on port {port}:\n{}", self.output()));
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }
@@ -216,10 +198,7 @@ impl Server {
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
-        if let Some(pid) = i32::try_from(self.child.id())
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
-        {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, signal);
         }
     }

@@ -41,12 +41,7 @@ static SERVER_NAME: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^(nginx|edgewater)(/[\w.+-]+)?$").unwrap());
 
 impl Transcript {
-    pub fn new(
-        case: &Case,
-        dir: &Path,
-        server: Ipv4Addr,
-        upstream: Ipv4Addr,
-    ) -> Result<Transcript, String> {
+    pub fn new(case: &Case, dir: &Path, server: Ipv4Addr, upstream: Ipv4Addr) -> Result<Transcript, String> {
         let masks: Result<Vec<Regex>, _> = case.masks.iter().map(|m| Regex::new(m)).collect();
         Ok(Transcript {
             lines: vec![],
@@ -135,11 +130,7 @@ impl Transcript {
                     self.push(format!("  | {}", line.replace('\r', "\\r")));
                 }
             }
-            _ => self.push(format!(
-                "  | {} bytes, crc32 {:08x}",
-                body.len(),
-                crc32fast::hash(body)
-            )),
+            _ => self.push(format!("  | {} bytes, crc32 {:08x}", body.len(), crc32fast::hash(body))),
         }
     }
 
@@ -155,11 +146,7 @@ impl Transcript {
 }
 
 fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
-    answer
-        .headers
-        .iter()
-        .find(|(n, _)| n.eq_ignore_ascii_case(name))
-        .map(|(_, v)| v.as_str())
+    answer.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
 }
 
 /// A date as its distance from the answer's own, to five seconds.
@@ -167,10 +154,8 @@ fn since(value: &str, date: Option<std::time::SystemTime>) -> String {
     let (Ok(expires), Some(date)) = (httpdate::parse_http_date(value), date) else {
         return value.to_owned();
     };
-    let seconds = |t: std::time::SystemTime| {
-        t.duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs() as i64)
-    };
+    let seconds =
+        |t: std::time::SystemTime| t.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
     let delta = seconds(expires) - seconds(date);
     if delta.abs() > 400 * 86_400 {
         return value.to_owned();
@@ -192,9 +177,8 @@ fn decode(answer: &mut Answer) {
 
 /// Replaces a random multipart boundary, and its share of the length.
 fn boundaries(answer: &mut Answer) {
-    let Some(boundary) = header(answer, "content-type")
-        .and_then(|v| v.split_once("boundary="))
-        .map(|(_, b)| b.to_owned())
+    let Some(boundary) =
+        header(answer, "content-type").and_then(|v| v.split_once("boundary=")).map(|(_, b)| b.to_owned())
     else {
         return;
     };
@@ -206,10 +190,7 @@ fn boundaries(answer: &mut Answer) {
         if name.eq_ignore_ascii_case("content-length")
             && let Ok(length) = value.parse::<usize>()
         {
-            *value = format!(
-                "{} without boundaries",
-                length.saturating_sub(count * boundary.len())
-            );
+            *value = format!("{} without boundaries", length.saturating_sub(count * boundary.len()));
         }
     }
 }
@@ -217,9 +198,8 @@ fn boundaries(answer: &mut Answer) {
 /// Replaces the server's name on built-in pages, and its share of the length.
 fn server_name(answer: &mut Answer) {
     let text = String::from_utf8_lossy(&answer.body).into_owned();
-    let page_of_a_head = answer.is_head
-        && answer.status >= 300
-        && header(answer, "content-type") == Some("text/html");
+    let page_of_a_head =
+        answer.is_head && answer.status >= 300 && header(answer, "content-type") == Some("text/html");
     let saved = match SERVER_LINE.captures(&text) {
         Some(parts) => {
             let name = if parts.get(2).is_some() {

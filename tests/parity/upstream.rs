@@ -45,8 +45,7 @@ impl Upstreams {
             changed: Condvar::new(),
         });
         for (which, port) in PORTS.into_iter().enumerate() {
-            let listener =
-                TcpListener::bind((ip, port)).map_err(|e| format!("upstream {ip}:{port}: {e}"))?;
+            let listener = TcpListener::bind((ip, port)).map_err(|e| format!("upstream {ip}:{port}: {e}"))?;
             let shared = Arc::clone(&shared);
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
@@ -76,10 +75,7 @@ impl Upstreams {
             .wait_timeout_while(state, Duration::from_secs(10), |s| s.total < n)
             .expect("no thread panics with the lock held");
         if timeout.timed_out() {
-            Err(format!(
-                "only {} of {n} upstream requests came",
-                state.total
-            ))
+            Err(format!("only {} of {n} upstream requests came", state.total))
         } else {
             Ok(())
         }
@@ -104,18 +100,13 @@ impl Drop for Upstreams {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("no thread panics with the lock held")
+        self.state.lock().expect("no thread panics with the lock held")
     }
 
     /// The reply that is due for this path, if the case has one.
     fn due(&self, which: usize, path: &str) -> Option<&Reply> {
-        let all: Vec<&Reply> = self
-            .replies
-            .iter()
-            .filter(|r| r.upstream == which && r.path == path)
-            .collect();
+        let all: Vec<&Reply> =
+            self.replies.iter().filter(|r| r.upstream == which && r.path == path).collect();
         let mut state = self.state();
         let count = state.answered.entry((which, path.to_owned())).or_default();
         let due = all.get((*count).min(all.len().saturating_sub(1))).copied();
@@ -136,16 +127,9 @@ fn serve(shared: &Shared, which: usize, stream: TcpStream) {
 }
 
 /// Answers one request; `None` when the connection is over.
-fn exchange(
-    shared: &Shared,
-    which: usize,
-    conn: &mut Buffered<TcpStream>,
-    head: &Head,
-) -> Option<()> {
+fn exchange(shared: &Shared, which: usize, conn: &mut Buffered<TcpStream>, head: &Head) -> Option<()> {
     if head.header("expect").is_some() {
-        conn.stream
-            .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-            .ok()?;
+        conn.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
     }
     let body = if head.is_chunked() {
         conn.chunked().ok()?.0
@@ -175,22 +159,13 @@ fn exchange(
     }
     if has("hold") {
         let state = shared.state();
-        drop(
-            shared
-                .changed
-                .wait_while(state, |s| !s.released && !s.stopped)
-                .ok()?,
-        );
+        drop(shared.changed.wait_while(state, |s| !s.released && !s.stopped).ok()?);
     }
     if has("raw") {
-        conn.stream
-            .write_all(&unescape(&reply.text.replace('\n', "")).ok()?)
-            .ok()?;
+        conn.stream.write_all(&unescape(&reply.text.replace('\n', "")).ok()?).ok()?;
         return if has("close") { None } else { Some(()) };
     }
-    conn.stream
-        .write_all(&message(reply, method, has("close"), has("chunked")))
-        .ok()?;
+    conn.stream.write_all(&message(reply, method, has("close"), has("chunked"))).ok()?;
     if has("upgrade") {
         loop {
             let bytes = conn.exactly(1).ok().filter(|b| !b.is_empty())?;
@@ -209,9 +184,7 @@ fn message(reply: &Reply, method: &str, close: bool, chunked: bool) -> Vec<u8> {
     };
     let lower = head.to_ascii_lowercase();
     let mut out = head.trim_end().replace('\n', "\r\n").into_bytes();
-    let bodyless = ["HTTP/1.1 204", "HTTP/1.1 304", "HTTP/1.1 1"]
-        .iter()
-        .any(|s| head.starts_with(s));
+    let bodyless = ["HTTP/1.1 204", "HTTP/1.1 304", "HTTP/1.1 1"].iter().any(|s| head.starts_with(s));
     if chunked {
         out.extend_from_slice(b"\r\nTransfer-Encoding: chunked");
     } else if !close && !bodyless && !lower.contains("content-length:") {
@@ -246,10 +219,7 @@ fn echo(conn: &mut Buffered<TcpStream>, head: &Head, method: &str, body: &[u8]) 
         .map(|(n, v)| format!("{n}: {v}"))
         .collect();
     lines.sort_by_key(|l| l.to_ascii_lowercase());
-    let line = head
-        .line
-        .rsplit_once(' ')
-        .map_or(head.line.as_str(), |(l, _)| l);
+    let line = head.line.rsplit_once(' ').map_or(head.line.as_str(), |(l, _)| l);
     let mut text = format!("{line}\n{}\n", lines.join("\n"));
     if !body.is_empty() {
         text.push('\n');
@@ -257,10 +227,8 @@ fn echo(conn: &mut Buffered<TcpStream>, head: &Head, method: &str, body: &[u8]) 
         text.push('\n');
     }
     let text: Vec<u8> = text.into_bytes();
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
-        text.len()
-    );
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", text.len());
     conn.stream.write_all(head.as_bytes()).ok()?;
     if method != "HEAD" {
         conn.stream.write_all(&text).ok()?;

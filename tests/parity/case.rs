@@ -27,6 +27,7 @@
 //!   | GET / HTTP/1.1\r\n\r\n         `closed` for a connection that ends without one
 //! read a = 200                       the answer to a request that was only sent (`@ conn=a send`)
 //! pipe a ping                        writes the text and reads as many bytes back (after a 101)
+//! peek a text                        reads until the text has come on the connection, and takes nothing away
 //! await 2                            until the upstreams have seen 2 requests in all
 //! release                            lets every `hold` reply go
 //! sleep 1100ms                       only where time itself is the event
@@ -44,7 +45,7 @@
 //!
 //! Words after an upstream path: `close` (no length, ends with the connection), `chunked`, `raw` (escapes as in
 //! `raw`), `hang` (never answers), `drop` (closes at once), `hold` (answers after `release`), `upgrade` (after the
-//! head, bytes are echoed).
+//! head, bytes are echoed), `pause` (at `~PAUSE~` in the body it waits for `release`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -98,6 +99,7 @@ pub enum Step {
     Raw { bytes: Vec<u8>, options: Options, expect: Vec<String> },
     Read { conn: String, expect: Vec<String> },
     Pipe { conn: String, text: Vec<u8> },
+    Peek { conn: String, text: Vec<u8> },
     Await(usize),
     Release,
     Sleep(Duration),
@@ -150,7 +152,7 @@ impl Step {
             Step::Request(Request { options, .. }) | Step::Raw { options, .. } => {
                 options.send || options.later
             }
-            Step::Read { .. } | Step::Pipe { .. } | Step::Await(_) => false,
+            Step::Read { .. } | Step::Pipe { .. } | Step::Peek { .. } | Step::Await(_) => false,
             Step::Release | Step::Sleep(_) => true,
         }
     }
@@ -290,6 +292,10 @@ fn step(line: &str, more: &[&str]) -> Result<Step, String> {
         "pipe" => {
             let (conn, text) = rest.split_once(' ').ok_or("pipe CONN TEXT")?;
             Step::Pipe { conn: conn.to_owned(), text: unescape(text)? }
+        }
+        "peek" => {
+            let (conn, text) = rest.split_once(' ').ok_or("peek CONN TEXT")?;
+            Step::Peek { conn: conn.to_owned(), text: unescape(text)? }
         }
         "await" => Step::Await(rest.parse().map_err(|_| "await NUMBER")?),
         "release" => Step::Release,

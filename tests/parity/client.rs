@@ -86,6 +86,15 @@ impl Player {
                 transcript.note(&format!("piped back: {}", String::from_utf8_lossy(&back)));
                 Ok(())
             }
+            Step::Peek { conn, text } => {
+                transcript.sent(&format!("peek {conn}"));
+                let Some(Conn::One(c)) = self.conns.get_mut(conn) else {
+                    return Err(format!("no connection {conn}"));
+                };
+                c.until(text)?;
+                transcript.note(&format!("has come: {}", String::from_utf8_lossy(text)));
+                Ok(())
+            }
             Step::Await(n) => upstreams.await_seen(*n),
             Step::Release => {
                 upstreams.release();
@@ -246,9 +255,12 @@ fn answer(
         let body = if method == "HEAD" || matches!(status, 101 | 204 | 304) {
             vec![]
         } else if head.is_chunked() {
-            let (body, trailers) = conn.chunked()?;
-            notes.extend(trailers.into_iter().map(|t| format!("trailer: {t}")));
-            body
+            let chunked = conn.chunked()?;
+            notes.extend(chunked.trailers.into_iter().map(|t| format!("trailer: {t}")));
+            if !chunked.is_whole {
+                notes.push(format!("closed inside the chunks, after {} bytes", chunked.body.len()));
+            }
+            chunked.body
         } else if let Some(length) = head.content_length() {
             let body = conn.exactly(length)?;
             if body.len() < length {

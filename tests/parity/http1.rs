@@ -91,6 +91,16 @@ impl<S: Read + Write> Buffered<S> {
         Ok(Some(Head { line, headers }))
     }
 
+    /// Reads until `text` has come, and keeps all of it for the next reader.
+    pub fn until(&mut self, text: &[u8]) -> Result<(), String> {
+        while find(&self.buf, text).is_none() {
+            if !self.fill()? {
+                return Err("the stream ended before".into());
+            }
+        }
+        Ok(())
+    }
+
     /// Exactly `n` bytes, or fewer if the stream ends.
     pub fn exactly(&mut self, n: usize) -> Result<Vec<u8>, String> {
         while self.buf.len() < n {
@@ -107,44 +117,54 @@ impl<S: Read + Write> Buffered<S> {
         Ok(std::mem::take(&mut self.buf))
     }
 
-    fn line(&mut self) -> Result<String, String> {
+    /// The next line without its end; `None` if the stream ends before.
+    fn line(&mut self) -> Result<Option<String>, String> {
         loop {
             if let Some(at) = find(&self.buf, b"\r\n") {
                 let line: Vec<u8> = self.buf.drain(..at + 2).collect();
-                return Ok(String::from_utf8_lossy(&line[..at]).into_owned());
+                return Ok(Some(String::from_utf8_lossy(&line[..at]).into_owned()));
             }
             if !self.fill()? {
-                return Err("the stream ended inside a chunk".into());
+                return Ok(None);
             }
         }
     }
 
-    /// A chunked body and its trailer lines.
-    pub fn chunked(&mut self) -> Result<(Vec<u8>, Vec<String>), String> {
-        let mut body = vec![];
+    /// A chunked body and its trailer lines; if the stream ends inside it, what came.
+    pub fn chunked(&mut self) -> Result<Chunked, String> {
+        let mut chunked = Chunked::default();
         loop {
-            let line = self.line()?;
+            let Some(line) = self.line()? else { return Ok(chunked) };
             let size = line.split(';').next().unwrap_or_default().trim();
             let size = usize::from_str_radix(size, 16).map_err(|_| format!("bad chunk size {line:?}"))?;
             if size == 0 {
                 break;
             }
-            let piece = self.exactly(size)?;
-            let whole = piece.len() == size;
-            body.extend(piece);
-            if !whole || !self.line()?.is_empty() {
-                return Err(format!("the stream ended inside a chunk, after {} bytes", body.len()));
+            chunked.body.extend(self.exactly(size)?);
+            match self.line()? {
+                Some(end) if end.is_empty() => {}
+                Some(more) => return Err(format!("a chunk is longer than it says: {more:?}")),
+                None => return Ok(chunked),
             }
         }
-        let mut trailers = vec![];
-        loop {
-            let line = self.line()?;
+        while let Some(line) = self.line()? {
             if line.is_empty() {
-                return Ok((body, trailers));
+                chunked.is_whole = true;
+                break;
             }
-            trailers.push(line);
+            chunked.trailers.push(line);
         }
+        Ok(chunked)
     }
+}
+
+/// A body that came in chunks.
+#[derive(Default)]
+pub struct Chunked {
+    pub body: Vec<u8>,
+    pub trailers: Vec<String>,
+    /// Whether its end came.
+    pub is_whole: bool,
 }
 
 /// Where `needle` first occurs.

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::case::{Case, Reply, unescape};
+use crate::case::{Case, Reply, patterned, unescape};
 use crate::http1::{Buffered, Head};
 
 /// Ports of `{{upstream}}` and `{{upstream2}}`; nothing listens on `DEAD_PORT`.
@@ -103,6 +103,12 @@ impl Shared {
         self.state.lock().expect("no thread panics with the lock held")
     }
 
+    /// Waits for `release`; `None` when it is over before.
+    fn await_release(&self) -> Option<()> {
+        let state = self.changed.wait_while(self.state(), |s| !s.released && !s.stopped).ok()?;
+        if state.stopped { None } else { Some(()) }
+    }
+
     /// The reply that is due for this path, if the case has one.
     fn due(&self, which: usize, path: &str) -> Option<&Reply> {
         let all: Vec<&Reply> =
@@ -132,7 +138,7 @@ fn exchange(shared: &Shared, which: usize, conn: &mut Buffered<TcpStream>, head:
         conn.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
     }
     let body = if head.is_chunked() {
-        conn.chunked().ok()?.0
+        conn.chunked().ok().filter(|c| c.is_whole)?.body
     } else {
         conn.exactly(head.content_length().unwrap_or(0)).ok()?
     };
@@ -158,14 +164,18 @@ fn exchange(shared: &Shared, which: usize, conn: &mut Buffered<TcpStream>, head:
         return None;
     }
     if has("hold") {
-        let state = shared.state();
-        drop(shared.changed.wait_while(state, |s| !s.released && !s.stopped).ok()?);
+        shared.await_release()?;
     }
     if has("raw") {
         conn.stream.write_all(&unescape(&reply.text.replace('\n', "")).ok()?).ok()?;
         return if has("close") { None } else { Some(()) };
     }
-    conn.stream.write_all(&message(reply, method, has("close"), has("chunked"))).ok()?;
+    for (n, part) in message(reply, method, has("close"), has("chunked")).iter().enumerate() {
+        if n > 0 {
+            shared.await_release()?;
+        }
+        conn.stream.write_all(part).ok()?;
+    }
     if has("upgrade") {
         loop {
             let bytes = conn.exactly(1).ok().filter(|b| !b.is_empty())?;
@@ -175,12 +185,13 @@ fn exchange(shared: &Shared, which: usize, conn: &mut Buffered<TcpStream>, head:
     if has("close") { None } else { Some(()) }
 }
 
-/// The reply's text as a message: CRLF in the head, and the framing.
-fn message(reply: &Reply, method: &str, close: bool, chunked: bool) -> Vec<u8> {
+/// The reply's text as a message, CRLF in the head and framed; in parts between which it pauses.
+fn message(reply: &Reply, method: &str, close: bool, chunked: bool) -> Vec<Vec<u8>> {
     let (head, body) = reply.text.split_once("\n\n").unwrap_or((&reply.text, ""));
-    let body = match reply.words.iter().find_map(|w| w.strip_prefix("size=")) {
-        Some(n) => crate::case::patterned(n.parse().unwrap_or(0)),
-        None => body.as_bytes().to_vec(),
+    let size = reply.words.iter().find_map(|w| w.strip_prefix("size="));
+    let parts: Vec<Vec<u8>> = match size {
+        Some(n) => vec![patterned(n.parse().unwrap_or(0))],
+        None => body.split("~PAUSE~").map(|part| part.as_bytes().to_vec()).collect(),
     };
     let lower = head.to_ascii_lowercase();
     let mut out = head.trim_end().replace('\n', "\r\n").into_bytes();
@@ -188,23 +199,34 @@ fn message(reply: &Reply, method: &str, close: bool, chunked: bool) -> Vec<u8> {
     if chunked {
         out.extend_from_slice(b"\r\nTransfer-Encoding: chunked");
     } else if !close && !bodyless && !lower.contains("content-length:") {
-        out.extend_from_slice(format!("\r\nContent-Length: {}", body.len()).as_bytes());
+        let length: usize = parts.iter().map(Vec::len).sum();
+        out.extend_from_slice(format!("\r\nContent-Length: {length}").as_bytes());
     }
     out.extend_from_slice(b"\r\n\r\n");
+    let mut messages = vec![out];
     if method == "HEAD" || bodyless {
-        return out;
+        return messages;
     }
-    if chunked {
-        for piece in body.chunks(1000) {
-            out.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
-            out.extend_from_slice(piece);
-            out.extend_from_slice(b"\r\n");
+    for (n, part) in parts.iter().enumerate() {
+        let mut bytes = vec![];
+        if chunked {
+            for piece in part.chunks(1000) {
+                bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+                bytes.extend_from_slice(piece);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            if n + 1 == parts.len() {
+                bytes.extend_from_slice(b"0\r\n\r\n");
+            }
+        } else {
+            bytes.extend_from_slice(part);
         }
-        out.extend_from_slice(b"0\r\n\r\n");
-    } else {
-        out.extend_from_slice(&body);
+        match messages.first_mut() {
+            Some(first) if n == 0 => first.extend(bytes),
+            _ => messages.push(bytes),
+        }
     }
-    out
+    messages
 }
 
 /// Answers with the request as it came: its line, its headers sorted by name, its body.

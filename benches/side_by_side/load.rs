@@ -24,7 +24,7 @@ pub fn run(cell: &Cell, peer: &Peer) -> Result<Load, String> {
 fn wrk(cell: &Cell, peer: &Peer) -> Result<Load, String> {
     let mut command = pinned("wrk");
     // With fewer, what 1 MB costs depends on how far the kernel has grown each connection's buffers; proxied, with
-    // more, on the disk that nginx puts aside on what its clients do not take at once.
+    // more, on the disk where nginx puts aside what its clients do not take at once.
     let connections = if cell.source == Source::Proxied && cell.size == LARGE { 16 } else { 64 };
     command.args(["-t1", &format!("-c{connections}"), &format!("-d{SECONDS}s")]);
     if cell.protocol == Protocol::Handshake {

@@ -59,6 +59,8 @@ fn lay_out(case: &Case, dir: &Path) -> std::io::Result<()> {
     let root = dir.join("root");
     fs::create_dir_all(&root)?;
     fs::create_dir_all(dir.join("temp"))?;
+    // Where the default access log is.
+    fs::create_dir_all(dir.join("logs"))?;
     for name in &case.dirs {
         fs::create_dir_all(root.join(name))?;
     }
@@ -75,7 +77,6 @@ fn lay_out(case: &Case, dir: &Path) -> std::io::Result<()> {
 /// The whole nginx.conf for one server.
 fn configuration(case: &Case, binary: &Binary, dir: &Path, ip: Ipv4Addr, upstream: Ipv4Addr) -> String {
     let text = case.conf.clone().unwrap_or_else(|| {
-        let log = if case.http.contains("access_log") { "" } else { "access_log off;" };
         let server = match &case.server {
             Some(server) => format!(
                 "server {{\n{}{server}\n}}\n",
@@ -83,19 +84,14 @@ fn configuration(case: &Case, binary: &Binary, dir: &Path, ip: Ipv4Addr, upstrea
             ),
             None => String::new(),
         };
-        // The defaults of nginx 1.31, which 1.22 must be told.
-        let defaults = "proxy_http_version 1.1;";
-        format!(
-            "{}\nevents {{ worker_connections 512; }}\nhttp {{\n{log}\n{defaults}\n{}\n{server}}}\n",
-            case.main, case.http
-        )
+        format!("{}\nevents {{ worker_connections 512; }}\nhttp {{\n{}\n{server}}}\n", case.main, case.http)
     });
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let mut text = format!(
         "daemon off;\nworker_processes 1;\n{user}\npid {{{{dir}}}}/pid;\nerror_log {{{{dir}}}}/error.log info;\n{text}"
     );
     if binary.is_nginx {
-        text = for_nginx(&text, &case.nginx_http);
+        text = for_nginx(&text, case);
     }
     let dir = dir.display().to_string();
     [
@@ -119,7 +115,7 @@ fn configuration(case: &Case, binary: &Binary, dir: &Path, ip: Ipv4Addr, upstrea
 }
 
 /// Rewrites a configuration for nginx 1.22: `http2 on` is a parameter of `listen`, temporary files stay in `dir`.
-fn for_nginx(text: &str, extra: &str) -> String {
+fn for_nginx(text: &str, case: &Case) -> String {
     let mut text = text.to_owned();
     if text.contains("http2 on;") {
         text = text
@@ -131,7 +127,10 @@ fn for_nginx(text: &str, extra: &str) -> String {
         .iter()
         .map(|what| format!("{what}_temp_path {{{{dir}}}}/temp/{what};\n"))
         .collect();
-    text.replacen("http {", &format!("http {{\n{temps}{extra}\n"), 1)
+    // The defaults of nginx 1.31, which 1.22 must be told.
+    let defaults = "proxy_http_version 1.1;";
+    let log = if case.http.contains("access_log") || case.conf.is_some() { "" } else { "access_log off;" };
+    text.replacen("http {", &format!("http {{\n{temps}{defaults}\n{log}\n{}\n", case.nginx_http), 1)
 }
 
 /// A running server; it is killed when this is dropped.

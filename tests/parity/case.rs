@@ -31,6 +31,9 @@
 //! await 2                            until the upstreams have seen 2 requests in all
 //! release                            lets every `hold` reply go
 //! sleep 1100ms                       only where time itself is the event
+//! --- check server                   instead of a script: pieces of configuration, one a line (⏎ is a line's end),
+//! ok listen 127.0.0.1:80;            in this context, each tested with `-t`; `ok` and `no` say what nginx says,
+//! no listen 70000;                   and the line that is named as wrong is compared
 //! --- differs                        a difference on purpose: nginx's transcript line, ours, and why
 //! why: 1.31 answers 431
 //! nginx: < HTTP/1.1 400 Bad Request
@@ -70,6 +73,7 @@ pub struct Case {
     pub dirs: Vec<String>,
     pub replies: Vec<Reply>,
     pub script: Vec<Step>,
+    pub checks: Vec<Check>,
     pub differs: Vec<Difference>,
 }
 
@@ -90,6 +94,14 @@ pub struct Difference {
     pub ours: Option<String>,
     /// The step, as the transcript names it, in which everything may differ but our status.
     pub step: Option<(String, String)>,
+}
+
+/// A piece of configuration, and whether nginx accepts it in that context.
+#[derive(Debug)]
+pub struct Check {
+    pub context: String,
+    pub text: String,
+    pub accepted: bool,
 }
 
 /// One step of the script.
@@ -191,8 +203,8 @@ fn parse(text: &str) -> Result<Case, String> {
     for (head, lines) in sections {
         section(&mut case, &head, &lines).map_err(|e| format!("--- {head}: {e}"))?;
     }
-    if case.title.is_empty() || case.script.is_empty() {
-        return Err("a case needs a title and a script".into());
+    if case.title.is_empty() || (case.script.is_empty() && case.checks.is_empty()) {
+        return Err("a case needs a title, and a script or checks".into());
     }
     Ok(case)
 }
@@ -223,6 +235,22 @@ fn section(case: &mut Case, head: &str, lines: &[&str]) -> Result<(), String> {
             words: words[2..].iter().map(|w| (*w).to_owned()).collect(),
             text,
         }),
+        "check" => {
+            let context = *words.get(1).ok_or("no context")?;
+            for line in lines.iter().filter(|l| !l.trim().is_empty()) {
+                let (verdict, text) = line.split_once(' ').ok_or("ok TEXT or no TEXT")?;
+                let accepted = match verdict {
+                    "ok" => true,
+                    "no" => false,
+                    _ => return Err(format!("neither ok nor no: {line}")),
+                };
+                case.checks.push(Check {
+                    context: context.to_owned(),
+                    text: text.replace('⏎', "\n"),
+                    accepted,
+                });
+            }
+        }
         "script" => case.script = script(lines)?,
         "differs" => case.differs = differs(lines)?,
         other => return Err(format!("unknown section {other}")),

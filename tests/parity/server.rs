@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::case::Case;
+use crate::check;
 use crate::client;
 use crate::loopback::Address;
 use crate::transcript::Transcript;
@@ -35,6 +36,11 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
     let address = Address::reserve()?;
     let upstream_address = Address::reserve()?;
     lay_out(case, dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut transcript = Transcript::new(case, dir, address.ip, upstream_address.ip)?;
+    if !case.checks.is_empty() {
+        check::run(case, binary, dir, &mut transcript)?;
+        return Ok(transcript);
+    }
     let conf = configuration(case, binary, dir, address.ip, upstream_address.ip);
     let conf_path = dir.join("nginx.conf");
     fs::write(&conf_path, &conf).map_err(|e| e.to_string())?;
@@ -42,7 +48,6 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
     let upstreams = Upstreams::start(case, upstream_address.ip)?;
     let mut server = Server::start(binary, dir, &conf_path)?;
     server.await_ports(&conf, address.ip)?;
-    let mut transcript = Transcript::new(case, dir, address.ip, upstream_address.ip)?;
     client::play(case, address.ip, &upstreams, &mut transcript);
     drop(upstreams);
     server.stop();

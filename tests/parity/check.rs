@@ -1,0 +1,77 @@
+//! Checks of the configuration language: is a piece of configuration accepted, and if not, which line is named?
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use crate::case::{Case, Check};
+use crate::server::Binary;
+use crate::transcript::Transcript;
+
+static LINE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"piece\.conf:([0-9]+)").unwrap());
+
+/// Tests each piece with `-t` and writes down the verdict.
+pub fn run(case: &Case, binary: &Binary, dir: &Path, transcript: &mut Transcript) -> Result<(), String> {
+    for check in &case.checks {
+        let output = test(check, binary, dir)?;
+        let verdict = if output.status.success() { "ok" } else { "no" };
+        transcript.statuses.push(verdict.into());
+        transcript.sent(&format!("{}: {}", check.context, check.text.replace('\n', "⏎")));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            transcript.note("accepted");
+            continue;
+        }
+        if std::env::var_os("SHOW").is_some() {
+            eprintln!("{}: {}", check.text, message.trim());
+        }
+        if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&output.status) {
+            transcript.note(&format!("killed by signal {signal}"));
+        }
+        let line = LINE.captures(&message).map_or("no line".into(), |m| format!("line {}", &m[1]));
+        let unsupported = if message.contains("not supported yet") { ", as not supported yet" } else { "" };
+        transcript.note(&format!("refused at {line}{unsupported}"));
+    }
+    Ok(())
+}
+
+/// The piece stands in a file of its own, so that its lines have the same numbers whatever is around it.
+fn test(check: &Check, binary: &Binary, dir: &Path) -> Result<std::process::Output, String> {
+    let piece = dir.join("piece.conf");
+    fs::write(&piece, check.text.replace("{{dir}}", &dir.display().to_string()))
+        .map_err(|e| e.to_string())?;
+    let include = format!("include {};", piece.display());
+    let inside = |context: &str, what: &str| format!("{context} {{ {what} }}");
+    let events = "events { }";
+    let quiet = if binary.is_nginx { "access_log off;" } else { "" };
+    let text = match check.context.as_str() {
+        "main" => format!("{events}\n{include}"),
+        "whole" => include,
+        "events" => format!("{}\nhttp {{ }}", inside("events", &include)),
+        "http" => format!("{events}\n{}", inside("http", &format!("{quiet} {include}"))),
+        "upstream" => format!("{events}\nhttp {{ {quiet} {} }}", inside("upstream u", &include)),
+        "server" => format!("{events}\nhttp {{ {quiet} {} }}", inside("server", &include)),
+        "location" => {
+            format!("{events}\nhttp {{ {quiet} {} }}", inside("server", &inside("location /", &include)))
+        }
+        "if" => {
+            let location = inside("location /", &inside("if ($arg_a)", &include));
+            format!("{events}\nhttp {{ {quiet} {} }}", inside("server", &location))
+        }
+        other => return Err(format!("no such context: {other}")),
+    };
+    let conf = dir.join("nginx.conf");
+    fs::write(&conf, format!("pid {}/pid;\n{text}\n", dir.display())).map_err(|e| e.to_string())?;
+    Command::new(&binary.path)
+        .args(["-t", "-p"])
+        .arg(dir)
+        .arg("-e")
+        .arg(dir.join("error.log"))
+        .arg("-c")
+        .arg(&conf)
+        .output()
+        .map_err(|e| e.to_string())
+}

@@ -66,6 +66,10 @@ pub fn run(options: &Options, config: Config) -> ConfResult<()> {
             .map_err(|e| ConfError::new(format!("worker {index} cannot start ({e})")))?;
         workers.push(handle);
     }
+    if daemon {
+        let own = edge.generation().error_log().file();
+        let _ = super::daemon::leave_stderr(own.as_deref()).or_else(|_| super::daemon::leave_stderr(None));
+    }
     for (worker, addr, socket) in listeners.commit(change) {
         workers[worker].order(Order::Listen(addr, socket));
     }

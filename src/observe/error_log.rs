@@ -89,6 +89,14 @@ impl ErrorLog {
         ErrorLog { targets }
     }
 
+    /// The file it goes to first, if it goes to one; `None` when the standard error is wanted.
+    pub fn file(&self) -> Option<std::path::PathBuf> {
+        self.targets.iter().find_map(|(target, _)| match target {
+            Target::File(file) => Some(file.path().to_path_buf()),
+            Target::Stderr => None,
+        })
+    }
+
     /// Whether a message of `level` goes anywhere, where `own` are the level's own targets.
     pub fn wants(&self, own: &[(Target, Level)], level: Level) -> bool {
         let targets = if own.is_empty() { &self.targets } else { own };

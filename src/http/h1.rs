@@ -481,7 +481,12 @@ fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>)
         out.extend_from_slice(b"\r\n");
     };
     let mut first = Vec::with_capacity(48);
-    let _ = write!(first, "HTTP/1.1 {:03} {}\r\n", response.status, reason(response.status));
+    let _ = write!(first, "HTTP/1.1 {:03} ", response.status);
+    match &response.reason {
+        Some(reason) => first.extend_from_slice(reason),
+        None => first.extend_from_slice(reason(response.status).as_bytes()),
+    }
+    first.extend_from_slice(b"\r\n");
     let core = &rq.loc().core;
     match &response.server {
         Some(server) => field("Server", server),

@@ -77,6 +77,8 @@ pub type Seconds = u64;
 pub struct Response {
     /// The status. 0 closes the connection without an answer (nginx's 444).
     pub status: u16,
+    /// The reason phrase, when it is not the usual one.
+    pub reason: Option<Bytes>,
     /// The other fields.
     pub fields: Fields,
     /// `Content-Type`, complete.

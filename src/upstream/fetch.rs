@@ -318,6 +318,7 @@ impl Plan {
         attempts.push(attempt);
         let mut answer = Answer {
             status: head.status,
+            reason: head.reason,
             fields: head.fields,
             length: head.length,
             body: Body::Empty,

@@ -14,17 +14,8 @@ use std::sync::Arc;
 
 /// Fields of the client that are its connection's, not the request's; `proxy_set_header` may set
 /// them all the same.
-const NOT_PASSED: [&str; 9] = [
-    "host",
-    "connection",
-    "content-length",
-    "transfer-encoding",
-    "te",
-    "keep-alive",
-    "expect",
-    "upgrade",
-    "proxy-connection",
-];
+const NOT_PASSED: [&str; 8] =
+    ["host", "connection", "content-length", "transfer-encoding", "te", "keep-alive", "expect", "upgrade"];
 
 /// What a cache asks for itself: the whole, unconditionally.
 const NOT_PASSED_BY_CACHE: [&str; 6] =

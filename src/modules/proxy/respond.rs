@@ -47,6 +47,7 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
         return Flow::Special(response);
     }
     let mut response = response(rq, conf, status, &fields);
+    response.reason = Some(std::mem::take(&mut answer.reason));
     response.length = answer.length;
     if answer.tunnel.is_some() {
         response.tunnel = answer.tunnel;

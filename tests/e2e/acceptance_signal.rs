@@ -6,7 +6,7 @@ use crate::support::client::{Client, get};
 use crate::support::eventually;
 use crate::support::metrics::StubStatus;
 use crate::support::origin::{Answer, Origin};
-use crate::support::server::{Plan, Server, is_nginx};
+use crate::support::server::{Plan, Server};
 use crate::support::websocket::WebSocket;
 
 const CONFIG: &str = include_str!("../data/acceptance/signal.conf");
@@ -330,7 +330,9 @@ async fn sixteen_idle_connections_are_kept() {
             .await,
         );
     }
-    let site = Site::with(servers).await;
+    let addrs: Vec<_> = servers.iter().map(Origin::addr).collect();
+    let server = plan(&addrs).one_worker().start().await;
+    let site = Site { server, servers };
     let mut clients = Vec::new();
     for _ in 0..15 {
         clients.push(site.client().await);
@@ -404,7 +406,10 @@ async fn stats_are_in_the_format_that_is_scraped() {
 
 #[tokio::test]
 async fn many_clients_may_knock_at_once() {
-    let site = Site::start().await;
+    let servers = vec![signal("a").await, signal("b").await, signal("c").await];
+    let addrs: Vec<_> = servers.iter().map(Origin::addr).collect();
+    let server = plan(&addrs).one_worker().start().await;
+    let site = Site { server, servers };
     let connects = (0..1000).map(|_| site.client());
     let mut clients = futures_util::future::join_all(connects).await;
     for client in &mut clients {
@@ -413,14 +418,10 @@ async fn many_clients_may_knock_at_once() {
     for client in &mut clients {
         assert_eq!(client.response("GET").await.status, 200);
     }
-    // When the load is over each worker keeps as many connections as `keepalive` says.
-    let workers = match is_nginx() {
-        true => 1,
-        false => std::thread::available_parallelism().unwrap().get(),
-    };
+    // When the load is over the worker keeps as many connections as `keepalive` says.
     eventually("the connections that are too many to close", || async {
         let kept: usize = site.servers.iter().map(Origin::open).sum();
-        (1..=16 * workers).contains(&kept).then_some(())
+        (1..=16).contains(&kept).then_some(())
     })
     .await;
 }

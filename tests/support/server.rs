@@ -105,11 +105,20 @@ impl Plan {
         self
     }
 
+    /// With one worker, where a test counts what each worker has for itself: idle connections to an upstream.
+    pub fn one_worker(self) -> Self {
+        let swap = ("worker_processes auto;", "worker_processes 1;");
+        match self.swaps.iter().any(|(from, _)| from == swap.0) {
+            true => self,
+            false => self.swap(swap.0, swap.1),
+        }
+    }
+
     /// With one worker if the server under test is nginx, whose workers balance and count each for itself where
     /// nothing is shared. Edgewater's state is one for all of its threads.
     pub fn one_nginx_worker(self) -> Self {
         match is_nginx() {
-            true => self.swap("worker_processes auto;", "worker_processes 1;"),
+            true => self.one_worker(),
             false => self,
         }
     }

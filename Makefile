@@ -33,10 +33,9 @@ setup: ## what the tests need: nginx, ffmpeg, Chromium, Docker ...
 parity: ## Edgewater and nginx side by side; CASE=name runs the cases whose name holds it
 	env -u CASE $(CARGO) test --test parity -- $(CASE)
 
-bench: ## speed beside nginx, pinned alike; results go to benches/results
+bench: ## CPU per request beside nginx, both pinned alike; CELL="h2 1k" runs only such cells
 	@sh tests/setup.sh bench
-	$(CARGO) build --release
-	sh benches/run.sh $(BINARY)
+	$(CARGO) bench --bench side_by_side -- $(CELL)
 
 image: ## the Docker image `edgewater`
 	docker build -t edgewater -f deploy/Dockerfile .

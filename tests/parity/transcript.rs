@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use crate::case::Case;
+use crate::case::{Case, patterned};
 
 /// An answer as the client read it.
 pub struct Answer {
@@ -125,7 +125,7 @@ impl Transcript {
     fn body(&mut self, body: &[u8]) {
         match std::str::from_utf8(body) {
             Ok("") => {}
-            Ok(text) if body.len() <= SHOWN => {
+            Ok(text) if body.len() <= SHOWN && !is_pattern(body) => {
                 for line in text.split('\n') {
                     self.push(format!("  | {}", line.replace('\r', "\\r")));
                 }
@@ -143,6 +143,11 @@ impl Transcript {
         }
         self.lines.push(line);
     }
+}
+
+/// Whether this is made by `size=N`: the count and the checksum say all about it.
+fn is_pattern(body: &[u8]) -> bool {
+    body.len() > 64 && patterned(body.len()) == body
 }
 
 fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {

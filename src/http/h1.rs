@@ -3,7 +3,7 @@
 //! An idle connection holds no buffer: bytes come through the worker's read buffer, and what a
 //! request needs lives as long as the request.
 
-use super::body::{BodyError, Chunks, Framing};
+use super::body::{Body, BodyError, Chunks, Framing};
 use super::error_page::server_token;
 use super::head::{Head, HeadError, HeadLimits, HeadScan, Method, Progress, Version};
 use super::io::{Io, poll_read_into};
@@ -14,11 +14,12 @@ use crate::edge::Local;
 use crate::edge::connection::{Access, bound};
 use crate::observe::metrics::Gauge;
 use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
@@ -570,7 +571,9 @@ async fn send(
     response: &mut Response,
     plan: &Plan,
 ) -> Result<(), BodyError> {
-    let mut out = Outgoing::new(*rq.loc().core.send_timeout);
+    let ahead =
+        if response.upstream && !response.body.flush_each() { *rq.loc().proxy.buffers as usize } else { 0 };
+    let mut out = Outgoing::new(*rq.loc().core.send_timeout, ahead);
     out.push(Bytes::from(head));
     let head_bytes = out.queued as u64;
     let mut body_bytes = 0u64;
@@ -589,7 +592,7 @@ async fn send(
                     out.push(piece);
                 }
                 if flush_each || out.queued >= FULL || pace.is_some() {
-                    out.write(&mut h1.io).await?;
+                    out.write(&mut h1.io, &mut response.body).await?;
                 }
                 if let Some(pace) = &mut pace {
                     pace.wait(body_bytes).await;
@@ -604,7 +607,7 @@ async fn send(
                 out.push(Bytes::from_static(b"0\r\n\r\n"));
             }
         }
-        out.write(&mut h1.io).await
+        out.write(&mut h1.io, &mut response.body).await
     }
     .await;
     rq.sent.bytes = out.written;
@@ -624,14 +627,14 @@ async fn next_piece(
     h1: &mut H1Body,
     out: &mut Outgoing,
 ) -> Result<Option<Bytes>, BodyError> {
-    let at_hand = std::future::poll_fn(|cx| Poll::Ready(response.body.poll_next(cx))).await;
+    let at_hand = std::future::poll_fn(|cx| Poll::Ready(out.take_piece(&mut response.body, cx))).await;
     if let Poll::Ready(piece) = at_hand {
         return piece.transpose();
     }
-    out.write(&mut h1.io).await?;
+    out.write(&mut h1.io, &mut response.body).await?;
     let body_unread = !h1.framing.is_done();
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(piece) = response.body.poll_next(cx) {
+        if let Poll::Ready(piece) = out.take_piece(&mut response.body, cx) {
             return Poll::Ready(piece.transpose());
         }
         // Bytes of an unread body are the request's, not ours to read ahead.
@@ -652,15 +655,28 @@ async fn next_piece(
 
 /// Bytes on their way to the client.
 struct Outgoing {
-    queue: std::collections::VecDeque<Bytes>,
+    queue: VecDeque<Bytes>,
     queued: usize,
     written: u64,
     timeout: Duration,
+    /// What was read of the body while the client did not take more (`proxy_buffers`), so that an
+    /// upstream is done with sooner than a slow client.
+    ahead: VecDeque<Option<Result<Bytes, BodyError>>>,
+    ahead_bytes: usize,
+    ahead_limit: usize,
 }
 
 impl Outgoing {
-    fn new(timeout: Duration) -> Outgoing {
-        Outgoing { queue: std::collections::VecDeque::new(), queued: 0, written: 0, timeout }
+    fn new(timeout: Duration, ahead_limit: usize) -> Outgoing {
+        Outgoing {
+            queue: VecDeque::new(),
+            queued: 0,
+            written: 0,
+            timeout,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            ahead_limit,
+        }
     }
 
     fn push(&mut self, bytes: Bytes) {
@@ -670,10 +686,45 @@ impl Outgoing {
         }
     }
 
+    /// The next piece of the body, one read ahead first.
+    fn take_piece(
+        &mut self,
+        body: &mut Body,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self.ahead.front() {
+            // The end stays, to be seen again if it is asked for again.
+            Some(None) => Poll::Ready(None),
+            Some(Some(_)) => {
+                let piece = self.ahead.pop_front().flatten();
+                if let Some(Ok(bytes)) = &piece {
+                    self.ahead_bytes -= bytes.len();
+                }
+                Poll::Ready(piece)
+            }
+            None => body.poll_next(cx),
+        }
+    }
+
+    /// Reads ahead as far as is allowed.
+    fn read_ahead(&mut self, body: &mut Body, cx: &mut Context<'_>) {
+        while self.ahead_bytes < self.ahead_limit && !matches!(self.ahead.back(), Some(None | Some(Err(_)))) {
+            match body.poll_next(cx) {
+                Poll::Pending => return,
+                Poll::Ready(piece) => {
+                    if let Some(Ok(bytes)) = &piece {
+                        self.ahead_bytes += bytes.len();
+                    }
+                    self.ahead.push_back(piece);
+                }
+            }
+        }
+    }
+
     /// Writes everything; each write has `send_timeout`.
-    async fn write(&mut self, io: &mut Io) -> Result<(), BodyError> {
+    async fn write(&mut self, io: &mut Io, body: &mut Body) -> Result<(), BodyError> {
         while !self.queue.is_empty() {
-            let n = timeout(self.timeout, self.write_some(io))
+            let n = timeout(self.timeout, self.write_some(io, body))
                 .await
                 .map_err(|_| BodyError::ClientTimeout)?
                 .map_err(BodyError::Client)?;
@@ -688,7 +739,7 @@ impl Outgoing {
             .map_err(BodyError::Client)
     }
 
-    async fn write_some(&mut self, io: &mut Io) -> io::Result<usize> {
+    async fn write_some(&mut self, io: &mut Io, body: &mut Body) -> io::Result<usize> {
         std::future::poll_fn(|cx| {
             let mut slices = [IoSlice::new(&[]); 32];
             let mut n = 0;
@@ -696,7 +747,11 @@ impl Outgoing {
                 *slot = IoSlice::new(bytes);
                 n += 1;
             }
-            Pin::new(&mut *io).poll_write_vectored(cx, &slices[..n])
+            let written = Pin::new(&mut *io).poll_write_vectored(cx, &slices[..n]);
+            if written.is_pending() {
+                self.read_ahead(body, cx);
+            }
+            written
         })
         .await
     }

@@ -102,7 +102,7 @@ settings! {
         /// Only internal requests reach it.
         own internal: bool = false,
         /// `limit_except`: the methods that are free of it, and the level for the others.
-        own limit_except: Option<(Vec<String>, usize)> = None,
+        own limit_except: Option<(Arc<[String]>, usize)> = None,
         /// Where files are; nginx's default is `html`.
         inherit root: Root = Root { path: Template::literal("html"), alias: false },
         /// Types by extension.

@@ -130,6 +130,14 @@ pub enum Framing {
 pub struct BadChunk;
 
 impl Framing {
+    /// Bytes that are still to come of the chunk being read.
+    pub fn announced(&self) -> u64 {
+        match self {
+            Framing::Chunked(chunks) => chunks.left,
+            _ => 0,
+        }
+    }
+
     /// Whether the body has ended.
     pub fn is_done(&self) -> bool {
         matches!(self, Framing::None)

@@ -37,8 +37,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection to its end.
 pub async fn serve(mut access: Access, io: Io, options: Options) {
-    let mut h1 =
-        Box::new(H1Body { io, input: BytesMut::new(), framing: Framing::None, expect_continue: false });
+    let mut h1 = Box::new(H1Body {
+        io,
+        input: BytesMut::new(),
+        framing: Framing::None,
+        expect_continue: false,
+        room: u64::MAX,
+    });
     let mut first = true;
     loop {
         let (local, mut closing) = access.current();
@@ -58,6 +63,13 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
             Read::Head(head, started) => (head, None, started),
             Read::Refused(status, head, started) => (head, Some(status), started),
             Read::Preface => (Head::default(), Some(400), Instant::now()),
+            Read::Late(head, started) => {
+                let mut rq = request(&access, local, h1, head, started);
+                rq.sent.status = 408;
+                rq.sent.aborted = true;
+                finish(&rq);
+                return;
+            }
             Read::Closed => break,
         };
         let writing = Counted::new(&access, |c| &c.writing);
@@ -93,6 +105,8 @@ enum Read {
     /// A status for what is no request, and what was read of it.
     Refused(u16, Head, Instant),
     Preface,
+    /// The head did not come in time; what there is of it.
+    Late(Head, Instant),
     /// The client left, or was idle too long.
     Closed,
 }
@@ -142,8 +156,8 @@ async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Body, first: 
     };
     let outcome = timeout(header_timeout, reading_head).await;
     drop(reading);
-    // nginx answers 408 to a head that does not come, and closes.
-    outcome.unwrap_or_else(|_| Read::Refused(408, Head::default(), started))
+    // nginx logs 408 for a head that does not come in time, and closes without a word.
+    outcome.unwrap_or_else(|_| Read::Late(partial_head(&h1.input), started))
 }
 
 fn refusal(e: HeadError) -> u16 {
@@ -198,13 +212,7 @@ async fn answer(
     options: Options,
     closing: bool,
 ) -> Option<Box<H1Body>> {
-    access.worker().metrics.connections.requests.inc();
-    access.conn.requests.fetch_add(1, Ordering::Relaxed);
-    let mut rq = Request::new(local, access.conn.clone(), head, Downstream::H1(h1));
-    rq.started = started;
-    rq.length = rq.head.size() as u64;
-    rq.server = bound(&rq.local, &rq.conn).names.default;
-    rq.level = rq.http().servers[rq.server].level;
+    let mut rq = request(access, local, h1, head, started);
     let refused = match refused {
         Some(status) => Some(status),
         None if options.expected_tls => prepare(&mut rq).err().or(Some(497)),
@@ -223,6 +231,18 @@ async fn answer(
         }
     };
     respond(rq, response).await
+}
+
+/// The request of a head, at its address's default server.
+fn request(access: &Access, local: Arc<Local>, h1: Box<H1Body>, head: Head, started: Instant) -> Request {
+    access.worker().metrics.connections.requests.inc();
+    access.conn.requests.fetch_add(1, Ordering::Relaxed);
+    let mut rq = Request::new(local, access.conn.clone(), head, Downstream::H1(h1));
+    rq.started = started;
+    rq.length = rq.head.size() as u64;
+    rq.server = bound(&rq.local, &rq.conn).names.default;
+    rq.level = rq.http().servers[rq.server].level;
+    rq
 }
 
 /// Reads the request line and the fields that frame the message; the error is the status for what
@@ -461,14 +481,17 @@ struct Plan {
 impl Plan {
     fn of(rq: &Request, response: &Response) -> Plan {
         let bodyless = matches!(response.status, 101 | 204 | 304);
-        let head_only = rq.method == Method::Head && rq.head.method() == b"HEAD" || rq.method == Method::Head;
-        let length = if bodyless { None } else { response.content_length() };
-        let unknown = !bodyless && length.is_none();
-        let chunked = unknown
-            && rq.head.version == Version::Http11
-            && *rq.loc().core.chunked_transfer_encoding
-            && response.status != 101;
-        Plan { body: !bodyless && !head_only, chunked, length, closes: unknown && !chunked && !head_only }
+        let head_only = rq.method == Method::Head;
+        let length = match (bodyless, head_only) {
+            (true, _) => None,
+            // Of a HEAD that went upstream the length is what the upstream said, or unknown.
+            (false, true) => response.length.or_else(|| response.body.known_length().filter(|n| *n > 0)),
+            (false, false) => response.content_length(),
+        };
+        let unknown = !bodyless && !head_only && length.is_none();
+        let chunked =
+            unknown && rq.head.version == Version::Http11 && *rq.loc().core.chunked_transfer_encoding;
+        Plan { body: !bodyless && !head_only, chunked, length, closes: unknown && !chunked }
     }
 }
 
@@ -610,6 +633,10 @@ async fn send(
         out.write(&mut h1.io, &mut response.body).await
     }
     .await;
+    if let Err(BodyError::Upstream(_) | BodyError::File(_)) = &result {
+        // What there was of the body is the client's to see, and that it is not whole.
+        let _ = out.write(&mut h1.io, &mut Body::Empty).await;
+    }
     rq.sent.bytes = out.written;
     rq.sent.body_bytes = body_bytes.min(out.written.saturating_sub(head_bytes));
     result

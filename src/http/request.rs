@@ -88,6 +88,8 @@ pub struct H1Body {
     pub framing: Framing,
     /// Whether `100 Continue` is owed before the body is read.
     pub expect_continue: bool,
+    /// Bytes of the body that may still come (`client_max_body_size`).
+    pub room: u64,
 }
 
 /// A slot for a variable's value.
@@ -393,6 +395,9 @@ impl Request {
         }
         let limit = *self.loc().core.client_max_body_size;
         let timeout = *self.loc().core.client_body_timeout;
+        if let Downstream::H1(h1) = &mut self.downstream {
+            h1.room = if limit > 0 { limit.saturating_sub(self.body_read) } else { u64::MAX };
+        }
         let read = tokio::time::timeout(timeout, self.downstream.next());
         let piece = read.await.map_err(|_| BodyError::ClientTimeout)??;
         if let Some(piece) = &piece {
@@ -453,6 +458,10 @@ impl H1Body {
                 Ok(None) if self.framing.is_done() => return Ok(None),
                 Ok(None) => {}
                 Err(_) => return Err(BodyError::ClientSyntax),
+            }
+            // A chunk that says it is too large need not be waited for.
+            if self.framing.announced() > self.room {
+                return Err(BodyError::TooLarge);
             }
             if std::mem::take(&mut self.expect_continue) {
                 use tokio::io::AsyncWriteExt;

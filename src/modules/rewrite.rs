@@ -10,7 +10,7 @@ use crate::http::regex::Regex;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::template::Template;
-use crate::http::uri::Escape;
+use crate::http::uri::{self, Escape};
 use crate::http::vars::VarId;
 use crate::settings;
 use bytes::Bytes;
@@ -356,7 +356,19 @@ fn apply(rq: &mut Request, rewrite: &Rewrite, changed: &mut bool) -> End {
     if !rewrite.regex.capture(rq, &subject) {
         return End::Done;
     }
-    let mut new_args = rewrite.args.as_ref().map(|a| a.eval(rq).to_vec());
+    // Captures come from the decoded path; in a query or a redirect they are encoded again, when the
+    // client's own URI was.
+    let quoted = rq.unparsed.iter().any(|b| matches!(b, b'%' | b'+'));
+    let eval = |template: &Template, rq: &Request| {
+        let mut out = Vec::new();
+        if quoted {
+            template.eval_escaped(rq, Escape::Args, &mut out)
+        } else {
+            template.eval_into(rq, &mut out)
+        }
+        out
+    };
+    let mut new_args = rewrite.args.as_ref().map(|a| eval(a, rq));
     if rewrite.keep_args && !rq.args.is_empty() {
         let args = new_args.get_or_insert_default();
         if !args.is_empty() {
@@ -365,9 +377,7 @@ fn apply(rq: &mut Request, rewrite: &Rewrite, changed: &mut bool) -> End {
         args.extend_from_slice(&rq.args);
     }
     if let Some(status) = rewrite.redirect {
-        // Captures come from the decoded path and are encoded again on their way out.
-        let mut location = Vec::new();
-        rewrite.uri.eval_escaped(rq, Escape::Uri, &mut location);
+        let mut location = uri::unescape_redirect(&eval(&rewrite.uri, rq));
         if let Some(args) = new_args.filter(|a| !a.is_empty()) {
             location.push(b'?');
             location.extend_from_slice(&args);

@@ -18,7 +18,7 @@ pub const VARIABLES: &[Variable] = &[
         name: "args",
         prefix: false,
         get: |rq, _, out| put(out, &rq.args),
-        set: Some(|rq, v| rq.args = v),
+        set: Some(|rq, v| (rq.args, rq.pristine) = (v, false)),
     },
     Variable::new("query_string", |rq, _, out| put(out, &rq.args)),
     Variable::new("is_args", |rq, _, out| put(out, if rq.args.is_empty() { b"" } else { b"?" })),

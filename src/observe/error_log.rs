@@ -67,12 +67,13 @@ impl Target {
         Ok(Target::File(log_file::at(&b.path(text))))
     }
 
+    /// A file that could not be opened is replaced by the standard error.
     fn write(&self, line: &[u8]) {
         match self {
-            Target::Stderr => {
+            Target::File(file) if file.is_open() => file.write(line),
+            Target::Stderr | Target::File(_) => {
                 let _ = std::io::stderr().write_all(line);
             }
-            Target::File(file) => file.write(line),
         }
     }
 }
@@ -105,22 +106,44 @@ impl ErrorLog {
 
     /// Writes a message to `own`, or to the log's targets when there are none.
     pub fn write(&self, own: &[(Target, Level)], level: Level, message: Arguments<'_>) {
-        let targets = if own.is_empty() { &self.targets } else { own };
-        let mut line = Vec::with_capacity(256);
-        for (target, _) in targets.iter().filter(|(_, least)| level <= *least) {
-            if line.is_empty() {
-                let now = jiff::Zoned::now();
-                let pid = std::process::id();
-                let _ = writeln!(
-                    line,
-                    "{} [{}] {pid}#0: {message}",
-                    now.strftime("%Y/%m/%d %H:%M:%S"),
-                    level.as_str()
-                );
-            }
-            target.write(&line);
-        }
+        self.write_with(own, level, |line| {
+            let _ = write!(line, "{message}");
+        });
     }
+
+    /// Writes what `message` appends, to `own`, or to the log's targets when there are none.
+    pub fn write_with(&self, own: &[(Target, Level)], level: Level, message: impl FnOnce(&mut Vec<u8>)) {
+        let targets = if own.is_empty() { &self.targets } else { own };
+        let mut wanting = targets.iter().filter(|(_, least)| level <= *least).peekable();
+        if wanting.peek().is_none() {
+            return;
+        }
+        let line = line(level, message);
+        wanting.for_each(|(target, _)| target.write(&line));
+    }
+}
+
+/// The most bytes of a line with its end, nginx's NGX_MAX_ERROR_STR: what a client sends does not
+/// make the log as large as it likes.
+const LONGEST: usize = 2048;
+
+/// A line: date, level, process and thread, message. Its only line feed is its end, but for the
+/// errors of the configuration, which show the text they are about on lines of their own.
+fn line(level: Level, message: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut line = Vec::with_capacity(256);
+    let date = jiff::Zoned::now();
+    let _ = write!(
+        line,
+        "{} [{}] {}#{}: ",
+        date.strftime("%Y/%m/%d %H:%M:%S"),
+        level.as_str(),
+        std::process::id(),
+        rustix::thread::gettid().as_raw_nonzero()
+    );
+    message(&mut line);
+    line.truncate(LONGEST - 1);
+    line.push(b'\n');
+    line
 }
 
 fn global() -> &'static ArcSwap<ErrorLog> {
@@ -143,5 +166,62 @@ pub fn log(level: Level, message: Arguments<'_>) {
     let log = global().load();
     if log.wants(&[], level) {
         log.write(&[], level, message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_nginxs() {
+        let text = String::from_utf8(line(Level::Crit, |l| l.extend_from_slice(b"message"))).unwrap();
+        let shape =
+            regex::Regex::new(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[crit\] (\d+)#\d+: message\n$").unwrap();
+        let pid = &shape.captures(&text).unwrap_or_else(|| panic!("{text:?}"))[1];
+        assert_eq!(pid, std::process::id().to_string());
+    }
+
+    #[test]
+    fn a_line_is_bounded() {
+        let long = line(Level::Error, |l| l.resize(100_000, b'x'));
+        assert_eq!((long.len(), long.last()), (LONGEST, Some(&b'\n')));
+    }
+
+    #[test]
+    fn a_level_takes_what_is_as_grave_or_graver() {
+        let log = ErrorLog::new(vec![(Target::Stderr, Level::Warn)]);
+        assert!(log.wants(&[], Level::Warn) && log.wants(&[], Level::Emerg));
+        assert!(!log.wants(&[], Level::Notice));
+        // A level of its own is asked in place of the process's, not beside it.
+        assert!(!log.wants(&[(Target::Stderr, Level::Crit)], Level::Warn));
+        assert!(log.wants(&[(Target::Stderr, Level::Crit), (Target::Stderr, Level::Info)], Level::Info));
+    }
+
+    #[test]
+    fn each_target_gets_what_its_level_wants() {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Vec<_> = ["all", "grave"].map(|name| log_file::at(&dir.path().join(name))).into();
+        files.iter().for_each(|f| f.open().unwrap());
+        let log = ErrorLog::new(vec![
+            (Target::File(files[0].clone()), Level::Info),
+            (Target::File(files[1].clone()), Level::Crit),
+        ]);
+        log.write(&[], Level::Info, format_args!("small"));
+        log.write(&[], Level::Alert, format_args!("great"));
+        let lines = |n: usize| std::fs::read_to_string(files[n].path()).unwrap().lines().count();
+        assert_eq!((lines(0), lines(1)), (2, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_done_yet_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        for kind in ["syslog:server=unix:/dev/log", "memory:32k"] {
+            let text = format!("error_log {kind};");
+            let error = crate::conf::build::load_text(dir.path(), &text).err().unwrap();
+            assert!(error.message.contains("is not supported yet"), "{error}");
+        }
+        let error = crate::conf::build::load_text(dir.path(), "error_log e.log loud;").err().unwrap();
+        assert_eq!(error.message, "invalid log level \"loud\"");
     }
 }

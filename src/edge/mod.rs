@@ -82,7 +82,7 @@ impl Generation {
             [] => vec![(default_log.clone(), Level::Error)],
             own => own.to_vec(),
         };
-        open_logs(default_log)?;
+        open_logs(default_log, &targets, &http)?;
         let runtime = Runtime::build(&http, shared)?;
         Ok(Generation { number, http, main: config.main, runtime, log: Arc::new(ErrorLog::new(targets)) })
     }
@@ -95,15 +95,19 @@ impl Generation {
 
 /// Opens the logs that the configuration names. That the default error log cannot be opened is no
 /// reason not to start: nginx says so and goes on, on the standard error.
-fn open_logs(default_log: &Target) -> ConfResult<()> {
-    let default_path = match default_log {
-        Target::File(file) => Some(file.path()),
-        Target::Stderr => None,
-    };
+fn open_logs(default_log: &Target, targets: &[(Target, Level)], http: &Http) -> ConfResult<()> {
+    let default_file = default_log.file();
+    let of_levels = http.levels.iter().flat_map(|level| level.conf.core.error_logs.iter());
+    let mut files: Vec<_> = targets.iter().chain(of_levels).filter_map(|(target, _)| target.file()).collect();
+    files.extend(default_file);
+    files.extend(crate::modules::log::files(http));
+    files.sort_by_key(|file| file.path());
+    files.dedup_by_key(|file| file.path());
     let message = |path: &std::path::Path, e: &std::io::Error| {
         format!("open() \"{}\" failed ({})", path.display(), crate::conf::values::os_error(e))
     };
-    match log_file::open_all(default_path) {
+    let default_path = default_file.map(|file| file.path());
+    match log_file::open_all(&files, default_path) {
         Ok(None) => {}
         Ok(Some(e)) => {
             let message = default_path.map(|path| message(path, &e)).unwrap_or_default();

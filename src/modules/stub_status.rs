@@ -75,4 +75,21 @@ mod tests {
         let want = "Active connections: 5 \nserver accepts handled requests\n 7 6 31 \nReading: 1 Writing: 2 Waiting: 3 \n";
         assert_eq!(page(&totals), want);
     }
+
+    #[test]
+    fn the_request_for_the_page_is_in_it() {
+        let running = crate::observe::testing::Running::start(
+            "access_log off;
+             server { listen LISTEN;
+                 location / { stub_status on; }
+                 location /v { return 200 \"$connections_active $connections_reading $connections_writing $connections_waiting\"; }
+             }",
+        );
+        let answer = running.get("/", "");
+        assert!(answer.contains("\r\nContent-Type: text/plain\r\n"), "{answer}");
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        assert!(body.ends_with(" 1 1 1 \nReading: 0 Writing: 1 Waiting: 0 \n"), "{body}");
+        assert!(running.get("/v", "").ends_with(" 0 1 0"));
+        assert!(running.send("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").contains(" 405 "));
+    }
 }

@@ -67,6 +67,14 @@ impl Target {
         Ok(Target::File(log_file::at(&b.path(text))))
     }
 
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<&Arc<LogFile>> {
+        match self {
+            Target::Stderr => None,
+            Target::File(file) => Some(file),
+        }
+    }
+
     /// A file that could not be opened is replaced by the standard error.
     fn write(&self, line: &[u8]) {
         match self {
@@ -104,15 +112,23 @@ impl ErrorLog {
         targets.iter().any(|(_, least)| level <= *least)
     }
 
-    /// Writes a message to `own`, or to the log's targets when there are none.
+    /// Writes a message about a request to `own`, or to the log's targets when there are none.
     pub fn write(&self, own: &[(Target, Level)], level: Level, message: Arguments<'_>) {
         self.write_with(own, level, |line| {
             let _ = write!(line, "{message}");
         });
     }
 
-    /// Writes what `message` appends, to `own`, or to the log's targets when there are none.
+    /// Writes what `message` appends about a request, control characters escaped.
     pub fn write_with(&self, own: &[(Target, Level)], level: Level, message: impl FnOnce(&mut Vec<u8>)) {
+        self.send(own, level, |line| {
+            let start = line.len();
+            message(line);
+            escape_controls(line, start);
+        });
+    }
+
+    fn send(&self, own: &[(Target, Level)], level: Level, message: impl FnOnce(&mut Vec<u8>)) {
         let targets = if own.is_empty() { &self.targets } else { own };
         let mut wanting = targets.iter().filter(|(_, least)| level <= *least).peekable();
         if wanting.peek().is_none() {
@@ -127,8 +143,7 @@ impl ErrorLog {
 /// make the log as large as it likes.
 const LONGEST: usize = 2048;
 
-/// A line: date, level, process and thread, message. Its only line feed is its end, but for the
-/// errors of the configuration, which show the text they are about on lines of their own.
+/// A line: date, level, process and thread, message.
 fn line(level: Level, message: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut line = Vec::with_capacity(256);
     let date = jiff::Zoned::now();
@@ -163,9 +178,25 @@ pub fn current() -> Arc<ErrorLog> {
 
 /// Logs something that is no request's matter.
 pub fn log(level: Level, message: Arguments<'_>) {
-    let log = global().load();
-    if log.wants(&[], level) {
-        log.write(&[], level, message);
+    // An error of the configuration shows the text it is about on lines of its own.
+    global().load().send(&[], level, |line| {
+        let _ = write!(line, "{message}");
+    });
+}
+
+/// Writes control characters as `\xXX`. A decoded path may hold any byte, and a line feed in it would
+/// make a line of the log that a client wrote; nginx writes it as it is.
+fn escape_controls(line: &mut Vec<u8>, start: usize) {
+    if !line[start..].iter().any(u8::is_ascii_control) {
+        return;
+    }
+    let raw = line.split_off(start);
+    for byte in raw {
+        if byte.is_ascii_control() {
+            let _ = write!(line, "\\x{byte:02X}");
+        } else {
+            line.push(byte);
+        }
     }
 }
 
@@ -180,6 +211,13 @@ mod tests {
             regex::Regex::new(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[crit\] (\d+)#\d+: message\n$").unwrap();
         let pid = &shape.captures(&text).unwrap_or_else(|| panic!("{text:?}"))[1];
         assert_eq!(pid, std::process::id().to_string());
+    }
+
+    #[test]
+    fn a_client_cannot_write_a_line_of_its_own() {
+        let mut line = b"kept\n: open() \"/a\n2024 [emerg] x\x7f\" caf\xc3\xa9".to_vec();
+        escape_controls(&mut line, 5);
+        assert_eq!(line, b"kept\n: open() \"/a\\x0A2024 [emerg] x\\x7F\" caf\xc3\xa9");
     }
 
     #[test]

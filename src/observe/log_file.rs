@@ -208,13 +208,16 @@ fn live() -> Vec<Arc<LogFile>> {
     registry().lock().values().filter_map(Weak::upgrade).collect()
 }
 
-/// Opens every file that is named, also those that are open (nginx's reload does, and log rotation
+/// Opens the files of a configuration, also those that are open (nginx's reload does, and log rotation
 /// relies on it). When one other than `optional` cannot be opened, nothing changes and the failure
 /// is returned with its path; that `optional` could not be is returned as such.
-pub fn open_all(optional: Option<&Path>) -> Result<Option<io::Error>, (PathBuf, io::Error)> {
+pub fn open_all(
+    files: &[&Arc<LogFile>],
+    optional: Option<&Path>,
+) -> Result<Option<io::Error>, (PathBuf, io::Error)> {
     let mut opened = Vec::new();
     let mut missing = None;
-    for file in live() {
+    for file in files {
         match open(&file.path) {
             Ok(descriptor) => opened.push((file, descriptor)),
             Err(e) if optional == Some(file.path()) => missing = Some(e),

@@ -211,6 +211,15 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
     Ok(())
 }
 
+/// The files that are named without variables; the same one more than once, it may be.
+pub fn files(http: &crate::conf::build::Http) -> impl Iterator<Item = &Arc<LogFile>> {
+    let logs = http.levels.iter().flat_map(|level| level.conf.log.logs.list.iter());
+    logs.filter_map(|log| match &log.target {
+        Target::File(file) => Some(file),
+        Target::Named(_) => None,
+    })
+}
+
 /// What outlives a reload: nothing, for files are shared by their paths.
 #[derive(Default)]
 pub struct Shared {}
@@ -299,7 +308,11 @@ fn open_named(rq: &Request, name: &Template) -> Option<Arc<LogFile>> {
 fn complain(rq: &Request, level: Level, what: &str, how: &str, path: &Path, e: &std::io::Error) {
     let error = crate::conf::values::os_error(e);
     let path = path.display();
-    crate::observe::request_log(rq, level, format_args!("{what} \"{path}\" {how} ({error})"));
+    crate::observe::request_log(
+        rq,
+        level,
+        format_args!("{what} \"{path}\" {how} ({error}) while logging request"),
+    );
 }
 
 #[cfg(test)]

@@ -112,23 +112,15 @@ impl ErrorLog {
         targets.iter().any(|(_, least)| level <= *least)
     }
 
-    /// Writes a message about a request to `own`, or to the log's targets when there are none.
+    /// Writes a message to `own`, or to the log's targets when there are none.
     pub fn write(&self, own: &[(Target, Level)], level: Level, message: Arguments<'_>) {
         self.write_with(own, level, |line| {
             let _ = write!(line, "{message}");
         });
     }
 
-    /// Writes what `message` appends about a request, control characters escaped.
+    /// Writes what `message` appends, to `own`, or to the log's targets when there are none.
     pub fn write_with(&self, own: &[(Target, Level)], level: Level, message: impl FnOnce(&mut Vec<u8>)) {
-        self.send(own, level, |line| {
-            let start = line.len();
-            message(line);
-            escape_controls(line, start);
-        });
-    }
-
-    fn send(&self, own: &[(Target, Level)], level: Level, message: impl FnOnce(&mut Vec<u8>)) {
         let targets = if own.is_empty() { &self.targets } else { own };
         let mut wanting = targets.iter().filter(|(_, least)| level <= *least).peekable();
         if wanting.peek().is_none() {
@@ -155,7 +147,9 @@ fn line(level: Level, message: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         std::process::id(),
         rustix::thread::gettid().as_raw_nonzero()
     );
+    let start = line.len();
     message(&mut line);
+    escape_controls(&mut line, start);
     line.truncate(LONGEST - 1);
     line.push(b'\n');
     line
@@ -178,24 +172,22 @@ pub fn current() -> Arc<ErrorLog> {
 
 /// Logs something that is no request's matter.
 pub fn log(level: Level, message: Arguments<'_>) {
-    // An error of the configuration shows the text it is about on lines of its own.
-    global().load().send(&[], level, |line| {
-        let _ = write!(line, "{message}");
-    });
+    global().load().write(&[], level, message);
 }
 
 /// Writes control characters as `\xXX`. A decoded path may hold any byte, and a line feed in it would
-/// make a line of the log that a client wrote; nginx writes it as it is.
+/// make a line of the log that a client wrote; nginx writes it as it is. A line that goes on indented,
+/// as an error of the configuration does, cannot be taken for another and stays.
 fn escape_controls(line: &mut Vec<u8>, start: usize) {
     if !line[start..].iter().any(u8::is_ascii_control) {
         return;
     }
     let raw = line.split_off(start);
-    for byte in raw {
-        if byte.is_ascii_control() {
+    for (i, byte) in raw.iter().enumerate() {
+        if byte.is_ascii_control() && !raw[i..].starts_with(b"\n    ") {
             let _ = write!(line, "\\x{byte:02X}");
         } else {
-            line.push(byte);
+            line.push(*byte);
         }
     }
 }
@@ -215,9 +207,11 @@ mod tests {
 
     #[test]
     fn a_client_cannot_write_a_line_of_its_own() {
-        let mut line = b"kept\n: open() \"/a\n2024 [emerg] x\x7f\" caf\xc3\xa9".to_vec();
-        escape_controls(&mut line, 5);
-        assert_eq!(line, b"kept\n: open() \"/a\\x0A2024 [emerg] x\\x7F\" caf\xc3\xa9");
+        let text =
+            line(Level::Error, |l| l.extend_from_slice(b"open() \"/a\n2024 [emerg] x\x7f\" caf\xc3\xa9"));
+        assert!(text.ends_with(b": open() \"/a\\x0A2024 [emerg] x\\x7F\" caf\xc3\xa9\n"));
+        let text = line(Level::Error, |l| l.extend_from_slice(b"bad in a.conf:1\n    | text"));
+        assert!(text.ends_with(b": bad in a.conf:1\n    | text\n"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::observe::testing::Running;
 /// The error of a configuration with these directives in `http`.
 fn error(http: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
-    match load_text(dir.path(), &format!("http {{ {http} server {{ access_log off; }} }}")) {
+    match load_text(dir.path(), &format!("events {{}} http {{ {http} server {{ access_log off; }} }}")) {
         Ok(_) => "none".to_string(),
         Err(e) => e.message,
     }
@@ -47,7 +47,7 @@ fn mistakes_are_told_in_nginxs_words() {
 #[test]
 fn the_default_is_nginxs_where_no_log_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let text = "http { server { } server { access_log off; location /a { access_log x; } } }";
+    let text = "events {} http { server { } server { access_log off; location /a { access_log x; } } }";
     let http = load_text(dir.path(), text).unwrap().http.unwrap();
     let paths = |level: usize| -> Vec<_> {
         let list = &http.levels[level].conf.log.logs.list;
@@ -139,8 +139,7 @@ fn a_name_may_have_variables() {
 #[test]
 fn a_buffer_of_one_level_is_the_files() {
     let dir = tempfile::tempdir().unwrap();
-    let text =
-        "http { server { access_log a.log combined buffer=4k flush=2s; location / { access_log a.log; } } }";
+    let text = "events {} http { server { access_log a.log combined buffer=4k flush=2s; location / { access_log a.log; } } }";
     let http = load_text(dir.path(), text).unwrap().http.unwrap();
     let waiting = Some(Waiting { size: 4096, time: Some(Duration::from_secs(2)) });
     for level in &http.levels[1..] {

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SI
 use signal_hook::iterator::Signals;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How the process was called.
@@ -77,6 +78,7 @@ pub fn run(options: &Options, config: Config) -> ConfResult<()> {
     log(Level::Notice, format_args!("start {count} workers"));
     let mut control = Control { options, edge, workers, listeners, _pid: pid };
     control.obey(&mut signals);
+    log_file::flush_all();
     Ok(())
 }
 
@@ -134,7 +136,9 @@ impl Control<'_> {
     /// Loads the configuration anew; the old one stays when that fails.
     fn reload(&mut self) {
         log(Level::Notice, format_args!("signal 1 (SIGHUP) received, reconfiguring"));
-        match self.try_reload() {
+        let result = self.try_reload();
+        self.edge.reload_failed.store(result.is_err(), Ordering::Relaxed);
+        match result {
             Ok(()) => {
                 self.edge.reloads.inc();
                 log(

@@ -121,7 +121,8 @@ async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Body, first: 
     if h1.input.is_empty() {
         let idle =
             if first { header_timeout } else { *http.levels[server.level].conf.core.keepalive_timeout };
-        let waiting = Counted::new(access, if first { |c| &c.reading } else { |c| &c.waiting });
+        // A connection that has sent nothing yet is idle, as nginx counts it.
+        let waiting = Counted::new(access, |c| &c.waiting);
         let woken = wait(access, h1, idle).await;
         drop(waiting);
         if !woken {

@@ -17,16 +17,16 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "args",
         prefix: false,
-        get: |rq, _, out| put(out, &rq.args),
+        get: |rq, _, out| put_some(out, &rq.args),
         set: Some(|rq, v| (rq.args, rq.pristine) = (v, false)),
     },
-    Variable::new("query_string", |rq, _, out| put(out, &rq.args)),
+    Variable::new("query_string", |rq, _, out| put_some(out, &rq.args)),
     Variable::new("is_args", |rq, _, out| put(out, if rq.args.is_empty() { b"" } else { b"?" })),
-    Variable::new("uri", |rq, _, out| put(out, &rq.uri)),
-    Variable::new("document_uri", |rq, _, out| put(out, &rq.uri)),
-    Variable::new("request_uri", |rq, _, out| put(out, &rq.unparsed)),
+    Variable::new("uri", |rq, _, out| put_some(out, &rq.uri)),
+    Variable::new("document_uri", |rq, _, out| put_some(out, &rq.uri)),
+    Variable::new("request_uri", |rq, _, out| put_some(out, &rq.unparsed)),
     Variable::new("request", |rq, _, out| put(out, rq.head.line())),
-    Variable::new("request_method", |rq, _, out| put(out, rq.head.method())),
+    Variable::new("request_method", |rq, _, out| put_some(out, rq.head.method())),
     Variable::new("request_length", |rq, _, out| number(out, rq.length)),
     Variable::new("request_id", |rq, _, out| hex(out, &rq.id())),
     Variable::new("request_time", |rq, _, out| seconds(out, rq.started.elapsed())),
@@ -100,6 +100,12 @@ pub const VARIABLES: &[Variable] = &[
 pub fn put(out: &mut Vec<u8>, value: &[u8]) -> bool {
     out.extend_from_slice(value);
     true
+}
+
+/// Appends a value that is none when it is empty: the query of a request without one, the URI of a
+/// request that could not be read.
+fn put_some(out: &mut Vec<u8>, value: &[u8]) -> bool {
+    !value.is_empty() && put(out, value)
 }
 
 fn put_opt(out: &mut Vec<u8>, value: Option<&[u8]>) -> bool {
@@ -179,7 +185,10 @@ fn sent_http(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
     let sent = &rq.sent;
     match name {
         "content_type" => put_opt(out, sent.content_type.as_deref()),
-        "content_length" => sent.length.is_some_and(|n| number(out, n)),
+        "content_length" => {
+            let length = sent.length.filter(|_| !matches!(sent.status, 204 | 304));
+            length.is_some_and(|n| number(out, n))
+        }
         "last_modified" => sent.last_modified.is_some_and(|t| put(out, date::http_date(t).as_bytes())),
         "etag" => put_opt(out, sent.etag.as_deref()),
         "connection" => put(out, if rq.keepalive { b"keep-alive" } else { b"close" }),

@@ -53,7 +53,8 @@ pub async fn answer(
     // The rest of the body, if any, is refused by the crate when this goes.
     rq.downstream = Downstream::None;
     if matches!(response.status, 0 | 101 | 444) {
-        respond.send_reset(Reason::INTERNAL_ERROR);
+        // The code that nginx gives.
+        respond.send_reset(Reason::PROTOCOL_ERROR);
         rq.sent.status = 444;
         rq.sent.aborted = true;
         shared.resets.carried_through();

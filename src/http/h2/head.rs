@@ -5,13 +5,15 @@ use crate::http::request::Request;
 use crate::http::{h1, uri};
 use http::request::Parts;
 
-/// Makes a head of a request. The error is what nginx answers it with; the head is there for the log
-/// all the same.
+/// Makes a head of a request. The error is the status that it is answered with; the head is there for
+/// the log all the same.
+///
+/// As in nginx, the bound is on the head as a whole, not on its lines: there are none.
 pub fn read(parts: &Parts, limits: &HeadLimits) -> (Head, Option<u16>) {
     let target = parts.uri.path_and_query().map_or("", |p| p.as_str());
     let method = parts.method.as_str().as_bytes();
     let mut head = Head::from_parts(method, target.as_bytes(), Version::Http2, std::iter::empty());
-    if target.len() > limits.line {
+    if target.len() > limits.total {
         return (head, Some(HeadError::LongLine.status()));
     }
     let error = fields(&mut head, parts, limits).err();
@@ -31,9 +33,8 @@ fn fields(head: &mut Head, parts: &Parts, limits: &HeadLimits) -> Result<(), Hea
     let mut cookies = Vec::new();
     for (count, (name, value)) in parts.headers.iter().enumerate() {
         let (name, value) = (name.as_str(), value.as_bytes());
-        let size = name.len() + value.len();
-        total += size;
-        if size > limits.line || total > limits.total || count >= limits.fields {
+        total += name.len() + value.len();
+        if total > limits.total || count >= limits.fields {
             return Err(HeadError::LongFields);
         }
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || (b == b'_' && limits.underscores);
@@ -120,8 +121,9 @@ mod tests {
         assert_eq!(head(request("/")).1, Some(400));
         assert_eq!(head(request("*").method("OPTIONS").header("host", "a")).1, Some(400));
         assert_eq!(head(request("https://a/").method("TRACE")).1, Some(405));
-        assert_eq!(head(request(&format!("https://a/{}", "x".repeat(100)))).1, Some(414));
-        assert_eq!(head(request("https://a/").header("x", "y".repeat(100))).1, Some(494));
+        assert_eq!(head(request(&format!("https://a/{}", "x".repeat(400)))).1, Some(414));
+        assert_eq!(head(request("https://a/").header("x", "y".repeat(400))).1, Some(494));
+        assert_eq!(head(request("https://a/").header("x", "y".repeat(200))).1, None);
         let many = (0..11).fold(request("https://a/"), |r, i| r.header(format!("x{i}"), "y"));
         assert_eq!(head(many).1, Some(494));
         let large = (0..5).fold(request("https://a/"), |r, i| r.header(format!("x{i}"), "y".repeat(90)));

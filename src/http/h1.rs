@@ -172,7 +172,8 @@ fn partial_head(input: &[u8]) -> Head {
     Head::raw_line(line.strip_suffix(b"\r").unwrap_or(line))
 }
 
-fn head_limits(core: &crate::modules::core::Srv) -> HeadLimits {
+/// The bounds of a head on this server.
+pub fn head_limits(core: &crate::modules::core::Srv) -> HeadLimits {
     let (number, size) = *core.large_client_header_buffers;
     let first = *core.client_header_buffer_size;
     HeadLimits {

@@ -43,6 +43,10 @@ pub struct TlsInfo {
     pub protocol: &'static str,
     /// The cipher suite by its OpenSSL name.
     pub cipher: &'static str,
+    /// The key exchange group by its OpenSSL name; empty when unknown.
+    pub curve: &'static str,
+    /// The protocol chosen by ALPN; empty when the client asked for none.
+    pub alpn: &'static str,
     /// The name the client asked for.
     pub server_name: Option<Arc<str>>,
     /// Whether an earlier session was resumed.

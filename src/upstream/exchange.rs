@@ -99,7 +99,13 @@ pub async fn read_head(
     each: Duration,
 ) -> Result<AnswerHead, AttemptError> {
     loop {
-        if let Some(end) = head_end(input) {
+        let whole = head_end(input);
+        if whole.unwrap_or(input.len()) > limit {
+            return Err(AttemptError::Invalid(
+                "upstream sent too big header while reading response header from upstream".into(),
+            ));
+        }
+        if let Some(end) = whole {
             let head = input.split_to(end).freeze();
             let parsed = parse(&head, head_request)?;
             if (100..200).contains(&parsed.status) && parsed.status != 101 {
@@ -119,11 +125,6 @@ pub async fn read_head(
                 keepalive: false,
                 size: 0,
             });
-        }
-        if input.len() > limit {
-            return Err(AttemptError::Invalid(
-                "upstream sent too big header while reading response header from upstream".into(),
-            ));
         }
         match timeout(each, read_into(&mut connection.stream, input)).await {
             Err(_) => {

@@ -245,7 +245,7 @@ impl Plan {
             Ok(())
         }
         .await;
-        let limit = (*conf.buffer_size as usize).max(64 * 1024);
+        let limit = *conf.buffer_size as usize;
         let head_request = &self.method[..] == b"HEAD";
         match sent {
             Ok(()) => exchange::read_head(connection, input, head_request, limit, *conf.read_timeout).await,

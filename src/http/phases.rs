@@ -139,6 +139,7 @@ fn internal_redirect(rq: &mut Request, uri: Bytes, args: Bytes) -> Flow {
     rq.args = args;
     rq.pristine = false;
     rq.valid_location = true;
+    rq.uri_below_alias = false;
     rq.internal = true;
     rq.level = rq.http().servers[rq.server].level;
     Flow::Continue

@@ -31,6 +31,10 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
     if let Err(refusal) = range::apply(rq, response) {
         unsatisfiable(rq, response, &refusal);
     }
+    // Of a page in place of a file nobody need know when it was changed.
+    if !response.upstream && !matches!(response.status, 200 | 206 | 304) {
+        response.last_modified = None;
+    }
     if response.vary && *rq.loc().gzip.vary {
         response.fields.add_first("Vary", Bytes::from_static(b"Accept-Encoding"));
     }

@@ -75,15 +75,16 @@ async fn find(rq: &mut Request) -> Flow {
             }
             Err(failure) => failure,
         };
-        if failure.is_forbidden() {
-            return forbidden(rq, &path, &failure);
+        let missing = failure.errno == rustix::io::Errno::NOENT.raw_os_error();
+        if failure.is_forbidden() || failure.is_missing() && !missing {
+            return refuse(rq, &path, &failure);
         }
         if !std::mem::replace(&mut directory_tested, true)
             && let Some(refusal) = test_directory(rq, &base.path, &path).await
         {
             return refusal;
         }
-        if failure.errno != rustix::io::Errno::NOENT.raw_os_error() {
+        if !missing {
             log_failure(rq, Level::Crit, &path, &failure);
             return Flow::status(500);
         }
@@ -103,7 +104,7 @@ async fn test_directory(rq: &mut Request, directory: &[u8], path: &[u8]) -> Opti
             Some(Flow::status(500))
         }
         Err(failure) if failure.errno == rustix::io::Errno::NOENT.raw_os_error() => {
-            Some(not_found(rq, path, &failure))
+            Some(refuse(rq, path, &failure))
         }
         // That a file in it was looked for without this error says that it may be searched.
         Err(failure) if failure.is_forbidden() => None,
@@ -114,16 +115,12 @@ async fn test_directory(rq: &mut Request, directory: &[u8], path: &[u8]) -> Opti
     }
 }
 
-fn forbidden(rq: &Request, path: &[u8], failure: &Failure) -> Flow {
-    let (path, error) = (String::from_utf8_lossy(path), os_error(&failure.error()));
-    request_log(rq, Level::Error, format_args!("\"{path}\" is forbidden ({error})"));
-    Flow::status(403)
-}
-
-fn not_found(rq: &Request, path: &[u8], failure: &Failure) -> Flow {
-    if *rq.loc().core.log_not_found {
+/// The answer where a file may not be had or there is none (ngx_http_index_error).
+fn refuse(rq: &Request, path: &[u8], failure: &Failure) -> Flow {
+    let (status, what) = if failure.is_forbidden() { (403, "forbidden") } else { (404, "not found") };
+    if status == 403 || *rq.loc().core.log_not_found {
         let (path, error) = (String::from_utf8_lossy(path), os_error(&failure.error()));
-        request_log(rq, Level::Error, format_args!("\"{path}\" is not found ({error})"));
+        request_log(rq, Level::Error, format_args!("\"{path}\" is {what} ({error})"));
     }
-    Flow::status(404)
+    Flow::status(status)
 }

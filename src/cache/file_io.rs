@@ -95,6 +95,13 @@ impl Stat {
         self.modified.0.max(0) as u64
     }
 
+    /// Whether an open file's content is what it was. That its name was removed or given to another
+    /// file shows in its times too, and is nothing to its content.
+    pub fn same_content(&self, other: &Stat) -> bool {
+        (self.device, self.inode, self.size, self.modified)
+            == (other.device, other.inode, other.size, other.modified)
+    }
+
     /// Whether so little time passed since the last change that another one need not show in the
     /// times: kernels stamp with the clock of their last tick, some file systems with whole seconds.
     pub fn is_fresh(&self) -> bool {

@@ -230,7 +230,7 @@ impl FileCache {
     /// any more what it was.
     fn read(&self, entry: &Entry, file: &File, stat: Stat, wait: Wait) -> Result<Option<Bytes>, Stop> {
         let Some(bytes) = read_whole(file, stat.size as usize, wait)? else { return Ok(None) };
-        if stat_of(file)? != stat {
+        if !stat_of(file)?.same_content(&stat) {
             return Ok(None);
         }
         // What was changed a moment ago may be changed again without a sign of it.

@@ -161,3 +161,55 @@ fn unsatisfiable(rq: &mut Request, response: &mut Response, refusal: &Unsatisfia
     *response = page;
     headers::apply(rq, response);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_as_nginx_compares_them() {
+        let tag = Some(&b"\"a\""[..]);
+        for (list, strong, weak) in [
+            ("*", true, true),
+            ("\"a\"", true, true),
+            ("W/\"a\"", false, true),
+            ("\"b\", \"a\"", true, true),
+            ("\"b\",W/\"a\" ,\"c\"", false, true),
+            ("\"a\"x", false, false),
+            ("\"b\"", false, false),
+            ("", false, false),
+            (" \"a\"", false, false),
+        ] {
+            assert_eq!(matches_tag(list.as_bytes(), tag, false), strong, "{list} strong");
+            assert_eq!(matches_tag(list.as_bytes(), tag, true), weak, "{list} weak");
+        }
+        assert!(!matches_tag(b"\"a\"", None, true));
+        assert!(matches_tag(b"\"a\"", Some(b"W/\"a\""), true));
+        assert!(!matches_tag(b"W/\"a\" x", Some(b"W/\"a\""), false));
+    }
+
+    #[test]
+    fn times_are_compared_as_configured() {
+        let (at, before, after) = (
+            "Tue, 14 Nov 2023 22:13:20 GMT",
+            "Mon, 13 Nov 2023 22:13:20 GMT",
+            "Wed, 15 Nov 2023 22:13:20 GMT",
+        );
+        let time = date::parse_http_date(at.as_bytes());
+        use IfModifiedSince::{Before, Exact, Off};
+        for (how, since, want) in [
+            (Exact, at, false),
+            (Exact, before, true),
+            (Exact, after, true),
+            (Before, at, false),
+            (Before, before, true),
+            (Before, after, false),
+            (Off, at, true),
+            (Exact, "junk", true),
+            (Before, "junk", true),
+        ] {
+            assert_eq!(is_modified(how, since.as_bytes(), time), want, "{how:?} {since}");
+        }
+        assert!(is_modified(Exact, at.as_bytes(), None));
+    }
+}

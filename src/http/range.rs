@@ -248,3 +248,87 @@ impl BodyStream for Chain {
         Poll::Ready(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str, length: u64, max: u64) -> Parsed {
+        parse(text.as_bytes(), length, max)
+    }
+
+    fn ranges(list: &[(u64, u64)]) -> Parsed {
+        Parsed::Ranges(list.iter().map(|(start, end)| *start..*end).collect())
+    }
+
+    #[test]
+    fn ranges_as_nginx_reads_them() {
+        for (text, want) in [
+            ("0-0", ranges(&[(0, 1)])),
+            ("5-", ranges(&[(5, 100)])),
+            ("-5", ranges(&[(95, 100)])),
+            ("-500", ranges(&[(0, 100)])),
+            ("90-200", ranges(&[(90, 100)])),
+            (" 1 - 2 , 3-4", ranges(&[(1, 3), (3, 5)])),
+            ("0-0,100-", ranges(&[(0, 1)])),
+            ("0-99,0-99", Parsed::Whole),
+            ("100-", Parsed::Unsatisfiable),
+            ("5-4", Parsed::Unsatisfiable),
+            ("0-0,", Parsed::Unsatisfiable),
+            ("-", Parsed::Unsatisfiable),
+            ("-0", Parsed::Unsatisfiable),
+            ("1-2-3", Parsed::Unsatisfiable),
+            ("9223372036854775808-", Parsed::Unsatisfiable),
+        ] {
+            assert_eq!(parsed(text, 100, u64::MAX), want, "{text}");
+        }
+        assert_eq!(parsed("0-", 0, u64::MAX), Parsed::Whole);
+        assert_eq!(parsed("0-0,2-2", 100, 1), Parsed::Whole, "more than are allowed");
+        assert_eq!(parsed("0-0,200-", 100, 1), ranges(&[(0, 1)]), "what is outside does not count");
+    }
+
+    /// A stream of pieces that can only be read onwards.
+    struct Onwards(VecDeque<Bytes>);
+
+    impl BodyStream for Onwards {
+        fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    async fn whole(mut body: Body) -> Vec<u8> {
+        body.collect(usize::MAX).await.unwrap().unwrap().to_vec()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_cut_is_what_was_asked_for(
+            pieces in proptest::collection::vec("[a-z]{0,7}", 0..8),
+            a in 0u64..60,
+            b in 0u64..60,
+        ) {
+            let pieces: VecDeque<Bytes> = pieces.into_iter().map(Bytes::from).collect();
+            let bytes = pieces.iter().flat_map(|p| p.to_vec()).collect::<Vec<u8>>();
+            let length = bytes.len() as u64;
+            let (start, end) = (a.min(b).min(length), a.max(b).min(length));
+            let want = &bytes[start as usize..end as usize];
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            for body in [
+                Body::Bytes(bytes.clone().into()),
+                Body::Pieces(pieces.clone()),
+                Body::Stream(Box::new(Onwards(pieces.clone()))),
+            ] {
+                let got = runtime.block_on(whole(cut(body, start..end)));
+                proptest::prop_assert_eq!(&got[..], want);
+            }
+        }
+
+        #[test]
+        fn any_text_is_read(text in "[-0-9, a]{0,20}", length in 0u64..30) {
+            if let Parsed::Ranges(ranges) = parsed(&text, length, u64::MAX) {
+                proptest::prop_assert!(!ranges.is_empty());
+                proptest::prop_assert!(ranges.iter().all(|r| r.start < r.end && r.end <= length));
+            }
+        }
+    }
+}

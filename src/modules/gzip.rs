@@ -384,16 +384,17 @@ impl Compressed {
         if let Encoder::Unborn(level) = self.encoder {
             self.encoder = Encoder::Running(Lease::take(level));
         }
-        let Encoder::Running(lease) = &mut self.encoder else { return Ok(()) };
+        let Encoder::Running(Lease(Some(Levelled { encoder, .. }))) = &mut self.encoder else {
+            return Ok(());
+        };
         let mut rest = &self.input[..take];
         loop {
             self.output.reserve(WORTH);
-            let before = lease.encoder.total_in();
-            let status = lease
-                .encoder
+            let before = encoder.total_in();
+            let status = encoder
                 .compress_vec(rest, &mut self.output, flush)
                 .map_err(|e| BodyError::File(std::io::Error::other(e)))?;
-            rest = &rest[(lease.encoder.total_in() - before) as usize..];
+            rest = &rest[(encoder.total_in() - before) as usize..];
             // Room that is left says that nothing is held back for want of it.
             let all = rest.is_empty() && self.output.len() < self.output.capacity();
             if status == Status::StreamEnd || all {
@@ -458,15 +459,18 @@ impl BodyStream for Compressed {
     }
 }
 
-/// An encoder of the worker's, given back when it is dropped: making one clears a quarter of a
-/// megabyte.
-struct Lease {
+/// An encoder and its level.
+struct Levelled {
     encoder: Compress,
     level: u32,
 }
 
+/// An encoder of the worker's, given back when it is dropped: making one clears a quarter of a
+/// megabyte.
+struct Lease(Option<Levelled>);
+
 thread_local! {
-    static IDLE: RefCell<Vec<(u32, Compress)>> = const { RefCell::new(Vec::new()) };
+    static IDLE: RefCell<Vec<Levelled>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Idle encoders that a worker keeps.
@@ -475,23 +479,176 @@ const IDLE_ENCODERS: usize = 8;
 impl Lease {
     fn take(level: u32) -> Lease {
         let idle = IDLE.with_borrow_mut(|idle| {
-            let at = idle.iter().position(|(l, _)| *l == level)?;
-            Some(idle.swap_remove(at).1)
+            let at = idle.iter().position(|e| e.level == level)?;
+            Some(idle.swap_remove(at))
         });
-        let encoder = idle.unwrap_or_else(|| Compress::new_gzip(Compression::new(level), 15));
-        Lease { encoder, level }
+        let new = || Levelled { encoder: Compress::new_gzip(Compression::new(level), 15), level };
+        Lease(Some(idle.unwrap_or_else(new)))
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let fresh = Compress::new(Compression::none(), false);
-        let mut encoder = std::mem::replace(&mut self.encoder, fresh);
-        encoder.reset();
-        IDLE.with_borrow_mut(|idle| {
-            if idle.len() < IDLE_ENCODERS {
-                idle.push((self.level, encoder));
+        if let Some(mut idle) = self.0.take() {
+            idle.encoder.reset();
+            // A thread that ends keeps nothing.
+            let _ = IDLE.try_with(|all| {
+                let mut all = all.borrow_mut();
+                if all.len() < IDLE_ENCODERS {
+                    all.push(idle);
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::io::Read;
+    use std::task::Waker;
+
+    #[test]
+    fn accepting_gzip_as_nginx_reads_it() {
+        for (text, want) in [
+            ("gzip", true),
+            ("deflate, GZIP", true),
+            ("deflate,gzip;q=0", false),
+            ("gzip;q=0.5", true),
+            ("gzip;q=0.000", false),
+            ("gzip;q=1.1", false),
+            ("gzip;q=0.0001", false),
+            ("gzip ; q=1", true),
+            ("gzip; x=1", false),
+            ("x-gzip", false),
+            ("xgzip, gzip", true),
+            ("gzipx", false),
+            ("gzip x", false),
+            ("*", false),
+        ] {
+            assert_eq!(accepts_gzip(text.as_bytes()), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn tags_are_weakened() {
+        let weak = |tag: &str| {
+            let mut tag = Some(Bytes::copy_from_slice(tag.as_bytes()));
+            weaken(&mut tag);
+            tag.map(|t| String::from_utf8(t.to_vec()).unwrap())
+        };
+        assert_eq!(weak("\"x\"").as_deref(), Some("W/\"x\""));
+        assert_eq!(weak("W/\"x\"").as_deref(), Some("W/\"x\""));
+        assert_eq!(weak("x"), None);
+    }
+
+    #[test]
+    fn the_ratio_is_rounded() {
+        let ratio = |before: u64, after: u64| {
+            let counts = Counts { before: before.into(), after: after.into() };
+            let mut out = Vec::new();
+            counts.ratio(&mut out).then(|| String::from_utf8(out).unwrap())
+        };
+        assert_eq!(ratio(1000, 300).as_deref(), Some("3.33"));
+        assert_eq!(ratio(1999, 1000).as_deref(), Some("2.00"));
+        assert_eq!(ratio(10, 20).as_deref(), Some("0.50"));
+        assert_eq!(ratio(10, 0), None);
+    }
+
+    /// Pieces, with a pause after each.
+    struct Paused {
+        pieces: VecDeque<Bytes>,
+        pause: bool,
+        flush: bool,
+    }
+
+    impl BodyStream for Paused {
+        fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+            if std::mem::replace(&mut self.pause, false) {
+                return Poll::Pending;
             }
-        });
+            self.pause = true;
+            Poll::Ready(self.pieces.pop_front().map(Ok))
+        }
+
+        fn flush_each(&self) -> bool {
+            self.flush
+        }
+    }
+
+    /// All that comes, and how much of it had come at each pause.
+    fn drain(mut body: Compressed) -> (Vec<u8>, Vec<usize>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut out, mut pauses) = (Vec::new(), Vec::new());
+        loop {
+            match body.poll_next(&mut cx) {
+                Poll::Pending => pauses.push(out.len()),
+                Poll::Ready(None) => return (out, pauses),
+                Poll::Ready(Some(piece)) => out.extend_from_slice(&piece.unwrap()),
+            }
+        }
+    }
+
+    fn inflate(bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut decoder = flate2::read::GzDecoder::new(bytes);
+        // What is missing at the end of a flushed part is no error here.
+        let _ = decoder.read_to_end(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_large_body_is_compressed_in_turns() {
+        let text: Vec<u8> =
+            (0..300_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        let counts = Arc::new(Counts::default());
+        let (out, pauses) = drain(Compressed::new(Body::Bytes(text.clone().into()), 1, counts.clone()));
+        assert_eq!(inflate(&out), text);
+        assert!(pauses.len() >= text.len() / TURN - 1, "{} pauses", pauses.len());
+        assert_eq!(counts.before.load(Ordering::Relaxed), text.len() as u64);
+        assert_eq!(counts.after.load(Ordering::Relaxed), out.len() as u64);
+    }
+
+    #[test]
+    fn what_is_to_be_sent_at_once_is_flushed() {
+        for flush in [true, false] {
+            let pieces = ["one ", "two ", "three"].map(Bytes::from).into();
+            let body = Body::Stream(Box::new(Paused { pieces, pause: false, flush }));
+            let (out, pauses) = drain(Compressed::new(body, 6, Arc::default()));
+            assert_eq!(inflate(&out), b"one two three");
+            let at_first_pause = inflate(&out[..pauses[0]]);
+            assert_eq!(at_first_pause, if flush { &b"one "[..] } else { b"" });
+        }
+    }
+
+    #[test]
+    fn an_encoder_is_used_again() {
+        for text in [&b"first"[..], b"second"] {
+            let body = Body::Bytes(Bytes::from_static(text));
+            assert_eq!(inflate(&drain(Compressed::new(body, 3, Arc::default())).0), text);
+        }
+        // One that is dropped in the middle leaves nothing behind.
+        let pieces = [Bytes::from_static(b"lost")].into();
+        let body = Body::Stream(Box::new(Paused { pieces, pause: false, flush: true }));
+        let mut half = Compressed::new(body, 3, Arc::default());
+        let _ = half.poll_next(&mut Context::from_waker(Waker::noop()));
+        drop(half);
+        let body = Body::Bytes(Bytes::from_static(b"third"));
+        assert_eq!(inflate(&drain(Compressed::new(body, 3, Arc::default())).0), b"third");
+        assert_eq!(IDLE.with_borrow(|idle| idle.iter().filter(|e| e.level == 3).count()), 1);
+    }
+
+    #[test]
+    fn an_error_is_not_an_end() {
+        struct Broken;
+        impl BodyStream for Broken {
+            fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+                Poll::Ready(Some(Err(BodyError::Upstream("gone".into()))))
+            }
+        }
+        let mut body = Compressed::new(Body::Stream(Box::new(Broken)), 1, Arc::default());
+        let polled = body.poll_next(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Some(Err(_)))));
     }
 }

@@ -88,20 +88,24 @@ pub struct Mapped {
 pub fn map(rq: &Request) -> Option<Mapped> {
     let mut path = Vec::with_capacity(128);
     let root = root_into(rq, &mut path);
-    match rq.loc().core.root.alias {
+    let alias = rq.loc().core.root.alias;
+    let within = |length: usize| rq.valid_location && length <= rq.uri.len();
+    match alias {
+        Some(Alias::Prefix(length)) if within(length) => path.extend_from_slice(&rq.uri[length..]),
         None => path.extend_from_slice(&rq.uri),
         // The captures have said it all, unless `try_files` found something below it.
-        Some(Alias::Whole) if rq.uri_below_alias => path.extend_from_slice(&rq.uri),
-        Some(Alias::Whole) => {}
-        Some(Alias::Prefix(length)) => match rq.uri.get(length..) {
-            Some(rest) => path.extend_from_slice(rest),
-            None => {
-                let name = String::from_utf8_lossy(&rq.loc().core.name).into_owned();
-                let text = format!("\"alias\" cannot be used in location \"{name}\" where URI was rewritten");
-                request_log(rq, Level::Alert, format_args!("{text}"));
-                return None;
-            }
-        },
+        Some(Alias::Whole) if rq.uri_below_alias && rq.valid_location => path.extend_from_slice(&rq.uri),
+        Some(Alias::Whole) if rq.valid_location => {}
+        Some(_) => {
+            let name = String::from_utf8_lossy(&rq.loc().core.name);
+            let why = "where URI was rewritten";
+            request_log(
+                rq,
+                Level::Alert,
+                format_args!("\"alias\" cannot be used in location \"{name}\" {why}"),
+            );
+            return None;
+        }
     }
     Some(Mapped { path, root })
 }

@@ -195,7 +195,7 @@ pub fn read_at(file: &File, buffer: &mut [u8], offset: u64, wait: Wait) -> Resul
 fn is_in_memory(file: &File) -> bool {
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58f6;
-    rustix::fs::fstatfs(file).is_ok_and(|s| matches!(s.f_type as i64, TMPFS | RAMFS))
+    rustix::fs::fstatfs(file).is_ok_and(|s| matches!(s.f_type, TMPFS | RAMFS))
 }
 
 /// The first `size` bytes of the file; `None` when it is shorter.

@@ -260,6 +260,7 @@ fn content_type(rq: &Request) -> Option<Bytes> {
 }
 
 /// What became of a compressed neighbour.
+#[allow(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
 enum Compressed {
     /// It is the answer.
     Answer(Flow),

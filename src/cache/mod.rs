@@ -1,5 +1,7 @@
 //! What is kept in memory: responses of upstreams, open files.
 
+pub mod file_body;
+pub mod file_io;
 pub mod files;
 
 /// How the cache answered (`$upstream_cache_status`).

@@ -41,6 +41,13 @@ pub trait BodyStream: Send {
 
     /// Says whether it is to be so (`X-Accel-Buffering`).
     fn set_flush_each(&mut self, _: bool) {}
+
+    /// The bytes `range` of what has not been taken yet, as a body of its own, where they can be
+    /// reached without reading what lies before them.
+    fn part(&self, range: std::ops::Range<u64>) -> Option<Body> {
+        let _ = range;
+        None
+    }
 }
 
 /// The body of a response.

@@ -132,20 +132,21 @@ async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
 
 /// Points the request at another URI; an eleventh time is a cycle.
 fn internal_redirect(rq: &mut Request, uri: Bytes, args: Bytes) -> Flow {
-    if !spend_change(rq, "internal redirection") {
+    if !spend_change(rq, "internally redirecting to", &uri) {
         return Flow::status(500);
     }
     rq.uri = uri;
     rq.args = args;
     rq.pristine = false;
     rq.valid_location = true;
+    rq.uri_below_alias = false;
     rq.internal = true;
     rq.level = rq.http().servers[rq.server].level;
     Flow::Continue
 }
 
 fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
-    if !spend_change(rq, "named location redirection") {
+    if !spend_change(rq, "redirect to named location", &[b"@", name].concat()) {
         return Flow::status(500);
     }
     let server = rq.http().servers[rq.server].level;
@@ -163,10 +164,11 @@ fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
     }
 }
 
-fn spend_change(rq: &mut Request, what: &str) -> bool {
+fn spend_change(rq: &mut Request, what: &str, uri: &[u8]) -> bool {
     if rq.changes_left == 0 {
-        let uri = String::from_utf8_lossy(&rq.uri).into_owned();
-        crate::observe::request_error(rq, format_args!("rewrite or {what} cycle while processing \"{uri}\""));
+        let uri = String::from_utf8_lossy(uri);
+        let message = format_args!("rewrite or internal redirection cycle while {what} \"{uri}\"");
+        crate::observe::request_error(rq, message);
         return false;
     }
     rq.changes_left -= 1;
@@ -215,7 +217,7 @@ fn find(rq: &mut Request, entry: Entry) -> Flow {
             rewrite::Ran::Unchanged => return Flow::Continue,
             rewrite::Ran::Changed => {}
         }
-        if !spend_change(rq, "internal redirection") {
+        if !spend_change(rq, "processing", &rq.uri.clone()) {
             return Flow::status(500);
         }
         let server = rq.http().servers[rq.server].level;

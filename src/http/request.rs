@@ -193,6 +193,8 @@ pub struct Request {
     pub pristine: bool,
     /// Whether the URI still begins with the location's prefix (no `rewrite … break` changed it).
     pub valid_location: bool,
+    /// Whether `uri` is what `try_files` found below the `alias` of a regular expression.
+    pub uri_below_alias: bool,
     /// Rewrites and redirects left before it is a cycle.
     pub changes_left: u8,
     /// Whether the client's connection may carry another request.
@@ -256,6 +258,7 @@ impl Request {
             internal: false,
             pristine: true,
             valid_location: true,
+            uri_below_alias: false,
             changes_left: 10,
             keepalive: false,
             body_length: None,

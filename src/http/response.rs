@@ -18,6 +18,11 @@ impl Fields {
         self.0.push((Bytes::from_static(name.as_bytes()), value.into()));
     }
 
+    /// Adds a field before the others.
+    pub fn add_first(&mut self, name: &'static str, value: impl Into<Bytes>) {
+        self.0.insert(0, (Bytes::from_static(name.as_bytes()), value.into()));
+    }
+
     /// Replaces every field of this name by one.
     pub fn set(&mut self, name: &'static str, value: impl Into<Bytes>) {
         self.remove(name);
@@ -93,6 +98,8 @@ pub struct Response {
     pub ranges: bool,
     /// Whether the upstream's own `Accept-Ranges` or our `bytes` is announced.
     pub accept_ranges: bool,
+    /// Whether another client might get another coding: `Vary` says so where `gzip_vary` is on.
+    pub vary: bool,
     /// The upstream's `Server` or `Date`, when `proxy_pass_header` lets them through.
     pub server: Option<Bytes>,
     /// See `server`.

@@ -55,6 +55,7 @@ pub const TABLES: &[&[Command]] = &[
     rewrite::COMMANDS,
     split_clients::COMMANDS,
     ssl::COMMANDS,
+    static_files::COMMANDS,
     stub_status::COMMANDS,
     try_files::COMMANDS,
     upstream::COMMANDS,
@@ -85,7 +86,7 @@ pub const PHASES: &[Handler] = &[
 
 /// What modules have to do once everything is inherited.
 pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] =
-    &[log::finish, ssl::finish, upstream::finish, proxy::finish];
+    &[log::finish, ssl::finish, static_files::finish, upstream::finish, proxy::finish];
 
 /// The modules' configuration of the top level.
 pub type MainConf = process::Conf;
@@ -118,6 +119,7 @@ gather! {
         proxy_cache: proxy_cache::Conf,
         resolver: resolver::Conf,
         rewrite: rewrite::Conf,
+        static_files: static_files::Conf,
         try_files: try_files::Conf,
     }
 }

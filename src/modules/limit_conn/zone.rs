@@ -53,7 +53,7 @@ impl Zone {
             rejected: Counter::default(),
             rejected_dry_run: Counter::default(),
             current: Gauge::default(),
-            counts: Shards::new(room(size)),
+            counts: Shards::new(room(size, ENTRY), slab(ENTRY)),
         }
     }
 
@@ -141,7 +141,7 @@ mod tests {
             }
             Err(refused) => Some((n as usize, refused)),
         });
-        assert_eq!(refused, Some((room(32 << 10) / 64, Refused::Full)));
+        assert_eq!(refused, Some((room(32 << 10, ENTRY) / 64, Refused::Full)));
         counted.pop();
         assert!(zone.enter(b"new", 1).is_ok());
     }

@@ -6,11 +6,15 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-const SHARDS: usize = 16;
+/// Parts of a large table. A part pushes out its own oldest key, not the table's, so parts are kept
+/// large enough for the difference to be small, and a small table has one.
+const MOST_SHARDS: usize = 16;
+const KEYS_IN_A_SHARD: usize = 512;
 
 /// A table, bounded in bytes as nginx would count them.
 pub struct Shards<T> {
-    shards: [Shard<T>; SHARDS],
+    /// A power of two of them.
+    shards: Box<[Shard<T>]>,
     /// Keys come from clients: a hash they cannot foresee keeps the chains short.
     hasher: RandomState,
     /// Bytes.
@@ -41,10 +45,13 @@ pub struct Entry {
 }
 
 impl<T: Default> Shards<T> {
-    /// An empty table with so many bytes of room.
-    pub fn new(room: usize) -> Shards<T> {
+    /// An empty table with so many bytes of room, where a key takes `entry` bytes or more.
+    pub fn new(room: usize, entry: usize) -> Shards<T> {
+        let shards = (room / entry / KEYS_IN_A_SHARD).clamp(1, MOST_SHARDS);
+        // The power of two below or equal.
+        let shards = 1 << shards.ilog2();
         Shards {
-            shards: std::array::from_fn(|_| Shard(Mutex::default())),
+            shards: (0..shards).map(|_| Shard(Mutex::default())).collect(),
             hasher: RandomState::new(),
             room,
             used: AtomicUsize::new(0),
@@ -54,7 +61,7 @@ impl<T: Default> Shards<T> {
     /// Where `key` belongs.
     pub fn place(&self, key: &[u8]) -> Place {
         let hash = self.hasher.hash_one(key);
-        Place { shard: (hash >> 32) as usize % SHARDS, hash: hash as u32 }
+        Place { shard: (hash >> 32) as usize & (self.shards.len() - 1), hash: hash as u32 }
     }
 
     /// The part of the table to which a place belongs.
@@ -77,7 +84,8 @@ impl<T: Default> Shards<T> {
 
     /// Tries `what` on the other parts that nobody has locked, until it returns true.
     pub fn elsewhere(&self, than: Place, mut what: impl FnMut(&mut Table<T>) -> bool) -> bool {
-        let others = (1..SHARDS).map(|n| (than.shard + n) % SHARDS);
+        let shards = self.shards.len();
+        let others = (1..shards).map(|n| (than.shard + n) % shards);
         // Waiting for a lock with one in hand could be waiting for each other.
         others.filter_map(|n| self.shards[n].0.try_lock()).any(|mut table| what(&mut table))
     }
@@ -104,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_room_is_one_for_all_parts() {
-        let shards: Shards<u8> = Shards::new(100);
+        let shards: Shards<u8> = Shards::new(100, 10);
         assert!(shards.take(60));
         assert!(!shards.take(41));
         assert!(shards.take(40));
@@ -114,10 +122,11 @@ mod tests {
 
     #[test]
     fn keys_spread_over_the_parts() {
-        let shards: Shards<u8> = Shards::new(0);
+        let shards: Shards<u8> = Shards::new(10 << 20, 128);
         let used: std::collections::HashSet<usize> =
             (0..1000u32).map(|n| shards.place(&n.to_be_bytes()).shard).collect();
-        assert_eq!(used.len(), SHARDS);
+        assert_eq!(used.len(), MOST_SHARDS);
+        assert_eq!(Shards::<u8>::new(32 << 10, 128).shards.len(), 1);
         let same = shards.place(b"x");
         assert_eq!((same.shard, same.hash), (shards.place(b"x").shard, shards.place(b"x").hash));
     }

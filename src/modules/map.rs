@@ -92,8 +92,9 @@ impl Table {
 
     /// Adds a key that is no expression (ngx_hash_add_key).
     fn add(&mut self, key: &str, value: Template, hostnames: bool) -> ConfResult<()> {
-        let conflict = || Err(ConfError::new(format!("conflicting parameter \"{key}\"")));
-        let name = key.to_ascii_lowercase().into_bytes();
+        let lower = key.to_ascii_lowercase();
+        let conflict = || Err(ConfError::new(format!("conflicting parameter \"{lower}\"")));
+        let name = lower.clone().into_bytes();
         if hostnames {
             let stars = name.iter().filter(|b| **b == b'*').count();
             let invalid = || ConfError::new(format!("invalid hostname or wildcard \"{key}\""));
@@ -247,7 +248,7 @@ mod tests {
     fn conflicts_as_nginx_sees_them() {
         let message = |keys: &[&str]| table(true, keys).err().map(|e| e.message);
         for pair in [["a.b", "A.b"], ["*.a.b", ".a.b"], [".a.b", "a.b"], ["a.b", ".a.b"], ["a.*", "A.*"]] {
-            let expected = format!("conflicting parameter \"{}\"", pair[1]);
+            let expected = format!("conflicting parameter \"{}\"", pair[1].to_ascii_lowercase());
             assert_eq!(message(&pair), Some(expected), "{pair:?}");
         }
         assert_eq!(message(&["a.b", "*.a.b", "a.b.*"]), None);
@@ -260,7 +261,7 @@ mod tests {
     #[test]
     fn mistakes_in_nginxs_words_and_at_their_line() {
         let cases = [
-            ("a 1;\nA 2;", "conflicting parameter \"A\"", 5),
+            ("a 1;\nA 2;", "conflicting parameter \"a\"", 5),
             ("default 1;\ndefault 2;", "duplicate default map parameter", 5),
             ("a;", "invalid number of the map parameters", 4),
             ("a b c;", "invalid number of the map parameters", 4),

@@ -104,7 +104,7 @@ mod tests {
             let mask = |bits: u8| u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
             // Prefixes of few addresses, so that they nest.
             let distinct: std::collections::HashMap<(u32, u8), Value> =
-                prefixes.into_iter().map(|((net, bits), v)| ((net % 64 << 26 & mask(bits), bits), v)).collect();
+                prefixes.into_iter().map(|((net, bits), v)| (((net % 64) << 26 & mask(bits), bits), v)).collect();
             let list = distinct.iter().map(|((net, bits), v)| (*net, net | !mask(*bits), *v)).collect();
             let intervals = Intervals::nested(list, 0);
             let edges = distinct.keys().flat_map(|(net, bits)| [*net, net | !mask(*bits), net.wrapping_sub(1)]);

@@ -167,7 +167,10 @@ impl Block {
             Entries::Ranges(ranges) => match first {
                 "default" => {
                     if let Some(old) = ranges.default.replace(value) {
-                        duplicate("default", old);
+                        let (new, old) = (text(values, value), text(values, old));
+                        warnings.push(format!(
+                            "duplicate default geo range value: \"{new}\", old value: \"{old}\""
+                        ));
                     }
                 }
                 "delete" => {

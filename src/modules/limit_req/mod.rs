@@ -166,8 +166,7 @@ fn limit_req(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 /// The first argument as a status that is an error.
 pub fn status_arg(d: &Directive) -> ConfResult<u16> {
     match number_arg(d, 0)? {
-        0..400 => Err(ConfError::new("value must be equal to or greater than 400")),
-        600.. => Err(ConfError::new("value must be equal to or less than 599")),
+        0..400 | 600.. => Err(ConfError::new("value must be between 400 and 599")),
         status => Ok(status as u16),
     }
 }

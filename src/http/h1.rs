@@ -372,8 +372,8 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
         // The connection is lent to the request for the time of `process` only.
         return None;
     };
-    if response.status == 444 {
-        rq.sent.status = 444;
+    if matches!(response.status, 444 | 499) {
+        rq.sent.status = response.status;
         rq.sent.aborted = true;
         finish(&rq);
         return None;

@@ -293,5 +293,9 @@ async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
             other => return other,
         }
     }
+    if refusal.as_ref().is_some_and(|r| r.status == 403) {
+        // With `satisfy any` a refusal is an error only now that nobody allowed the request.
+        crate::observe::request_error(rq, format_args!("access forbidden by rule"));
+    }
     refusal.map_or(Flow::Continue, Flow::Special)
 }

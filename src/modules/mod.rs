@@ -18,6 +18,7 @@ pub mod http2;
 pub mod index;
 pub mod limit_conn;
 pub mod limit_req;
+pub mod limit_zone;
 pub mod log;
 pub mod map;
 pub mod process;

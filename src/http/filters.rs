@@ -11,24 +11,31 @@ use crate::modules::{gzip, headers};
 use bytes::Bytes;
 use std::io::Write;
 
-/// Runs the filters.
-pub fn apply(rq: &mut Request, response: &mut Response) {
+/// Runs the filters. A refusal (412) takes the response's place: `error_page` applies to it.
+pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> {
     // First, so that what follows knows an error page for what it is.
-    if let Some(status) = rq.status_override {
+    if let Some(status) = rq.status_override.take() {
         response.status = status;
     }
     complete_location(rq, response);
-    if response.status == 200 {
+    if response.status == 200 && !response.unconditional {
         match check(rq, response) {
             Check::Send => {}
             Check::NotModified => not_modified(response),
             // Nothing of what would have been sent holds for the refusal.
-            Check::Failed => *response = error_page::built_in(rq, Response::new(412)),
+            Check::Failed => return Err(Response::new(412)),
         }
+    }
+    if headers::reads_response(rq.loc()) {
+        super::h1::record(rq, response);
     }
     headers::apply(rq, response);
     gzip::apply(rq, response);
     if let Err(refusal) = range::apply(rq, response) {
+        let has_page = rq.loc().core.error_pages.iter().any(|p| p.statuses.contains(&416));
+        if has_page && !rq.in_error_page {
+            return Err(Response::new(416));
+        }
         unsatisfiable(rq, response, &refusal);
     }
     // Of a page in place of a file nobody need know when it was changed.
@@ -38,13 +45,14 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
     if response.vary && *rq.loc().gzip.vary {
         response.fields.add_first("Vary", Bytes::from_static(b"Accept-Encoding"));
     }
+    Ok(())
 }
 
 /// Makes a `Location` of ours that is a path absolute (ngx_http_header_filter). An upstream's is
 /// left as it came.
 fn complete_location(rq: &Request, response: &mut Response) {
     let core = &rq.loc().core;
-    if response.upstream || !*core.absolute_redirect {
+    if (response.upstream && !response.complete_location) || !*core.absolute_redirect {
         return;
     }
     let Some(path) = response.fields.get("location").filter(|l| l.starts_with(b"/")) else { return };

@@ -368,17 +368,26 @@ pub fn valid_host(text: &[u8]) -> Result<Bytes, u16> {
 
 /// Sends the response, logs, and gives the connection back when it may carry another request.
 async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>> {
+    if !response.silent {
+        response = phases::filtered(&mut rq, response).await;
+    }
     let Downstream::H1(mut h1) = std::mem::replace(&mut rq.downstream, Downstream::None) else {
         // The connection is lent to the request for the time of `process` only.
         return None;
     };
-    if matches!(response.status, 444 | 499) {
+    if response.silent {
         rq.sent.status = response.status;
         rq.sent.aborted = true;
         finish(&rq);
         return None;
     }
-    super::filters::apply(&mut rq, &mut response);
+    // A client that waits to be told sends its body after this; it is read and dropped below.
+    if h1.expect_continue && response.status != 413 {
+        h1.expect_continue = false;
+        if h1.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_err() {
+            return None;
+        }
+    }
     decide_keepalive(&mut rq, &response);
     let plan = Plan::of(&rq, &response);
     if plan.closes {
@@ -507,10 +516,18 @@ fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>)
         out.extend_from_slice(b"\r\n");
     };
     let mut first = Vec::with_capacity(48);
-    let _ = write!(first, "HTTP/1.1 {:03} ", response.status);
+    let _ = write!(first, "HTTP/1.1 {:03}", response.status);
     match &response.reason {
-        Some(reason) => first.extend_from_slice(reason),
-        None => first.extend_from_slice(reason(response.status).as_bytes()),
+        Some((status, reason)) if *status == response.status => {
+            if !reason.is_empty() {
+                first.push(b' ');
+                first.extend_from_slice(reason);
+            }
+        }
+        _ => {
+            first.push(b' ');
+            first.extend_from_slice(reason(response.status).as_bytes());
+        }
     }
     first.extend_from_slice(b"\r\n");
     let core = &rq.loc().core;

@@ -109,6 +109,18 @@ pub async fn refuse_with(rq: &mut Request, status: u16) -> Response {
     drive(rq, Flow::status(status)).await
 }
 
+/// Runs the filters over an answer; a filter that refuses it leads to another answer.
+pub async fn filtered(rq: &mut Request, mut response: Response) -> Response {
+    if let Err(refusal) = super::filters::apply(rq, &mut response) {
+        response = drive(rq, Flow::Special(refusal)).await;
+        // Conditions and ranges were for what was asked for, not for a page about its refusal.
+        response.unconditional = true;
+        response.ranges = false;
+        let _ = super::filters::apply(rq, &mut response);
+    }
+    response
+}
+
 async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
     let mut entry = Entry::Server;
     loop {
@@ -180,9 +192,6 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
         Flow::Continue => {}
         other => return other,
     }
-    if let Some(refusal) = refuse(rq) {
-        return refusal;
-    }
     for phase in [Phase::Preaccess, Phase::Access, Phase::Precontent] {
         match run_phase(rq, phase).await {
             Flow::Continue | Flow::Allow => {}
@@ -243,6 +252,9 @@ fn find_location(rq: &mut Request, server: LevelId) -> Option<Flow> {
     }
     if *rq.loc().core.internal && !rq.internal {
         return Some(Flow::status(404));
+    }
+    if let Some(refusal) = refuse(rq) {
+        return Some(refusal);
     }
     // `limit_except` is a level of its own for the methods it does not name.
     if let Some((free, inner)) = rq.loc().core.limit_except.0.clone()

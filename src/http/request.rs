@@ -305,6 +305,15 @@ impl Request {
         &self.http().servers[self.server].conf
     }
 
+    /// The name of the method in force.
+    pub fn method_name(&self) -> &[u8] {
+        match self.method {
+            Method::Get => b"GET",
+            Method::Head => b"HEAD",
+            _ => self.head.method(),
+        }
+    }
+
     /// The version of the request.
     pub fn version(&self) -> Version {
         self.head.version

@@ -82,8 +82,12 @@ pub type Seconds = u64;
 pub struct Response {
     /// The status. 0 closes the connection without an answer (nginx's 444).
     pub status: u16,
-    /// The reason phrase, when it is not the usual one.
-    pub reason: Option<Bytes>,
+    /// An upstream's reason phrase, with the status it belongs to.
+    pub reason: Option<(u16, Bytes)>,
+    /// Whether conditions of the request are for the upstream alone (it answered, and not the cache).
+    pub unconditional: bool,
+    /// Whether a `Location` that is a path is to be completed; an upstream's own is not.
+    pub complete_location: bool,
     /// The other fields.
     pub fields: Fields,
     /// `Content-Type`, complete.
@@ -108,6 +112,8 @@ pub struct Response {
     pub body: Body,
     /// A protocol switch: what to do with the connection after a 101.
     pub tunnel: Option<Box<dyn Tunnel>>,
+    /// Whether the connection is closed without a word; the status is for the log.
+    pub silent: bool,
     /// Whether the connection must close after this.
     pub close: bool,
     /// Whether this came from an upstream (for `gzip_proxied` and `proxy_intercept_errors`).

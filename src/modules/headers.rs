@@ -218,6 +218,11 @@ fn is_plain(status: u16) -> bool {
     matches!(status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
 }
 
+/// Whether a value that is added may depend on the response, so that the response must be known first.
+pub fn reads_response(loc: &crate::modules::LocConf) -> bool {
+    loc.headers.added.iter().any(|a| a.value.constant().is_none())
+}
+
 /// Adds what is configured to a response (ngx_http_headers_filter).
 pub fn apply(rq: &Request, response: &mut Response) {
     let conf = &rq.loc().headers;

@@ -46,21 +46,21 @@ pub async fn answer(
         })
         .await
     };
-    let Some(mut response) = response else { return left(rq, &shared) };
+    let Some(response) = response else { return left(rq, &shared) };
+    let mut response = if response.silent { response } else { phases::filtered(&mut rq, response).await };
     if !discard_body(&mut rq, response.status).await {
         return left(rq, &shared);
     }
     // The rest of the body, if any, is refused by the crate when this goes.
     rq.downstream = Downstream::None;
-    if matches!(response.status, 0 | 101 | 444) {
+    if response.silent || response.status == 101 {
         // The code that nginx gives.
         respond.send_reset(Reason::PROTOCOL_ERROR);
-        rq.sent.status = 444;
+        rq.sent.status = if response.silent { response.status } else { 444 };
         rq.sent.aborted = true;
         shared.resets.carried_through();
         return h1::finish(&rq);
     }
-    filters::apply(&mut rq, &mut response);
     let sent = send(&mut rq, &mut respond, &mut response, &shared).await;
     if let Err(e) = &sent {
         rq.sent.aborted = true;

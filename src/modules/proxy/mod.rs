@@ -469,9 +469,7 @@ fn fail(rq: &mut Request, failure: Failure) -> Flow {
         crate::observe::request_log(rq, level, format_args!("{}", failure.message));
         if failure.status == 499 {
             // Nobody is there to be answered; the log has 499.
-            let mut response = crate::http::Response::new(499);
-            response.close = true;
-            return Flow::Respond(response);
+            return Flow::status(499);
         }
     }
     Flow::status(failure.status)

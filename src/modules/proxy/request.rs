@@ -36,8 +36,7 @@ pub fn plan(rq: &mut Request, group: Arc<Group>, body: Spooled, streams: bool, c
         None if caching && rq.method == Method::Head && crate::modules::proxy_cache::converts_head(rq) => {
             Bytes::from_static(b"GET")
         }
-        None if rq.method == Method::Get && rq.head.method() != b"GET" => Bytes::from_static(b"GET"),
-        None => Bytes::copy_from_slice(rq.head.method()),
+        None => Bytes::copy_from_slice(rq.method_name()),
     };
     // The target was found just before.
     let target = rq.proxy_target.clone();

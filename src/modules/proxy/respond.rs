@@ -47,7 +47,8 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
         return Flow::Special(response);
     }
     let mut response = response(rq, conf, status, &fields);
-    response.reason = Some(std::mem::take(&mut answer.reason));
+    response.reason = Some((status, std::mem::take(&mut answer.reason)));
+    response.unconditional = !answer.ranges;
     response.length = answer.length;
     if answer.tunnel.is_some() {
         response.tunnel = answer.tunnel;
@@ -85,8 +86,9 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields) -> Response
             "server" => response.server = Some(value.clone()),
             "date" => response.date = Some(value.clone()),
             "location" | "refresh" => {
-                let value = rewrite_redirect(rq, conf, &lower, value);
-                response.fields.add(name.clone(), value);
+                let rewritten = rewrite_redirect(rq, conf, &lower, value);
+                response.complete_location |= lower == "location" && rewritten.is_some();
+                response.fields.add(name.clone(), rewritten.unwrap_or_else(|| value.clone()));
             }
             "set-cookie" => response.fields.add(name.clone(), rewrite_cookie(rq, conf, value)),
             // The cache cuts ranges itself and says so.
@@ -131,14 +133,12 @@ fn accel_limits(rq: &mut Request, fields: &Fields, answer: &mut Answer) {
     }
 }
 
-fn rewrite_redirect(rq: &Request, conf: &Conf, name: &str, value: &Bytes) -> Bytes {
-    let Some(rules) = conf.redirects.as_ref() else { return value.clone() };
+/// The field rewritten by the first rule that fits; `None` when none does.
+fn rewrite_redirect(rq: &Request, conf: &Conf, name: &str, value: &Bytes) -> Option<Bytes> {
+    let rules = conf.redirects.as_ref()?;
     // Of `Refresh: 5; url=…` only the address is rewritten.
     let start = if name == "refresh" {
-        match memchr::memmem::find(&value.to_ascii_lowercase(), b"url=") {
-            Some(at) => at + 4,
-            None => return value.clone(),
-        }
+        memchr::memmem::find(&value.to_ascii_lowercase(), b"url=")? + 4
     } else {
         0
     };
@@ -148,17 +148,17 @@ fn rewrite_redirect(rq: &Request, conf: &Conf, name: &str, value: &Bytes) -> Byt
             Redirect::Prefix(from, to) => {
                 let from = from.eval(rq);
                 if let Some(rest) = subject.strip_prefix(&from[..]) {
-                    return [&value[..start], &to.eval(rq), rest].concat().into();
+                    return Some([&value[..start], &to.eval(rq), rest].concat().into());
                 }
             }
             Redirect::Pattern(regex, to) => {
                 if regex.capture(rq, subject) {
-                    return [&value[..start], &to.eval(rq)].concat().into();
+                    return Some([&value[..start], &to.eval(rq)].concat().into());
                 }
             }
         }
     }
-    value.clone()
+    None
 }
 
 /// `proxy_cookie_domain`, `proxy_cookie_path`

@@ -183,6 +183,7 @@ impl Control<'_> {
     fn reopen(&mut self) {
         log(Level::Notice, format_args!("signal 10 (SIGUSR1) received, reopening logs"));
         for (path, e) in log_file::reopen() {
+            let e = crate::conf::values::os_error(&e);
             log(Level::Emerg, format_args!("open() \"{}\" failed ({e})", path.display()));
         }
     }

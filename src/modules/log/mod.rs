@@ -290,7 +290,8 @@ fn open_named(rq: &Request, name: &Template) -> Option<Arc<LogFile>> {
     }
     let mut root = Vec::new();
     if crate::modules::static_files::document_root(rq, &mut root) {
-        let root = Path::new(OsStr::from_bytes(&root));
+        // `root /` is kept without its slash.
+        let root = Path::new(if root.is_empty() { OsStr::new("/") } else { OsStr::from_bytes(&root) });
         if let Err(e) = std::fs::metadata(root) {
             complain(rq, Level::Error, "testing", "existence failed", root, &e);
             return None;

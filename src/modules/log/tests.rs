@@ -126,12 +126,17 @@ fn each_level_has_its_own_logs_or_the_outer_ones() {
 fn a_name_may_have_variables() {
     let running = Running::start(
         "log_format uri '$uri?$args';
-         server { listen LISTEN; access_log v-$arg_f.log uri; return 200; }",
+         server { listen LISTEN; access_log v-$arg_f.log uri;
+             location / { root /; return 200; }
+             location /nowhere { root /no/such/directory; return 200; }
+         }",
     );
     running.get("/?f=no/such", "");
+    running.get("/nowhere?f=one", "");
     running.get("/1?f=one", "");
     running.get("/2?f=two", "");
     running.get("/3?f=one", "");
+    // A request whose root does not exist makes no file.
     assert_eq!(running.lines("v-one.log", 2), ["/1?f=one", "/3?f=one"]);
     assert_eq!(running.lines("v-two.log", 1), ["/2?f=two"]);
 }

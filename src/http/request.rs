@@ -77,7 +77,7 @@ pub enum Downstream {
     /// An HTTP/1 connection: the body is decoded from its bytes.
     H1(Box<H1Body>),
     /// An HTTP/2 stream.
-    H2(Box<h2::RecvStream>),
+    H2(Box<H2Body>),
     /// None, or it is elsewhere now.
     None,
 }
@@ -94,6 +94,14 @@ pub struct H1Body {
     pub expect_continue: bool,
     /// Bytes of the body that may still come (`client_max_body_size`).
     pub room: u64,
+}
+
+/// An HTTP/2 stream lent to its request.
+pub struct H2Body {
+    /// The body.
+    pub body: h2::RecvStream,
+    /// The way back, by which it is seen that the client has left.
+    pub respond: h2::server::SendResponse<Bytes>,
 }
 
 /// A slot for a variable's value.
@@ -432,15 +440,21 @@ impl Downstream {
     /// body is still to be read nothing can be seen.
     pub async fn gone(&mut self) {
         const AHEAD: usize = 64 * 1024;
-        if let Downstream::H1(h1) = self
-            && h1.framing.is_done()
-        {
-            while h1.input.len() < AHEAD {
-                match read_into(&mut h1.io, &mut h1.input).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {}
+        match self {
+            Downstream::H1(h1) if h1.framing.is_done() => {
+                while h1.input.len() < AHEAD {
+                    match read_into(&mut h1.io, &mut h1.input).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(_) => {}
+                    }
                 }
             }
+            // Reset, or its connection ended.
+            Downstream::H2(h2) => {
+                let _ = std::future::poll_fn(|cx| h2.respond.poll_reset(cx)).await;
+                return;
+            }
+            Downstream::H1(_) | Downstream::None => {}
         }
         std::future::pending().await
     }
@@ -450,11 +464,11 @@ impl Downstream {
         match self {
             Downstream::None => Ok(None),
             Downstream::H1(h1) => h1.next().await,
-            Downstream::H2(stream) => match stream.data().await {
+            Downstream::H2(h2) => match h2.body.data().await {
                 None => Ok(None),
                 Some(Ok(data)) => {
                     // The window is given back as soon as the bytes are ours.
-                    let _ = stream.flow_control().release_capacity(data.len());
+                    let _ = h2.body.flow_control().release_capacity(data.len());
                     Ok(Some(data))
                 }
                 Some(Err(e)) => Err(BodyError::Client(

@@ -6,16 +6,15 @@ use crate::http::body::BodyError;
 use crate::http::error_page::server_token;
 use crate::http::head::Method;
 use crate::http::pace::Pace;
-use crate::http::request::{Conn, Downstream, Request};
+use crate::http::request::{Conn, Downstream, H2Body, Request};
 use crate::http::response::Response;
-use crate::http::{date, filters, h1, phases};
+use crate::http::{date, h1, phases};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -31,28 +30,28 @@ pub async fn answer(
     local: Arc<Local>,
     conn: Arc<Conn>,
     request: http::Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    respond: SendResponse<Bytes>,
     shared: Arc<Shared>,
 ) {
-    let (mut rq, refused) = begin(local, conn, request);
-    let response = {
-        let mut working = pin!(process(&mut rq, refused));
-        poll_fn(|cx| {
-            if let Poll::Ready(response) = working.as_mut().poll(cx) {
-                return Poll::Ready(Some(response));
-            }
-            // Without this a client that left would be noticed only when there is something to send.
-            respond.poll_reset(cx).map(|_| None)
-        })
-        .await
+    let (mut rq, refused) = begin(local, conn, request, respond);
+    let mut response = match refused {
+        Some(status) => phases::refuse_with(&mut rq, status).await,
+        None => phases::process(&mut rq).await,
     };
-    let Some(response) = response else { return left(rq, &shared) };
-    let mut response = if response.silent { response } else { phases::filtered(&mut rq, response).await };
-    if !discard_body(&mut rq, response.status).await {
-        return left(rq, &shared);
+    if !response.silent {
+        response = phases::filtered(&mut rq, response).await;
     }
-    // The rest of the body, if any, is refused by the crate when this goes.
-    rq.downstream = Downstream::None;
+    // The stream is lent to the request for the time of `process` only.
+    let Downstream::H2(stream) = std::mem::replace(&mut rq.downstream, Downstream::None) else { return };
+    let H2Body { body, mut respond } = *stream;
+    // A body that is too large is not waited for.
+    if !body.is_end_stream() && !response.silent && response.status != 413 {
+        let pause = *rq.loc().core.lingering_timeout;
+        let most = *rq.srv().http2.body_preread_size as usize;
+        discard(body, pause, most).await;
+    } else {
+        drop(body);
+    }
     if response.silent || response.status == 101 {
         // The code that nginx gives.
         respond.send_reset(Reason::PROTOCOL_ERROR);
@@ -78,14 +77,19 @@ pub async fn answer(
 }
 
 /// The request, with its server chosen, and the status with which it is refused, if it is.
-fn begin(local: Arc<Local>, conn: Arc<Conn>, request: http::Request<RecvStream>) -> (Request, Option<u16>) {
+fn begin(
+    local: Arc<Local>,
+    conn: Arc<Conn>,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) -> (Request, Option<u16>) {
     let (parts, body) = request.into_parts();
     let default = crate::edge::connection::bound(&local, &conn).names.default;
     let limits = h1::head_limits(&local.generation.http.servers[default].conf.core);
     let (head, refused) = head::read(&parts, &limits);
     let has_body = !body.is_end_stream();
-    let downstream = if has_body { Downstream::H2(Box::new(body)) } else { Downstream::None };
-    let mut rq = Request::new(local, conn, head, downstream);
+    let stream = Downstream::H2(Box::new(H2Body { body, respond }));
+    let mut rq = Request::new(local, conn, head, stream);
     rq.has_body = has_body;
     rq.keepalive = true;
     rq.length = rq.head.size() as u64;
@@ -95,45 +99,19 @@ fn begin(local: Arc<Local>, conn: Arc<Conn>, request: http::Request<RecvStream>)
     (rq, refused)
 }
 
-async fn process(rq: &mut Request, refused: Option<u16>) -> Response {
-    match refused {
-        Some(status) => phases::refuse_with(rq, status).await,
-        None => phases::process(rq).await,
-    }
-}
-
-/// The client took the request back, or is gone.
-fn left(mut rq: Request, shared: &Shared) {
-    rq.sent.status = 499;
-    rq.sent.aborted = true;
-    shared.resets.taken_back();
-    h1::finish(&rq);
-}
-
 /// A request is answered when it has ended. What no handler read of its body is dropped, as far as
-/// the client may send it without being asked; false when the client is gone.
-async fn discard_body(rq: &mut Request, status: u16) -> bool {
-    // A body that is too large is not waited for.
-    if matches!(status, 0 | 413 | 444) {
-        return true;
-    }
-    let pause = *rq.loc().core.lingering_timeout;
-    let mut left = *rq.srv().http2.body_preread_size as usize;
-    let Downstream::H2(body) = &mut rq.downstream else { return true };
+/// the client may send it without being asked; the crate refuses the rest.
+async fn discard(mut body: RecvStream, pause: Duration, most: usize) {
+    let mut left = most;
     while !body.is_end_stream() {
-        match timeout(pause, body.data()).await {
-            Err(_) | Ok(None) => return true,
-            Ok(Some(Err(_))) => return false,
-            Ok(Some(Ok(piece))) => {
-                if piece.len() > left {
-                    return true;
-                }
-                left -= piece.len();
-                let _ = body.flow_control().release_capacity(piece.len());
-            }
+        // An error will be seen again by whoever sends.
+        let Ok(Some(Ok(piece))) = timeout(pause, body.data()).await else { return };
+        if piece.len() > left {
+            return;
         }
+        left -= piece.len();
+        let _ = body.flow_control().release_capacity(piece.len());
     }
-    true
 }
 
 /// Sends head and body.

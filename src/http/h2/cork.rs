@@ -5,9 +5,10 @@
 //! and small TLS records large ones. Nothing is held while the connection is idle.
 
 use super::flood::Frames;
-use crate::http::io::Io;
+use crate::http::io::{Io, poll_read_into};
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -64,6 +65,22 @@ impl Cork {
     pub fn is_empty(&self) -> bool {
         let state = self.0.lock();
         state.out.is_empty() && !state.unflushed
+    }
+
+    /// Reads and drops what the client still sends, until it closes too. Closing with bytes unread
+    /// would reset the connection, and the client might lose what it was told last.
+    pub async fn linger(&self) {
+        let mut dropped = BytesMut::new();
+        let more = poll_fn(|cx| {
+            let mut state = self.0.lock();
+            loop {
+                match ready!(poll_read_into(&mut state.io, cx, &mut dropped)) {
+                    Ok(0) | Err(_) => return Poll::Ready(()),
+                    Ok(_) => dropped.clear(),
+                }
+            }
+        });
+        more.await;
     }
 
     /// A number that changes when bytes were read or written.

@@ -112,6 +112,8 @@ async fn run(mut access: Access, io: Io, input: BytesMut) {
     let server = server(&local, &access.conn);
     let time = *server.conf.core.client_header_timeout;
     let cork = Cork::new(io, input);
+    // Streams that were taken back may still be at work; twice as many as may be open are too many.
+    let most = 2 * *server.conf.http2.max_concurrent_streams as usize;
     let mut hello = builder(server).handshake::<_, Bytes>(cork.clone());
     let hello = poll_fn(|cx| match Pin::new(&mut hello).poll(cx) {
         Poll::Ready(Ok(connection)) => Poll::Ready(Some(connection)),
@@ -135,6 +137,7 @@ async fn run(mut access: Access, io: Io, input: BytesMut) {
         connection,
         cork,
         shared: shared.clone(),
+        most,
         state: State::Fresh,
         leaving: false,
         closing: false,
@@ -157,8 +160,15 @@ async fn run(mut access: Access, io: Io, input: BytesMut) {
     .await;
     driver.gauge(-1);
     driver.tell(&end);
+    let linger = driver.linger(&end);
+    let cork = driver.cork.clone();
+    // The requests notice that the connection is gone.
     drop(driver);
-    // The requests notice that the connection is gone; they are logged before it counts as closed.
+    if let Some(time) = linger {
+        let _ = timeout(time, cork.linger()).await;
+    }
+    drop(cork);
+    // They are logged before it counts as closed.
     poll_fn(|cx| {
         *shared.waker.lock() = Some(cx.waker().clone());
         if shared.active() == 0 { Poll::Ready(()) } else { Poll::Pending }
@@ -182,6 +192,8 @@ struct Driver {
     connection: Connection<Cork, Bytes>,
     cork: Cork,
     shared: Arc<Shared>,
+    /// The most requests with tasks of their own.
+    most: usize,
     state: State,
     /// The client was told to send no more requests.
     leaving: bool,
@@ -276,7 +288,7 @@ impl Driver {
     }
 
     fn is_attack(&self) -> bool {
-        let what = if self.shared.resets.is_attack() {
+        let what = if self.shared.resets.is_attack() || self.shared.active() > self.most {
             "client sent too many stream resets"
         } else if self.cork.is_flood(self.shared.sent.load(Ordering::Relaxed)) {
             "http2 flood detected"
@@ -358,6 +370,15 @@ impl Driver {
         }
     }
 
+    /// How long the client may still send, once it has been told the end.
+    fn linger(&mut self, end: &End) -> Option<Duration> {
+        let (local, quitting) = self.access.current();
+        let core = level(&local, &self.access.conn);
+        let told = matches!(end, End::Done | End::Failed(_));
+        let time = *core.lingering_timeout;
+        (told && *core.lingering_close).then_some(if quitting { time.min(CLOSING) } else { time })
+    }
+
     /// Logs an end that is not in order, as nginx does, below what an operator usually reads.
     fn tell(&self, end: &End) {
         match end {
@@ -416,3 +437,6 @@ fn builder(server: &Server) -> h2::server::Builder {
         .max_local_error_reset_streams(Some(ERRORS));
     builder
 }
+
+#[cfg(test)]
+mod tests;

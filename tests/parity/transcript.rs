@@ -112,7 +112,8 @@ impl Transcript {
         }
         // Stable: headers of one name keep their order.
         headers.sort_by_key(|h| h.split(':').next().unwrap_or_default().to_ascii_lowercase());
-        self.push(format!("< {}", answer.line));
+        // A status line without a reason ends in a space, or with nginx in front of such an upstream, does not.
+        self.push(format!("< {}", answer.line.trim_end()));
         for header in headers {
             self.push(header);
         }

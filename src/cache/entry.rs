@@ -22,6 +22,8 @@ pub struct Entry {
     pub key: Bytes,
     /// Its status.
     pub status: u16,
+    /// The reason phrase.
+    pub reason: Bytes,
     /// What the upstream sent, but for the connection's own fields.
     pub fields: Fields,
     /// Its body, in pieces of at most [`PIECE`] bytes.
@@ -75,6 +77,7 @@ impl Entry {
         Entry {
             key,
             status: failure.status,
+            reason: Bytes::new(),
             fields: Fields::default(),
             body: Box::default(),
             length: 0,
@@ -101,6 +104,7 @@ impl Entry {
         Entry {
             key: self.key.clone(),
             status: self.status,
+            reason: self.reason.clone(),
             fields: self.fields.clone(),
             body: self.body.clone(),
             length: self.length,
@@ -118,6 +122,7 @@ impl Entry {
         }
         Ok(Answer {
             status: self.status,
+            reason: self.reason.clone(),
             fields: self.fields.clone(),
             length: Some(self.length),
             body: match &*self.body {
@@ -125,7 +130,7 @@ impl Entry {
                 [one] => Body::Bytes(one.clone()),
                 pieces => Body::Pieces(pieces.iter().cloned().collect()),
             },
-            ranges: true,
+            ranges: takes_ranges(&self.fields),
             tunnel: None,
             attempts: Vec::new(),
         })
@@ -139,6 +144,12 @@ impl Entry {
         let vary = self.vary.as_ref().map_or(0, Vary::size);
         (body + fields + vary + self.key.len() + OVERHEAD) as u64
     }
+}
+
+/// Whether ranges may be cut from a kept answer: as in nginx, where the upstream says that it can do
+/// it itself.
+pub fn takes_ranges(fields: &Fields) -> bool {
+    fields.get("accept-ranges").is_some()
 }
 
 /// The same fields in one stretch of memory that holds nothing else. As received they are parts of

@@ -5,7 +5,7 @@
 //! be kept. Then what all have read is forgotten, the filler waits when the slowest is too far
 //! behind, and ends when nobody reads. A fill that breaks off is an error to every reader.
 
-use super::entry::Entry;
+use super::entry::{Entry, takes_ranges};
 use super::vary::Vary;
 use crate::http::body::{Body, BodyError, BodyStream};
 use crate::http::response::Fields;
@@ -26,6 +26,8 @@ pub const WINDOW: u64 = 1 << 20;
 pub struct Opening {
     /// The status.
     pub status: u16,
+    /// The reason phrase.
+    pub reason: Bytes,
     /// The fields.
     pub fields: Fields,
     /// `Content-Length`, when the upstream gave one.
@@ -243,10 +245,11 @@ impl Reader {
     pub fn answer(self, opening: &Opening) -> Answer {
         Answer {
             status: opening.status,
+            reason: opening.reason.clone(),
             fields: opening.fields.clone(),
             length: opening.length,
             body: Body::Stream(Box::new(self)),
-            ranges: true,
+            ranges: takes_ranges(&opening.fields),
             tunnel: None,
             attempts: Vec::new(),
         }

@@ -206,8 +206,9 @@ impl Filler {
         times: Times,
         outcome: oneshot::Sender<Outcome>,
     ) -> FillEnd {
-        let Answer { status, fields, length, mut body, attempts, .. } = answer;
-        let opening = Arc::new(Opening { status, fields: pack_fields(&fields), length, vary });
+        let Answer { status, reason, fields, length, mut body, attempts, .. } = answer;
+        let reason = Bytes::copy_from_slice(&reason);
+        let opening = Arc::new(Opening { status, reason, fields: pack_fields(&fields), length, vary });
         drop(fields);
         let Job { zone, fill, slot, .. } = &self.job;
         zone.admit(slot, fill);
@@ -278,6 +279,7 @@ impl Filler {
         let entry = Entry {
             key: slot.text.clone(),
             status: opening.status,
+            reason: opening.reason.clone(),
             fields: opening.fields.clone(),
             length: fill.received(),
             body,
@@ -350,7 +352,8 @@ async fn pack(pieces: Vec<Bytes>) -> Box<[Bytes]> {
 
 /// Whether `entry`, which is stale, is served in place of a failure.
 pub fn serves_on_failure(policy: &Policy, entry: &Entry, kind: FailureKind, now: Instant) -> bool {
-    let stated = now < entry.times.error_until && kind != FailureKind::Client;
+    let stated =
+        now < entry.times.error_until && !matches!(kind, FailureKind::Client | FailureKind::Internal);
     stated || policy.stale.on_failure(kind)
 }
 

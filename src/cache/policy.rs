@@ -93,7 +93,7 @@ impl UseStale {
             FailureKind::Error | FailureKind::NoLiveUpstreams => self.error,
             FailureKind::Timeout => self.timeout,
             FailureKind::InvalidHeader => self.invalid_header,
-            FailureKind::Client => false,
+            FailureKind::Client | FailureKind::Internal => false,
         }
     }
 

@@ -67,6 +67,7 @@ mod tests {
         Arc::new(Entry {
             key: key.text.clone(),
             status: 200,
+            reason: Bytes::new(),
             fields: Fields::default(),
             body: Box::new([Bytes::from(vec![0; length])]),
             length: length as u64,

@@ -64,7 +64,8 @@ impl Call {
             fields.add_static(name, Bytes::copy_from_slice(value.as_bytes()));
         }
         let attempts = vec![Attempt { status, ..Attempt::default() }];
-        let answer = Answer { status, fields, length, body, ranges: false, tunnel: None, attempts };
+        let reason = Bytes::from_static(b"OK");
+        let answer = Answer { status, reason, fields, length, body, ranges: false, tunnel: None, attempts };
         assert!(self.reply.send(Ok(answer)).is_ok(), "nobody awaits the answer");
     }
 

@@ -10,7 +10,7 @@ async fn a_thousand_viewers_cost_the_origin_one_request() {
     let viewers: Vec<_> = (0..1000).map(|_| site.get("/seg1.ts")).collect();
     let call = site.call().await;
     site.readers(1000).await;
-    let pieces = call.open(200, &[("Content-Type", "video/mp2t")], Some(9));
+    let pieces = call.open(200, &[("Content-Type", "video/mp2t"), ("Accept-Ranges", "bytes")], Some(9));
     for piece in ["one", "two", "six"] {
         pieces.send(Ok(Bytes::from_static(piece.as_bytes()))).unwrap();
         tokio::task::yield_now().await;
@@ -36,6 +36,7 @@ async fn a_thousand_viewers_cost_the_origin_one_request() {
     assert_eq!(later.status, Hit);
     let answer = later.result.unwrap();
     assert!(answer.ranges && answer.attempts.is_empty());
+    assert_eq!(answer.reason, "OK");
     assert_eq!(whole(answer).await.unwrap(), "onetwosix");
     assert!(!site.was_asked());
     assert_eq!(site.zone.counters.requests(Hit), 1000);

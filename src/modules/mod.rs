@@ -87,7 +87,7 @@ pub const PHASES: &[Handler] = &[
 
 /// What modules have to do once everything is inherited.
 pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] =
-    &[log::finish, ssl::finish, static_files::finish, upstream::finish, proxy::finish];
+    &[log::finish, ssl::finish, static_files::finish, upstream::finish, proxy::finish, proxy_cache::finish];
 
 /// The modules' configuration of the top level.
 pub type MainConf = process::Conf;

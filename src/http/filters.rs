@@ -17,7 +17,9 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     if let Some(status) = rq.status_override.take() {
         response.status = status;
     }
-    complete_location(rq, response);
+    for (name, value) in rq.carried.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"content-type")) {
+        response.fields.add(name.clone(), value.clone());
+    }
     if response.status == 200 && !response.unconditional {
         match check(rq, response) {
             Check::Send => {}
@@ -30,6 +32,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
         super::h1::record(rq, response);
     }
     headers::apply(rq, response);
+    complete_location(rq, response);
     gzip::apply(rq, response);
     if let Err(refusal) = range::apply(rq, response) {
         let has_page = rq.loc().core.error_pages.iter().any(|p| p.statuses.contains(&416));

@@ -382,7 +382,7 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
         return None;
     }
     // A client that waits to be told sends its body after this; it is read and dropped below.
-    if h1.expect_continue && response.status != 413 {
+    if h1.expect_continue && response.status < 400 {
         h1.expect_continue = false;
         if h1.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_err() {
             return None;
@@ -509,12 +509,7 @@ impl Plan {
 /// Writes status line and fields in nginx's order.
 fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>) {
     use std::io::Write;
-    let mut field = |name: &str, value: &[u8]| {
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
-    };
+    let mut field = |name: &str, value: &[u8]| write_field(name.as_bytes(), value, out);
     let mut first = Vec::with_capacity(48);
     let _ = write!(first, "HTTP/1.1 {:03}", response.status);
     match &response.reason {
@@ -569,21 +564,36 @@ fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>)
         field("Connection", b"close");
     }
     for (name, value) in response.fields.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"location")) {
-        out.extend_from_slice(name);
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
+        write_field(name, value, out);
     }
     if let Some(etag) = &response.etag {
-        out.extend_from_slice(b"ETag: ");
-        out.extend_from_slice(etag);
-        out.extend_from_slice(b"\r\n");
+        write_field(b"ETag", etag, out);
     }
     if response.accept_ranges {
         out.extend_from_slice(b"Accept-Ranges: bytes\r\n");
     }
     out.extend_from_slice(b"\r\n");
     out.splice(..0, first);
+}
+
+/// Appends a field. A line end in a value, which a decoded URI may bring there, would begin another
+/// field; it goes out encoded.
+pub fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    append_line_safe(value, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends text to a line of a head, its line ends encoded.
+pub fn append_line_safe(text: &[u8], out: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some(at) = memchr::memchr2(b'\r', b'\n', rest) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(if rest[at] == b'\r' { b"%0D" } else { b"%0A" });
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
 }
 
 /// Keeps what the log and `$sent_http_*` ask for.
@@ -657,7 +667,7 @@ async fn send(
         let _ = out.write(&mut h1.io, &mut Body::Empty).await;
     }
     rq.sent.bytes = out.written;
-    rq.sent.body_bytes = body_bytes.min(out.written.saturating_sub(head_bytes));
+    rq.sent.body_bytes = out.written.saturating_sub(head_bytes);
     result
 }
 

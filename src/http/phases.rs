@@ -166,6 +166,7 @@ fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
         Some(level) => {
             rq.level = level;
             rq.internal = true;
+            rq.proxy_target = None;
             Flow::Continue
         }
         None => {

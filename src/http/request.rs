@@ -125,6 +125,8 @@ struct Captures {
 /// An attempt at an upstream server, for `$upstream_*`.
 #[derive(Clone, Debug, Default)]
 pub struct Attempt {
+    /// Whether it is the first for another URI of the request (after an internal redirect).
+    pub another: bool,
     /// The peer's name as configured.
     pub peer: Arc<str>,
     /// The status it answered with; 0 if it did not.
@@ -237,6 +239,9 @@ pub struct Request {
     pub guards: Vec<Box<dyn std::any::Any + Send>>,
     /// Whether an `error_page` is being produced, so that a second error does not loop.
     pub in_error_page: bool,
+    /// Fields of an upstream's answer that stay when it sends the request elsewhere
+    /// (`X-Accel-Redirect`).
+    pub carried: Fields,
     /// The status that the response shall have in place of its own (`error_page` without `=`).
     pub status_override: Option<u16>,
     /// `set $limit_rate`, bytes a second.
@@ -284,6 +289,7 @@ impl Request {
             limit_conn: None,
             guards: Vec::new(),
             in_error_page: false,
+            carried: Fields::default(),
             status_override: None,
             limit_rate: None,
             proxy_target: None,
@@ -291,6 +297,14 @@ impl Request {
             slots: RefCell::new(Vec::new()),
             captures: RefCell::default(),
         }
+    }
+
+    /// Notes the attempts at upstream servers that the URI in force took.
+    pub fn note_attempts(&mut self, mut attempts: Vec<Attempt>) {
+        if let Some(first) = attempts.first_mut() {
+            first.another = !self.attempts.is_empty();
+        }
+        self.attempts.append(&mut attempts);
     }
 
     /// The generation it runs under.

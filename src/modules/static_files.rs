@@ -245,6 +245,10 @@ fn answer(rq: &Request, found: Found) -> Response {
 
 /// The type by the extension of the URI's last part; a name that begins with its only dot has none.
 pub fn content_type(rq: &Request) -> Option<Bytes> {
+    // An upstream that sent the request here may have said what it is.
+    if let Some(carried) = rq.carried.get("content-type") {
+        return Some(carried.clone());
+    }
     let core = &rq.loc().core;
     let name = &rq.uri[memchr::memrchr(b'/', &rq.uri).map_or(0, |at| at + 1)..];
     let extension = memchr::memrchr(b'.', name).filter(|at| *at > 0).map(|at| &name[at + 1..]);

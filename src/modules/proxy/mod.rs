@@ -462,7 +462,7 @@ fn client_failure(e: crate::http::BodyError) -> Failure {
 }
 
 fn fail(rq: &mut Request, failure: Failure) -> Flow {
-    rq.attempts.extend(failure.attempts);
+    rq.note_attempts(failure.attempts);
     if failure.kind == FailureKind::Client {
         rq.keepalive = false;
         let level = crate::observe::error_log::Level::Info;

@@ -27,7 +27,7 @@ const HIDDEN: [&str; 8] = [
 
 /// What comes of an answer.
 pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
-    rq.attempts.append(&mut answer.attempts);
+    rq.note_attempts(std::mem::take(&mut answer.attempts));
     let fields = Arc::new(std::mem::take(&mut answer.fields));
     rq.upstream_fields = Some(fields.clone());
     if let Some(flow) = accel_redirect(rq, &fields) {
@@ -104,6 +104,13 @@ fn accel_redirect(rq: &mut Request, fields: &Fields) -> Option<Flow> {
     let target = fields.get("x-accel-redirect")?.clone();
     if proxy_cache::ignores(rq, "x-accel-redirect") {
         return None;
+    }
+    const STAY: [&str; 6] =
+        ["content-type", "set-cookie", "content-disposition", "cache-control", "expires", "accept-ranges"];
+    for (name, value) in fields.iter() {
+        if STAY.iter().any(|s| name.eq_ignore_ascii_case(s.as_bytes())) {
+            rq.carried.add(name.clone(), value.clone());
+        }
     }
     if let Some(name) = target.strip_prefix(b"@") {
         return Some(Flow::Named(Bytes::copy_from_slice(name)));

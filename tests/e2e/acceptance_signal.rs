@@ -36,6 +36,15 @@ impl Site {
         WebSocket::open(self.client().await, "/signalhub?id=1", &[]).await
     }
 
+    /// The numbers when only `others` connections are open beside the one that asks.
+    async fn stats_beside(&self, others: u64) -> StubStatus {
+        eventually(&format!("{others} other connections"), || async {
+            let stats = self.stats().await;
+            (stats.active == others + 1).then_some(stats)
+        })
+        .await
+    }
+
     async fn stats(&self) -> StubStatus {
         StubStatus::parse(&get(self.server.addr(8404), "/stats").await.text())
     }
@@ -163,10 +172,7 @@ async fn sockets_go_where_the_fewest_are() {
         socket.close().await;
     }
     site.servers[1].wait_open(0).await;
-    eventually("the server to see that they left", || async {
-        (site.stats().await.active == 1 + staying.len() as u64).then_some(())
-    })
-    .await;
+    site.stats_beside(staying.len() as u64).await;
     let mut sockets = staying;
     for _ in 0..4 {
         let mut socket = site.socket().await;
@@ -358,17 +364,19 @@ async fn sixteen_idle_connections_are_kept() {
 #[tokio::test]
 async fn five_hundred_idle_sockets_stay_open_and_are_counted() {
     let site = Site::start().await;
-    let before = site.stats().await;
-    assert_eq!((before.active, before.writing), (1, 1));
+    let before = site.stats_beside(0).await;
+    assert_eq!((before.reading, before.writing, before.waiting), (0, 1, 0));
     let mut sockets = Vec::new();
     for _ in 0..500 {
         sockets.push(site.socket().await);
     }
-    let stats = site.stats().await;
-    assert_eq!(stats.active, 501);
-    assert_eq!(stats.accepts - before.accepts, 501);
-    assert_eq!(stats.handled, stats.accepts);
-    assert_eq!(stats.requests - before.requests, 501);
+    // The connection that asked before may be counted for a moment.
+    let first = site.stats().await;
+    assert!((501..=502).contains(&first.active), "{first:?}");
+    assert_eq!(first.accepts - before.accepts, 501);
+    assert_eq!(first.handled, first.accepts);
+    assert_eq!(first.requests - before.requests, 501);
+    let stats = site.stats_beside(500).await;
     assert_eq!((stats.reading, stats.writing, stats.waiting), (0, 501, 0));
     for server in &site.servers {
         let open = server.open();
@@ -394,9 +402,15 @@ async fn stats_are_in_the_format_that_is_scraped() {
     let mut client = Client::connect(site.server.addr(8404)).await;
     let first = client.get("/stats").await;
     assert_eq!(first.header("content-type"), Some("text/plain"));
-    let first = StubStatus::parse(&first.text());
-    assert_eq!((first.active, first.reading, first.writing, first.waiting), (2, 0, 1, 1));
-    assert_eq!(first.requests, 2);
+    // Starting the server took a connection to each port, which may not be gone at once.
+    let mut first = StubStatus::parse(&first.text());
+    while first.active > 2 {
+        assert!(first.requests < 1000, "other connections stay open");
+        first = StubStatus::parse(&client.get("/stats").await.text());
+    }
+    assert_eq!((first.active, first.reading), (2, 0));
+    assert_eq!((first.writing, first.waiting), (1, 1));
+    assert_eq!((first.accepts, first.handled), (4, 4));
     let second = StubStatus::parse(&client.get("/stats").await.text());
     assert_eq!((second.requests, second.accepts), (first.requests + 1, first.accepts));
     // The page is on its own port only.

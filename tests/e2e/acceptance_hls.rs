@@ -347,15 +347,16 @@ async fn a_file_that_was_missing_stays_missing_while_the_error_is_kept() {
     assert_eq!(client.get("/live/late.ts").await.status, 404);
 }
 
-/// Asks for the status page until `client` is the only connection; the page and how often it was asked for.
+/// Asks for the status page until `client` is the only connection and the second; the page, how often it was asked for.
 async fn only_connection(client: &mut Client) -> (StubStatus, u64) {
     for asked in 1..1000 {
         let page = StubStatus::parse(&client.get("/nginx_status").await.text());
-        if page.active == 1 {
+        // Starting the server took a connection, which may not be gone at once.
+        if (page.active, page.accepts) == (1, 2) {
             return (page, asked);
         }
     }
-    panic!("other connections stay open");
+    panic!("it does not come to rest");
 }
 
 #[tokio::test]
@@ -368,11 +369,10 @@ async fn the_status_page_is_for_this_machine() {
     for _ in 0..4 {
         client.get("/live/x.ts").await;
     }
-    // Starting the server took a connection, which may not be gone at once.
     let (page, requests) = only_connection(&mut client).await;
     assert_eq!((page.reading, page.writing, page.waiting), (0, 1, 0));
     assert_eq!(page.requests, before.requests + 4 + requests);
-    assert_eq!((page.accepts, page.handled), (2, 2));
+    assert_eq!(page.handled, 2);
 
     let log = eventually("the log", || async {
         server.read("logs/access.log").filter(|log| log.matches("x.ts").count() == 4)

@@ -122,8 +122,14 @@ async fn send(
     shared: &Shared,
 ) -> Result<(), BodyError> {
     let bodyless = matches!(response.status, 204 | 304);
-    let length = if bodyless { None } else { response.content_length() };
-    let body = !bodyless && rq.method != Method::Head && length != Some(0);
+    let head_only = rq.method == Method::Head;
+    let length = match (bodyless, head_only && response.upstream) {
+        (true, _) => None,
+        // An upstream that did not tell the length of what it did not send did not say 0.
+        (false, true) => response.length,
+        (false, false) => response.content_length(),
+    };
+    let body = !bodyless && !head_only && length != Some(0);
     let (head, size) = response_head(rq, response, length);
     h1::record(rq, response);
     let mut stream = respond.send_response(head, !body).map_err(client)?;

@@ -73,7 +73,8 @@ pub fn bound<'a>(local: &'a Local, conn: &Conn) -> &'a Bound {
 pub async fn serve(arrival: Arrival, socket: Socket) {
     let local = worker::local(&arrival.edge, &arrival.worker);
     let Some(bound) = local.generation.http.listens.find(&arrival.addr) else { return };
-    let (ssl, http2) = (bound.ssl, bound.http2);
+    let default = &local.generation.http.servers[bound.names.default].conf;
+    let (ssl, http2) = (bound.ssl, bound.http2 || *default.http2.on);
     if let Socket::Tcp(stream) = &socket {
         let _ = stream.set_nodelay(true);
     }

@@ -11,6 +11,7 @@ use crate::observe::error_log::Level;
 use rustls::server::{ClientHello, ServerConnection};
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest};
@@ -125,7 +126,7 @@ impl From<io::Error> for Failure {
 }
 
 async fn shake(local: &Local, bound: &Bound, socket: Socket) -> Result<Shaken, Failure> {
-    match first_byte(&socket).await? {
+    match await_hello(local, &socket).await? {
         None => return Err(Failure::Left),
         Some(HANDSHAKE_RECORD) => {}
         Some(_) => return Ok(Shaken::Plain(socket)),
@@ -141,6 +142,22 @@ async fn shake(local: &Local, bound: &Bound, socket: Socket) -> Result<Shaken, F
         }
     };
     Ok(Shaken::Tls { io, info, h2 })
+}
+
+/// The first byte, or `None` when there is none to come: the client closed, or the process is ending
+/// and does not wait for one that has said nothing yet.
+async fn await_hello(local: &Local, socket: &Socket) -> io::Result<Option<u8>> {
+    let mut quit = pin!(local.worker.quit());
+    // Registered before looking, so that no wake-up is lost.
+    quit.as_mut().enable();
+    if local.worker.quitting() {
+        return Ok(None);
+    }
+    tokio::select! {
+        biased;
+        byte = first_byte(socket) => byte,
+        () = quit => Ok(None),
+    }
 }
 
 /// The first byte, left where it is; `None` when the client closed without one.

@@ -68,7 +68,8 @@ const OVERHEAD: usize = 128;
 /// The cache called `name` of `bytes`. The same one over reloads, for as long as a configuration
 /// names it with this size.
 fn cache(name: &str, bytes: u64) -> Arc<Cache> {
-    static CACHES: OnceLock<Mutex<HashMap<(String, u64), Weak<Cache>>>> = OnceLock::new();
+    type Caches = HashMap<(String, u64), Weak<Cache>>;
+    static CACHES: OnceLock<Mutex<Caches>> = OnceLock::new();
     let mut caches = CACHES.get_or_init(Mutex::default).lock();
     let key = (name.to_string(), bytes);
     if let Some(cache) = caches.get(&key).and_then(Weak::upgrade) {

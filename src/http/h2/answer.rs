@@ -9,6 +9,7 @@ use crate::http::pace::Pace;
 use crate::http::request::{Conn, Downstream, H2Body, Request};
 use crate::http::response::Response;
 use crate::http::{date, h1, phases};
+use crate::observe::error_log::Level;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
@@ -61,18 +62,18 @@ pub async fn answer(
         return h1::finish(&rq);
     }
     let sent = send(&mut rq, &mut respond, &mut response, &shared).await;
-    if let Err(e) = &sent {
-        rq.sent.aborted = true;
-        if matches!(e, BodyError::Client(_)) {
-            shared.resets.taken_back();
-        } else {
+    match &sent {
+        Ok(()) => shared.resets.carried_through(),
+        Err(BodyError::Client(_)) => shared.resets.taken_back(),
+        Err(e) => {
             // Bytes are missing: the client must not take what it has for the whole.
             respond.send_reset(Reason::INTERNAL_ERROR);
-            crate::observe::request_error(&rq, format_args!("{e} while sending to client"));
+            let slow = matches!(e, BodyError::ClientTimeout);
+            let level = if slow { Level::Info } else { Level::Error };
+            crate::observe::request_log(&rq, level, format_args!("{e} while sending to client"));
         }
-    } else {
-        shared.resets.carried_through();
     }
+    rq.sent.aborted = sent.is_err();
     h1::finish(&rq);
 }
 
@@ -122,8 +123,14 @@ async fn send(
     shared: &Shared,
 ) -> Result<(), BodyError> {
     let bodyless = matches!(response.status, 204 | 304);
-    let length = if bodyless { None } else { response.content_length() };
-    let body = !bodyless && rq.method != Method::Head && length != Some(0);
+    let head_only = rq.method == Method::Head;
+    let length = match (bodyless, head_only && response.upstream) {
+        (true, _) => None,
+        // An upstream that did not tell the length of what it did not send did not say 0.
+        (false, true) => response.length,
+        (false, false) => response.content_length(),
+    };
+    let body = !bodyless && !head_only && length != Some(0);
     let (head, size) = response_head(rq, response, length);
     h1::record(rq, response);
     let mut stream = respond.send_response(head, !body).map_err(client)?;

@@ -178,6 +178,13 @@ fn options(args: &Args) -> Options {
 
 fn fail(args: &Args, options: &Options, e: &ConfError) -> i32 {
     say(&format!("{NAME}: [emerg] {e}"));
+    // The log of the beginning gets it too, when it can be opened; who reads the terminal knows.
+    if let Target::File(file) = &options.error_log
+        && file.open().is_ok()
+    {
+        let log = crate::observe::error_log::ErrorLog::new(vec![(options.error_log.clone(), Level::Notice)]);
+        log.write(&[], Level::Emerg, format_args!("{e}"));
+    }
     if args.test || args.dump {
         say(&format!("{NAME}: configuration file {} test failed", options.file.display()));
     }

@@ -1,21 +1,437 @@
 //! The open-file cache: descriptors, what is known of files, failures, the bytes of small ones.
+//!
+//! [`find`] is the way to any file, with a cache or without. It never makes a worker wait: what the
+//! kernel has at hand is had at once, the rest on a thread that may wait. What is given out as the
+//! bytes or the descriptor of a file is one file's, with that file's [`Stat`], whatever is renamed
+//! over its name in the meantime.
 
-use std::time::Duration;
+use super::file_io::{Failure, Stop, Wait, open, read_whole, stat, stat_of};
+pub use super::file_io::{Kind, Stat};
+use bytes::Bytes;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use parking_lot::Mutex;
+use std::fs::File;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-/// A cache of open files.
+/// Bytes up to which a file is read whole, and kept so in a cache.
+pub const SMALL: u64 = 64 * 1024;
+
+/// Bytes of small files that a cache keeps.
+const KEPT: u64 = 32 << 20;
+
+/// How often a file that changes while it is read is read again.
+const ATTEMPTS: u32 = 4;
+
+/// What is asked of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Want {
+    /// What it stands for.
+    Stat,
+    /// Besides, that it can be read.
+    Open,
+    /// Besides, its content.
+    Content,
+}
+
+/// What a name stands for.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What is known of it.
+    pub stat: Stat,
+    /// Its content, when that was asked for.
+    pub content: Content,
+}
+
+/// The content of a file.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Not asked for, or no regular file.
+    None,
+    /// All of it.
+    Bytes(Bytes),
+    /// To be read, up to the size that is known.
+    File(Arc<File>),
+}
+
+/// How a location uses its cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// How long what is held is believed.
+    pub valid: Duration,
+    /// Uses before a descriptor is held.
+    pub min_uses: u32,
+    /// Whether failures are held.
+    pub errors: bool,
+}
+
+/// Finds what `path` stands for, by way of `cache` if there is one.
+pub async fn find(
+    cache: Option<&Arc<FileCache>>,
+    policy: Policy,
+    path: &[u8],
+    want: Want,
+) -> Result<Found, Failure> {
+    let at_once = match cache {
+        Some(cache) => cache.find(path, want, policy, Wait::No),
+        None => load(path, want, Wait::No),
+    };
+    let stop = match at_once {
+        Ok(found) => return Ok(found),
+        Err(Stop::Failed(failure)) => return Err(failure),
+        Err(stop @ Stop::WouldWait) => stop,
+    };
+    let (cache, path) = (cache.cloned(), path.to_vec());
+    let waiting = tokio::task::spawn_blocking(move || match cache {
+        Some(cache) => cache.find(&path, want, policy, Wait::Yes),
+        None => load(&path, want, Wait::Yes),
+    });
+    // The only ways for it not to finish are a panic and the end of the runtime.
+    waiting.await.unwrap_or(Err(stop)).map_err(|stop| match stop {
+        Stop::Failed(failure) => failure,
+        Stop::WouldWait => Failure::of("open()", rustix::io::Errno::CANCELED),
+    })
+}
+
+/// Opens, looks and reads, without a cache.
+fn load(path: &[u8], want: Want, wait: Wait) -> Result<Found, Stop> {
+    if want == Want::Stat {
+        return Ok(Found { stat: stat(path, wait)?, content: Content::None });
+    }
+    // A small file that shrinks between the look and the reading is looked at again.
+    for _ in 0..ATTEMPTS {
+        let file = open(path, wait)?;
+        let stat = stat_of(&file)?;
+        if stat.kind != Kind::File {
+            return Ok(Found { stat, content: Content::None });
+        }
+        if want == Want::Open || stat.size > SMALL {
+            return Ok(Found { stat, content: Content::File(Arc::new(file)) });
+        }
+        if let Some(bytes) = read_whole(&file, stat.size as usize, wait)? {
+            return Ok(Found { stat, content: Content::Bytes(bytes) });
+        }
+    }
+    Err(unsteady())
+}
+
+/// For a file that changes faster than it can be read.
+fn unsteady() -> Stop {
+    Stop::Failed(Failure::of("read()", rustix::io::Errno::IO))
+}
+
+/// A cache of open files. Workers share it; what they share it by is sharded.
 pub struct FileCache {
     max: u64,
     inactive: Duration,
+    entries: Cache<Bytes, Arc<Entry>>,
+    /// Bytes kept of small files.
+    kept: Arc<AtomicU64>,
+    began: Instant,
+}
+
+/// What is held of a name.
+struct Entry {
+    found: Result<Stat, Failure>,
+    /// When it was last seen to be so: milliseconds since the cache began.
+    checked: AtomicU64,
+    /// Uses, counted as far as they matter.
+    uses: AtomicU32,
+    bytes: OnceLock<Kept>,
+    file: Mutex<Option<Arc<File>>>,
+}
+
+/// Bytes of a small file, counted while they are kept.
+struct Kept {
+    bytes: Bytes,
+    total: Arc<AtomicU64>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+    }
 }
 
 impl FileCache {
     /// A cache of at most `max` files, each forgotten when not used for `inactive`.
     pub fn new(max: u64, inactive: Duration) -> FileCache {
-        FileCache { max, inactive }
+        // A bound beyond any uptime, which the store insists on.
+        let idle = inactive.min(Duration::from_secs(10 * 365 * 86_400));
+        let entries = Cache::builder()
+            .max_capacity(max)
+            .time_to_idle(idle)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        FileCache { max, inactive, entries, kept: Arc::default(), began: Instant::now() }
     }
 
     /// The bounds: files, and how long an unused one stays.
     pub fn bounds(&self) -> (u64, Duration) {
         (self.max, self.inactive)
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    fn find(&self, path: &[u8], want: Want, policy: Policy, wait: Wait) -> Result<Found, Stop> {
+        let Some(entry) = self.entries.get(path) else {
+            return self.load(path, want, policy, wait, 0);
+        };
+        let age = self.now().saturating_sub(entry.checked.load(Ordering::Relaxed));
+        let believed = u128::from(age) < policy.valid.as_millis();
+        if let Some(result) = self.held(&entry, path, believed, want, wait) {
+            entry.use_once(policy.min_uses);
+            return result;
+        }
+        self.load(path, want, policy, wait, entry.uses.load(Ordering::Relaxed))
+    }
+
+    /// What an entry answers; `None` when the file has to be opened anew. An entry that is not
+    /// believed is compared with the file first.
+    fn held(
+        &self,
+        entry: &Entry,
+        path: &[u8],
+        believed: bool,
+        want: Want,
+        wait: Wait,
+    ) -> Option<Result<Found, Stop>> {
+        let held = match entry.found {
+            Err(failure) if believed => return Some(Err(Stop::Failed(failure))),
+            Err(_) => return None,
+            Ok(held) => held,
+        };
+        let content = if held.kind == Kind::File { Some(entry.content()?) } else { None };
+        if !believed {
+            match stat(path, wait) {
+                Ok(is) if is == held => entry.checked.store(self.now(), Ordering::Relaxed),
+                Err(Stop::WouldWait) => return Some(Err(Stop::WouldWait)),
+                _ => return None,
+            }
+        }
+        let content = match (want, content) {
+            (Want::Stat, _) | (_, None) => Content::None,
+            (Want::Content, Some(Content::File(file))) if held.size <= SMALL => {
+                match self.read(entry, &file, held, wait) {
+                    Ok(bytes) => Content::Bytes(bytes?),
+                    Err(stop) => return Some(Err(stop)),
+                }
+            }
+            (_, Some(content)) => content,
+        };
+        Some(Ok(Found { stat: held, content }))
+    }
+
+    /// Reads a small file and keeps its bytes in its entry, if it may. `None` when the file is not
+    /// any more what it was.
+    fn read(&self, entry: &Entry, file: &File, stat: Stat, wait: Wait) -> Result<Option<Bytes>, Stop> {
+        let Some(bytes) = read_whole(file, stat.size as usize, wait)? else { return Ok(None) };
+        if !stat_of(file)?.same_content(&stat) {
+            return Ok(None);
+        }
+        // What was changed a moment ago may be changed again without a sign of it.
+        let mut file = entry.file.lock();
+        if file.is_some()
+            && !stat.is_fresh()
+            && let Some(kept) = self.keep(bytes.clone())
+        {
+            // The descriptor has done its work once the bytes are here.
+            let _ = entry.bytes.set(kept);
+            *file = None;
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Counts the bytes as kept, when there is room for them.
+    fn keep(&self, bytes: Bytes) -> Option<Kept> {
+        let length = bytes.len() as u64;
+        // From here on they are uncounted by being dropped.
+        let kept = Kept { bytes, total: self.kept.clone() };
+        (self.kept.fetch_add(length, Ordering::Relaxed) + length <= KEPT).then_some(kept)
+    }
+
+    /// Opens the file, or looks at it, and holds what was found; `uses` were counted before.
+    fn load(&self, path: &[u8], want: Want, policy: Policy, wait: Wait, uses: u32) -> Result<Found, Stop> {
+        let now = self.now();
+        for _ in 0..ATTEMPTS {
+            let loaded = load(path, want.min(Want::Open), wait);
+            let entry = match &loaded {
+                Err(Stop::WouldWait) => return loaded,
+                Err(Stop::Failed(_)) if !policy.errors => {
+                    self.entries.invalidate(path);
+                    return loaded;
+                }
+                Err(Stop::Failed(failure)) => Entry::new(Err(*failure), now, uses),
+                Ok(found) => Entry::new(Ok(found.stat), now, uses),
+            };
+            entry.use_once(policy.min_uses);
+            let found = match loaded {
+                Ok(Found { stat, content: Content::File(file) }) => {
+                    if entry.uses.load(Ordering::Relaxed) >= policy.min_uses {
+                        *entry.file.lock() = Some(file.clone());
+                    }
+                    let content = if want == Want::Content && stat.size <= SMALL {
+                        let Some(bytes) = self.read(&entry, &file, stat, wait)? else { continue };
+                        Content::Bytes(bytes)
+                    } else {
+                        Content::File(file)
+                    };
+                    Ok(Found { stat, content })
+                }
+                other => other,
+            };
+            self.entries.insert(Bytes::copy_from_slice(path), Arc::new(entry));
+            return found;
+        }
+        Err(unsteady())
+    }
+}
+
+impl Entry {
+    fn new(found: Result<Stat, Failure>, now: u64, uses: u32) -> Entry {
+        let (checked, uses) = (AtomicU64::new(now), AtomicU32::new(uses));
+        Entry { found, checked, uses, bytes: OnceLock::new(), file: Mutex::new(None) }
+    }
+
+    /// The bytes or the descriptor, whichever is held.
+    fn content(&self) -> Option<Content> {
+        match self.bytes.get() {
+            Some(kept) => Some(Content::Bytes(kept.bytes.clone())),
+            // The bytes may have come in place of the descriptor just now.
+            None => match self.file.lock().clone() {
+                Some(file) => Some(Content::File(file)),
+                None => self.bytes.get().map(|kept| Content::Bytes(kept.bytes.clone())),
+            },
+        }
+    }
+
+    /// Counts a use; beyond what matters nothing is written, so that a hot entry stays in the caches
+    /// of all cores.
+    fn use_once(&self, enough: u32) {
+        if self.uses.load(Ordering::Relaxed) < enough {
+            self.uses.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    const FOREVER: Policy = Policy { valid: Duration::from_secs(3600), min_uses: 1, errors: true };
+    const NEVER: Policy = Policy { valid: Duration::ZERO, ..FOREVER };
+
+    fn bytes(found: Result<Found, Stop>) -> Bytes {
+        match found.unwrap().content {
+            Content::Bytes(bytes) => bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn get(cache: &FileCache, path: &Path, policy: Policy) -> Bytes {
+        bytes(cache.find(path.as_os_str().as_bytes(), Want::Content, policy, Wait::Yes))
+    }
+
+    /// Writes a file whose last change is long past.
+    fn write(path: &Path, text: &str) {
+        std::fs::write(path, text).unwrap();
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(60);
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+    }
+
+    #[test]
+    fn a_change_is_seen_once_what_is_held_is_not_believed_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, next) = (dir.path().join("a"), dir.path().join("b"));
+        let cache = FileCache::new(10, Duration::from_secs(60));
+        write(&path, "one");
+        assert_eq!(get(&cache, &path, FOREVER), "one");
+        write(&next, "another");
+        std::fs::rename(&next, &path).unwrap();
+        assert_eq!(get(&cache, &path, FOREVER), "one", "the old file's bytes, not a mix");
+        assert_eq!(get(&cache, &path, NEVER), "another");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(get(&cache, &path, FOREVER), "another");
+        let gone = cache.find(path.as_os_str().as_bytes(), Want::Content, NEVER, Wait::Yes).unwrap_err();
+        assert!(matches!(gone, Stop::Failed(f) if f.is_missing()));
+        write(&path, "back");
+        let held = cache.find(path.as_os_str().as_bytes(), Want::Content, FOREVER, Wait::Yes).unwrap_err();
+        assert_eq!(held, gone, "failures are held");
+        assert_eq!(get(&cache, &path, NEVER), "back");
+    }
+
+    #[test]
+    fn failures_are_not_held_unless_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let cache = FileCache::new(10, Duration::from_secs(60));
+        let policy = Policy { errors: false, ..FOREVER };
+        assert!(cache.find(path.as_os_str().as_bytes(), Want::Stat, policy, Wait::Yes).is_err());
+        write(&path, "here");
+        assert_eq!(get(&cache, &path, policy), "here");
+    }
+
+    #[test]
+    fn bytes_are_kept_within_a_bound_and_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FileCache::new(10, Duration::from_secs(60));
+        let path = dir.path().join("a");
+        write(&path, "12345");
+        // The change time cannot be set, so that the file is as fresh as it is: keep by hand.
+        let kept = cache.keep(get(&cache, &path, FOREVER)).unwrap();
+        assert!(cache.kept.load(Ordering::Relaxed) >= 5);
+        let before = cache.kept.load(Ordering::Relaxed);
+        drop(kept);
+        assert_eq!(cache.kept.load(Ordering::Relaxed), before - 5);
+        assert!(cache.keep(Bytes::from(vec![0; KEPT as usize + 1])).is_none());
+        assert_eq!(cache.kept.load(Ordering::Relaxed), before - 5, "what is not kept is not counted");
+    }
+
+    #[test]
+    fn a_descriptor_is_held_from_the_configured_use_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, next) = (dir.path().join("a"), dir.path().join("b"));
+        let cache = FileCache::new(10, Duration::from_secs(60));
+        let policy = Policy { min_uses: 2, ..FOREVER };
+        write(&path, "one");
+        assert_eq!(get(&cache, &path, policy), "one");
+        write(&next, "two");
+        std::fs::rename(&next, &path).unwrap();
+        assert_eq!(get(&cache, &path, policy), "two", "the first use held nothing");
+        write(&next, "three");
+        std::fs::rename(&next, &path).unwrap();
+        assert_eq!(get(&cache, &path, policy), "two", "the second did");
+    }
+
+    #[test]
+    fn a_file_cut_short_in_place_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let cache = FileCache::new(10, Duration::from_secs(60));
+        std::fs::write(&path, "long enough").unwrap();
+        assert_eq!(get(&cache, &path, FOREVER), "long enough");
+        std::fs::write(&path, "short").unwrap();
+        assert_eq!(get(&cache, &path, FOREVER), "short", "a body is one state of a file");
+    }
+
+    #[tokio::test]
+    async fn large_files_come_as_descriptors_and_directories_as_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("big");
+        std::fs::write(&path, vec![1; SMALL as usize + 1]).unwrap();
+        let cache = Arc::new(FileCache::new(10, Duration::from_secs(60)));
+        for cache in [None, Some(&cache), Some(&cache)] {
+            let found = find(cache, FOREVER, path.as_os_str().as_bytes(), Want::Content).await.unwrap();
+            assert!(matches!(found.content, Content::File(_)));
+            assert_eq!(found.stat.size, SMALL + 1);
+            let dir = find(cache, FOREVER, dir.path().as_os_str().as_bytes(), Want::Content).await.unwrap();
+            assert_eq!(dir.stat.kind, Kind::Directory);
+        }
     }
 }

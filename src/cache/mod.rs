@@ -1,6 +1,29 @@
 //! What is kept in memory: responses of upstreams, open files.
+//!
+//! The response cache, from the inside out: a [`key`] names a response and a [`vary`] its variant;
+//! [`freshness`] says how long it lives; an [`entry`] is one that is whole, the [`store`] keeps
+//! entries in bounds; a [`fill`] is one that still grows, with its readers; a [`filler`] is the task
+//! that asks the upstream and makes the fill grow; a [`zone`] is all of this under a name; [`serve`]
+//! is the way of one request through it. Nothing here knows of a configuration file or of a socket.
 
+pub mod counters;
+pub mod entry;
+pub mod file_body;
+pub mod file_io;
 pub mod files;
+pub mod fill;
+pub mod filler;
+pub mod freshness;
+pub mod key;
+pub mod memory;
+pub mod policy;
+pub mod serve;
+pub mod store;
+pub mod vary;
+pub mod zone;
+
+#[cfg(test)]
+mod tests;
 
 /// How the cache answered (`$upstream_cache_status`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +39,17 @@ pub enum CacheStatus {
 }
 
 impl CacheStatus {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [CacheStatus; 7] = [
+        CacheStatus::Miss,
+        CacheStatus::Bypass,
+        CacheStatus::Expired,
+        CacheStatus::Stale,
+        CacheStatus::Updating,
+        CacheStatus::Revalidated,
+        CacheStatus::Hit,
+    ];
+
     /// nginx's word for it.
     pub fn as_str(self) -> &'static str {
         match self {

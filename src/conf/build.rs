@@ -13,6 +13,7 @@ use crate::http::router::{Listens, Locations};
 use crate::http::template::Template;
 use crate::http::vars::{VarDef, VarId, VarTable};
 use crate::modules::{self, HttpConf, LocConf, MainConf, SrvConf};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -134,6 +135,9 @@ pub struct Builder {
     server: Option<usize>,
     later: Vec<(At, Later)>,
     notes: Vec<Note>,
+    /// Knobs seen, by place, to find duplicates.
+    knobs: HashSet<(LevelId, Option<usize>, u32, String)>,
+    events_seen: bool,
 }
 
 impl Builder {
@@ -163,6 +167,8 @@ impl Builder {
             server: None,
             later: Vec::new(),
             notes: Vec::new(),
+            knobs: HashSet::new(),
+            events_seen: false,
         }
     }
 
@@ -207,6 +213,7 @@ impl Builder {
         match table::commands().get(d.name.as_str()).map(|c| c.support) {
             Some(Support::Works(setter)) => setter(self, d),
             Some(Support::NoEffect(why)) => {
+                self.check_knob(d, fitting.arity)?;
                 self.note(NoteLevel::Notice, format!("\"{}\" has no effect: {why}", d.name));
                 Ok(())
             }
@@ -214,6 +221,18 @@ impl Builder {
                 format!("it is known ({}), but this version cannot do what it asks for", fitting.module),
             )),
         }
+    }
+
+    /// A knob without effect is still a directive: its mistakes are mistakes.
+    fn check_knob(&mut self, d: &Directive, arity: super::table::Arity) -> ConfResult<()> {
+        if arity.flag {
+            super::values::flag(d)?;
+        }
+        let place = (self.level, self.server, self.context.0, d.name.clone());
+        if !arity.at_least_one() && !self.knobs.insert(place) {
+            return Err(ConfError::new("\"{}\" directive is duplicate"));
+        }
+        Ok(())
     }
 
     /// Reads a block in another context, at another level and server, and comes back.
@@ -229,6 +248,15 @@ impl Builder {
         let result = self.walk(d.block.as_deref().unwrap_or_default());
         (self.context, self.level, self.server, self.here) = outer;
         result
+    }
+
+    /// Reads `events { }`.
+    pub fn enter_events(&mut self, d: &Directive) -> ConfResult<()> {
+        if std::mem::replace(&mut self.events_seen, true) {
+            return Err(ConfError::new("\"{}\" directive is duplicate"));
+        }
+        let (level, server) = (self.level, self.server);
+        self.enter(d, Context::EVENTS, level, server)
     }
 
     /// Reads `http { }`.
@@ -323,6 +351,10 @@ impl Builder {
     }
 
     fn finish(mut self, sources: Vec<Source>) -> ConfResult<Config> {
+        if !self.events_seen {
+            return Err(ConfError::new("no \"events\" section in configuration")
+                .hint("an empty one will do: events { }"));
+        }
         for (at, step) in std::mem::take(&mut self.later) {
             self.here = at.clone();
             step(&mut self).map_err(|e| e.at(&at))?;

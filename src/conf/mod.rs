@@ -6,6 +6,7 @@
 //! [`diag`] is how mistakes are told.
 
 pub mod build;
+pub mod cidr;
 pub mod diag;
 pub mod lexer;
 pub mod parser;

@@ -57,18 +57,25 @@ pub struct Arity {
     at_least: u8,
     /// Whether a block follows.
     pub block: bool,
+    /// Whether the one argument is `on` or `off`.
+    pub flag: bool,
 }
 
 impl Arity {
     /// No argument.
-    pub const NONE: Arity = Arity { counts: 1, at_least: 0, block: false };
+    pub const NONE: Arity = Arity { counts: 1, at_least: 0, block: false, flag: false };
     /// One argument.
-    pub const ONE: Arity = Arity { counts: 1 << 1, at_least: 0, block: false };
+    pub const ONE: Arity = Arity { counts: 1 << 1, at_least: 0, block: false, flag: false };
     /// One argument or more.
-    pub const SOME: Arity = Arity { counts: 0, at_least: 1, block: false };
+    pub const SOME: Arity = Arity { counts: 0, at_least: 1, block: false, flag: false };
 
     /// No argument or one.
-    pub const NONE_OR_ONE: Arity = Arity { counts: 3, at_least: 0, block: false };
+    pub const NONE_OR_ONE: Arity = Arity { counts: 3, at_least: 0, block: false, flag: false };
+
+    /// Whether any number of arguments is right, as of directives that may be repeated.
+    pub fn at_least_one(self) -> bool {
+        self.at_least > 0
+    }
 
     /// Whether `n` arguments are right.
     pub fn takes(self, n: usize) -> bool {
@@ -178,7 +185,7 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 
 fn read_flags(module: &'static str, flags: &str) -> Stock {
     let mut contexts = Context::default();
-    let mut arity = Arity { counts: 0, at_least: 0, block: false };
+    let mut arity = Arity { counts: 0, at_least: 0, block: false, flag: false };
     for flag in flags.split('|') {
         let context = match flag {
             "NGX_MAIN_CONF" => Context::MAIN,
@@ -197,7 +204,8 @@ fn read_flags(module: &'static str, flags: &str) -> Stock {
         contexts = contexts.or(context);
         match flag {
             "NGX_CONF_NOARGS" => arity.counts |= 1,
-            "NGX_CONF_FLAG" | "NGX_CONF_TAKE1" => arity.counts |= 1 << 1,
+            "NGX_CONF_FLAG" => (arity.counts, arity.flag) = (arity.counts | 1 << 1, true),
+            "NGX_CONF_TAKE1" => arity.counts |= 1 << 1,
             "NGX_CONF_TAKE2" => arity.counts |= 1 << 2,
             "NGX_CONF_TAKE3" => arity.counts |= 1 << 3,
             "NGX_CONF_TAKE12" => arity.counts |= 0b110,

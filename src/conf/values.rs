@@ -122,7 +122,7 @@ pub fn time_arg(d: &Directive, n: usize) -> ConfResult<Duration> {
 
 /// The `n`th argument as a whole number.
 pub fn number_arg(d: &Directive, n: usize) -> ConfResult<u64> {
-    number(d.arg(n)).ok_or_else(|| ConfError::new("invalid number"))
+    number(d.arg(n)).ok_or_else(|| ConfError::new("\"{}\" directive invalid number"))
 }
 
 /// The first argument as one of `choices`.

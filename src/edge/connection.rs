@@ -73,13 +73,16 @@ pub fn bound<'a>(local: &'a Local, conn: &Conn) -> &'a Bound {
 pub async fn serve(arrival: Arrival, socket: Socket) {
     let local = worker::local(&arrival.edge, &arrival.worker);
     let Some(bound) = local.generation.http.listens.find(&arrival.addr) else { return };
-    let (ssl, http2) = (bound.ssl, bound.http2);
+    let default = &local.generation.http.servers[bound.names.default].conf;
+    let (ssl, http2) = (bound.ssl, bound.http2 || *default.http2.on);
     if let Socket::Tcp(stream) = &socket {
         let _ = stream.set_nodelay(true);
     }
     let accepted = Instant::now();
+    let serial = next_serial();
     let (io, tls, speaks_h2) = if ssl {
-        match crate::tls::accept(&local, bound, socket).await {
+        let client = crate::tls::Client { serial, peer: &arrival.peer };
+        match crate::tls::accept(&local, bound, socket, &client).await {
             crate::tls::Accepted::Tls { io, info, h2 } => (io, Some(info), h2),
             crate::tls::Accepted::Plain(socket) => (plain(socket), None, false),
             crate::tls::Accepted::Failed => return,
@@ -87,7 +90,7 @@ pub async fn serve(arrival: Arrival, socket: Socket) {
     } else {
         (plain(socket), None, false)
     };
-    let conn = conn(&arrival, tls, accepted);
+    let conn = conn(&arrival, serial, tls, accepted);
     let access = Access { edge: arrival.edge, worker: arrival.worker, conn, local };
     if speaks_h2 {
         h2::serve(access, io, bytes::BytesMut::new()).await;
@@ -105,9 +108,9 @@ fn plain(socket: Socket) -> Io {
     }
 }
 
-fn conn(arrival: &Arrival, tls: Option<TlsInfo>, accepted: Instant) -> Arc<Conn> {
+fn conn(arrival: &Arrival, serial: u64, tls: Option<TlsInfo>, accepted: Instant) -> Arc<Conn> {
     Arc::new(Conn {
-        serial: next_serial(),
+        serial,
         peer: arrival.peer.clone(),
         local: arrival.own.clone(),
         listen: arrival.addr.clone(),

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SI
 use signal_hook::iterator::Signals;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How the process was called.
@@ -66,6 +67,10 @@ pub fn run(options: &Options, config: Config) -> ConfResult<()> {
             .map_err(|e| ConfError::new(format!("worker {index} cannot start ({e})")))?;
         workers.push(handle);
     }
+    if daemon {
+        let own = edge.generation().error_log().file();
+        let _ = super::daemon::leave_stderr(own.as_deref()).or_else(|_| super::daemon::leave_stderr(None));
+    }
     for (worker, addr, socket) in listeners.commit(change) {
         workers[worker].order(Order::Listen(addr, socket));
     }
@@ -73,6 +78,7 @@ pub fn run(options: &Options, config: Config) -> ConfResult<()> {
     log(Level::Notice, format_args!("start {count} workers"));
     let mut control = Control { options, edge, workers, listeners, _pid: pid };
     control.obey(&mut signals);
+    log_file::flush_all();
     Ok(())
 }
 
@@ -130,7 +136,9 @@ impl Control<'_> {
     /// Loads the configuration anew; the old one stays when that fails.
     fn reload(&mut self) {
         log(Level::Notice, format_args!("signal 1 (SIGHUP) received, reconfiguring"));
-        match self.try_reload() {
+        let result = self.try_reload();
+        self.edge.reload_failed.store(result.is_err(), Ordering::Relaxed);
+        match result {
             Ok(()) => {
                 self.edge.reloads.inc();
                 log(
@@ -175,6 +183,7 @@ impl Control<'_> {
     fn reopen(&mut self) {
         log(Level::Notice, format_args!("signal 10 (SIGUSR1) received, reopening logs"));
         for (path, e) in log_file::reopen() {
+            let e = crate::conf::values::os_error(&e);
             log(Level::Emerg, format_args!("open() \"{}\" failed ({e})", path.display()));
         }
     }

@@ -18,3 +18,11 @@ pub fn detach() -> io::Result<()> {
     rustix::stdio::dup2_stdout(&null)?;
     Ok(())
 }
+
+/// Sends the standard error to `file`, or nowhere: a process in the background has no terminal.
+pub fn leave_stderr(file: Option<&std::path::Path>) -> io::Result<()> {
+    let path = file.unwrap_or(std::path::Path::new("/dev/null"));
+    let file = std::fs::OpenOptions::new().append(true).open(path)?;
+    rustix::stdio::dup2_stderr(&file)?;
+    Ok(())
+}

@@ -55,7 +55,8 @@ impl Listeners {
                     } else {
                         "listen()"
                     };
-                    let error = ConfError::new(format!("{what} to {} failed ({})", bound.addr, os_error(&e)));
+                    let error = ConfError::new(format!("{what} to {} failed ({})", bound.addr, os_error(&e)))
+                        .at(&bound.at);
                     match e.kind() {
                         io::ErrorKind::AddrInUse => error.hint("another process listens there"),
                         io::ErrorKind::PermissionDenied => {

@@ -21,7 +21,7 @@ use crate::observe::log_file;
 use crate::observe::metrics::{Counter, WorkerMetrics};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 pub use worker::Worker;
@@ -36,6 +36,8 @@ pub struct Edge {
     pub reloads: Counter,
     /// Reloads that failed.
     pub reloads_failed: Counter,
+    /// Whether the last reload failed.
+    pub reload_failed: AtomicBool,
     /// When the last configuration was loaded.
     pub loaded: parking_lot::Mutex<SystemTime>,
     /// When the process began.
@@ -80,7 +82,7 @@ impl Generation {
             [] => vec![(default_log.clone(), Level::Error)],
             own => own.to_vec(),
         };
-        open_logs(default_log)?;
+        open_logs(default_log, &targets, &http)?;
         let runtime = Runtime::build(&http, shared)?;
         Ok(Generation { number, http, main: config.main, runtime, log: Arc::new(ErrorLog::new(targets)) })
     }
@@ -92,17 +94,29 @@ impl Generation {
 }
 
 /// Opens the logs that the configuration names. That the default error log cannot be opened is no
-/// reason not to start: nginx says so and goes on.
-fn open_logs(default_log: &Target) -> ConfResult<()> {
-    match log_file::open_new() {
-        Ok(()) => Ok(()),
-        Err((path, e)) => {
-            let is_default = matches!(default_log, Target::File(file) if file.path() == path);
-            let message =
-                format!("open() \"{}\" failed ({})", path.display(), crate::conf::values::os_error(&e));
-            if is_default { Ok(()) } else { Err(ConfError::new(message)) }
+/// reason not to start: nginx says so and goes on, on the standard error.
+fn open_logs(default_log: &Target, targets: &[(Target, Level)], http: &Http) -> ConfResult<()> {
+    let default_file = default_log.file();
+    let of_levels = http.levels.iter().flat_map(|level| level.conf.core.error_logs.iter());
+    let mut files: Vec<_> = targets.iter().chain(of_levels).filter_map(|(target, _)| target.file()).collect();
+    files.extend(default_file);
+    files.extend(crate::modules::log::files(http));
+    files.sort_by_key(|file| file.path());
+    files.dedup_by_key(|file| file.path());
+    let message = |path: &std::path::Path, e: &std::io::Error| {
+        format!("open() \"{}\" failed ({})", path.display(), crate::conf::values::os_error(e))
+    };
+    let default_path = default_file.map(|file| file.path());
+    match log_file::open_all(&files, default_path) {
+        Ok(None) => {}
+        Ok(Some(e)) => {
+            let message = default_path.map(|path| message(path, &e)).unwrap_or_default();
+            let level = Level::Alert.as_str();
+            eprintln!("edgewater: [{level}] could not open error log file: {message}");
         }
+        Err((path, e)) => return Err(ConfError::new(message(&path, &e))),
     }
+    Ok(())
 }
 
 fn empty_http() -> Http {
@@ -123,6 +137,7 @@ impl Edge {
             workers,
             reloads: Counter::default(),
             reloads_failed: Counter::default(),
+            reload_failed: AtomicBool::new(false),
             loaded: parking_lot::Mutex::new(SystemTime::now()),
             started: SystemTime::now(),
             number: AtomicU64::new(first.number),

@@ -127,9 +127,22 @@ fn run(edge: Arc<Edge>, index: usize, inbox: mpsc::UnboundedReceiver<Order>) {
         quit: Notify::new(),
         empty: Notify::new(),
     });
+    runtime.spawn(sweep(edge.clone(), index));
     runtime.block_on(obey(edge, worker, inbox));
     crate::modules::log::flush_worker();
     runtime.shutdown_timeout(Duration::from_millis(100));
+}
+
+/// Closes idle upstream connections that are too old or that the other side has closed.
+async fn sweep(edge: Arc<Edge>, index: usize) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        for group in &edge.generation().runtime.upstream.groups {
+            group.pool.sweep(index);
+        }
+    }
 }
 
 async fn obey(edge: Arc<Edge>, worker: Arc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {

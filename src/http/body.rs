@@ -41,6 +41,13 @@ pub trait BodyStream: Send {
 
     /// Says whether it is to be so (`X-Accel-Buffering`).
     fn set_flush_each(&mut self, _: bool) {}
+
+    /// The bytes `range` of what has not been taken yet, as a body of its own, where they can be
+    /// reached without reading what lies before them.
+    fn part(&self, range: std::ops::Range<u64>) -> Option<Body> {
+        let _ = range;
+        None
+    }
 }
 
 /// The body of a response.
@@ -130,6 +137,14 @@ pub enum Framing {
 pub struct BadChunk;
 
 impl Framing {
+    /// Bytes that are still to come of the chunk being read.
+    pub fn announced(&self) -> u64 {
+        match self {
+            Framing::Chunked(chunks) => chunks.left,
+            _ => 0,
+        }
+    }
+
     /// Whether the body has ended.
     pub fn is_done(&self) -> bool {
         matches!(self, Framing::None)

@@ -11,8 +11,13 @@ use bytes::Bytes;
 /// comes back with the built-in page (ngx_http_special_response_handler).
 pub fn choose(rq: &mut Request, response: Response) -> Flow {
     let status = response.status;
-    if status == 0 || status == 444 {
-        return Flow::Respond(Response::new(444));
+    // To these nginx says nothing at all.
+    if matches!(status, 0 | 408 | 444 | 499) {
+        return Flow::Respond(Response {
+            status: if status == 0 { 444 } else { status },
+            silent: true,
+            ..Response::default()
+        });
     }
     // After these the connection's framing cannot be trusted.
     if matches!(status, 400 | 413 | 414 | 494 | 495 | 496 | 497 | 500 | 501) {
@@ -92,6 +97,7 @@ pub fn page(status: u16, tokens: bool) -> (u16, Bytes) {
         496 => (400, "No required SSL certificate was sent", true),
         497 => (400, "The plain HTTP request was sent to HTTPS port", true),
         302 => (302, "Found", false),
+        401 => (401, "Authorization Required", false),
         301 | 303 | 307 | 308 | 400..=599 => (status, reason(status), false),
         _ => (status, "", false),
     };

@@ -3,7 +3,7 @@
 //! An idle connection holds no buffer: bytes come through the worker's read buffer, and what a
 //! request needs lives as long as the request.
 
-use super::body::{BodyError, Chunks, Framing};
+use super::body::{Body, BodyError, Chunks, Framing};
 use super::error_page::server_token;
 use super::head::{Head, HeadError, HeadLimits, HeadScan, Method, Progress, Version};
 use super::io::{Io, poll_read_into};
@@ -14,11 +14,12 @@ use crate::edge::Local;
 use crate::edge::connection::{Access, bound};
 use crate::observe::metrics::Gauge;
 use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
@@ -36,8 +37,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection to its end.
 pub async fn serve(mut access: Access, io: Io, options: Options) {
-    let mut h1 =
-        Box::new(H1Body { io, input: BytesMut::new(), framing: Framing::None, expect_continue: false });
+    let mut h1 = Box::new(H1Body {
+        io,
+        input: BytesMut::new(),
+        framing: Framing::None,
+        expect_continue: false,
+        room: u64::MAX,
+    });
     let mut first = true;
     loop {
         let (local, mut closing) = access.current();
@@ -57,6 +63,13 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
             Read::Head(head, started) => (head, None, started),
             Read::Refused(status, head, started) => (head, Some(status), started),
             Read::Preface => (Head::default(), Some(400), Instant::now()),
+            Read::Late(head, started) => {
+                let mut rq = request(&access, local, h1, head, started);
+                rq.sent.status = 408;
+                rq.sent.aborted = true;
+                finish(&rq);
+                return;
+            }
             Read::Closed => break,
         };
         let writing = Counted::new(&access, |c| &c.writing);
@@ -92,6 +105,8 @@ enum Read {
     /// A status for what is no request, and what was read of it.
     Refused(u16, Head, Instant),
     Preface,
+    /// The head did not come in time; what there is of it.
+    Late(Head, Instant),
     /// The client left, or was idle too long.
     Closed,
 }
@@ -106,7 +121,8 @@ async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Body, first: 
     if h1.input.is_empty() {
         let idle =
             if first { header_timeout } else { *http.levels[server.level].conf.core.keepalive_timeout };
-        let waiting = Counted::new(access, if first { |c| &c.reading } else { |c| &c.waiting });
+        // A connection that has sent nothing yet is idle, as nginx counts it.
+        let waiting = Counted::new(access, |c| &c.waiting);
         let woken = wait(access, h1, idle).await;
         drop(waiting);
         if !woken {
@@ -141,8 +157,8 @@ async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Body, first: 
     };
     let outcome = timeout(header_timeout, reading_head).await;
     drop(reading);
-    // nginx answers 408 to a head that does not come, and closes.
-    outcome.unwrap_or_else(|_| Read::Refused(408, Head::default(), started))
+    // nginx logs 408 for a head that does not come in time, and closes without a word.
+    outcome.unwrap_or_else(|_| Read::Late(partial_head(&h1.input), started))
 }
 
 fn refusal(e: HeadError) -> u16 {
@@ -156,7 +172,8 @@ fn partial_head(input: &[u8]) -> Head {
     Head::raw_line(line.strip_suffix(b"\r").unwrap_or(line))
 }
 
-fn head_limits(core: &crate::modules::core::Srv) -> HeadLimits {
+/// The bounds of a head on this server.
+pub fn head_limits(core: &crate::modules::core::Srv) -> HeadLimits {
     let (number, size) = *core.large_client_header_buffers;
     let first = *core.client_header_buffer_size;
     HeadLimits {
@@ -197,13 +214,7 @@ async fn answer(
     options: Options,
     closing: bool,
 ) -> Option<Box<H1Body>> {
-    access.worker().metrics.connections.requests.inc();
-    access.conn.requests.fetch_add(1, Ordering::Relaxed);
-    let mut rq = Request::new(local, access.conn.clone(), head, Downstream::H1(h1));
-    rq.started = started;
-    rq.length = rq.head.size() as u64;
-    rq.server = bound(&rq.local, &rq.conn).names.default;
-    rq.level = rq.http().servers[rq.server].level;
+    let mut rq = request(access, local, h1, head, started);
     let refused = match refused {
         Some(status) => Some(status),
         None if options.expected_tls => prepare(&mut rq).err().or(Some(497)),
@@ -222,6 +233,18 @@ async fn answer(
         }
     };
     respond(rq, response).await
+}
+
+/// The request of a head, at its address's default server.
+fn request(access: &Access, local: Arc<Local>, h1: Box<H1Body>, head: Head, started: Instant) -> Request {
+    access.worker().metrics.connections.requests.inc();
+    access.conn.requests.fetch_add(1, Ordering::Relaxed);
+    let mut rq = Request::new(local, access.conn.clone(), head, Downstream::H1(h1));
+    rq.started = started;
+    rq.length = rq.head.size() as u64;
+    rq.server = bound(&rq.local, &rq.conn).names.default;
+    rq.level = rq.http().servers[rq.server].level;
+    rq
 }
 
 /// Reads the request line and the fields that frame the message; the error is the status for what
@@ -345,17 +368,26 @@ pub fn valid_host(text: &[u8]) -> Result<Bytes, u16> {
 
 /// Sends the response, logs, and gives the connection back when it may carry another request.
 async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>> {
+    if !response.silent {
+        response = phases::filtered(&mut rq, response).await;
+    }
     let Downstream::H1(mut h1) = std::mem::replace(&mut rq.downstream, Downstream::None) else {
         // The connection is lent to the request for the time of `process` only.
         return None;
     };
-    if response.status == 444 {
-        rq.sent.status = 444;
+    if response.silent {
+        rq.sent.status = response.status;
         rq.sent.aborted = true;
         finish(&rq);
         return None;
     }
-    super::filters::apply(&mut rq, &mut response);
+    // A client that waits to be told sends its body after this; it is read and dropped below.
+    if h1.expect_continue && response.status < 400 {
+        h1.expect_continue = false;
+        if h1.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_err() {
+            return None;
+        }
+    }
     decide_keepalive(&mut rq, &response);
     let plan = Plan::of(&rq, &response);
     if plan.closes {
@@ -460,28 +492,39 @@ struct Plan {
 impl Plan {
     fn of(rq: &Request, response: &Response) -> Plan {
         let bodyless = matches!(response.status, 101 | 204 | 304);
-        let head_only = rq.method == Method::Head && rq.head.method() == b"HEAD" || rq.method == Method::Head;
-        let length = if bodyless { None } else { response.content_length() };
-        let unknown = !bodyless && length.is_none();
-        let chunked = unknown
-            && rq.head.version == Version::Http11
-            && *rq.loc().core.chunked_transfer_encoding
-            && response.status != 101;
-        Plan { body: !bodyless && !head_only, chunked, length, closes: unknown && !chunked && !head_only }
+        let head_only = rq.method == Method::Head;
+        let length = match (bodyless, head_only) {
+            (true, _) => None,
+            // Of a HEAD that went upstream the length is what the upstream said, or unknown.
+            (false, true) => response.length.or_else(|| response.body.known_length().filter(|n| *n > 0)),
+            (false, false) => response.content_length(),
+        };
+        let unknown = !bodyless && !head_only && length.is_none();
+        let chunked =
+            unknown && rq.head.version == Version::Http11 && *rq.loc().core.chunked_transfer_encoding;
+        Plan { body: !bodyless && !head_only, chunked, length, closes: unknown && !chunked }
     }
 }
 
 /// Writes status line and fields in nginx's order.
 fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>) {
     use std::io::Write;
-    let mut field = |name: &str, value: &[u8]| {
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
-    };
+    let mut field = |name: &str, value: &[u8]| write_field(name.as_bytes(), value, out);
     let mut first = Vec::with_capacity(48);
-    let _ = write!(first, "HTTP/1.1 {:03} {}\r\n", response.status, reason(response.status));
+    let _ = write!(first, "HTTP/1.1 {:03}", response.status);
+    match &response.reason {
+        Some((status, reason)) if *status == response.status => {
+            if !reason.is_empty() {
+                first.push(b' ');
+                first.extend_from_slice(reason);
+            }
+        }
+        _ => {
+            first.push(b' ');
+            first.extend_from_slice(reason(response.status).as_bytes());
+        }
+    }
+    first.extend_from_slice(b"\r\n");
     let core = &rq.loc().core;
     match &response.server {
         Some(server) => field("Server", server),
@@ -521,21 +564,36 @@ fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>)
         field("Connection", b"close");
     }
     for (name, value) in response.fields.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"location")) {
-        out.extend_from_slice(name);
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
+        write_field(name, value, out);
     }
     if let Some(etag) = &response.etag {
-        out.extend_from_slice(b"ETag: ");
-        out.extend_from_slice(etag);
-        out.extend_from_slice(b"\r\n");
+        write_field(b"ETag", etag, out);
     }
     if response.accept_ranges {
         out.extend_from_slice(b"Accept-Ranges: bytes\r\n");
     }
     out.extend_from_slice(b"\r\n");
     out.splice(..0, first);
+}
+
+/// Appends a field. A line end in a value, which a decoded URI may bring there, would begin another
+/// field; it goes out encoded.
+pub fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    append_line_safe(value, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends text to a line of a head, its line ends encoded.
+pub fn append_line_safe(text: &[u8], out: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some(at) = memchr::memchr2(b'\r', b'\n', rest) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(if rest[at] == b'\r' { b"%0D" } else { b"%0A" });
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
 }
 
 /// Keeps what the log and `$sent_http_*` ask for.
@@ -565,7 +623,9 @@ async fn send(
     response: &mut Response,
     plan: &Plan,
 ) -> Result<(), BodyError> {
-    let mut out = Outgoing::new(*rq.loc().core.send_timeout);
+    let ahead =
+        if response.upstream && !response.body.flush_each() { *rq.loc().proxy.buffers as usize } else { 0 };
+    let mut out = Outgoing::new(*rq.loc().core.send_timeout, ahead);
     out.push(Bytes::from(head));
     let head_bytes = out.queued as u64;
     let mut body_bytes = 0u64;
@@ -584,7 +644,7 @@ async fn send(
                     out.push(piece);
                 }
                 if flush_each || out.queued >= FULL || pace.is_some() {
-                    out.write(&mut h1.io).await?;
+                    out.write(&mut h1.io, &mut response.body).await?;
                 }
                 if let Some(pace) = &mut pace {
                     pace.wait(body_bytes).await;
@@ -599,11 +659,15 @@ async fn send(
                 out.push(Bytes::from_static(b"0\r\n\r\n"));
             }
         }
-        out.write(&mut h1.io).await
+        out.write(&mut h1.io, &mut response.body).await
     }
     .await;
+    if let Err(BodyError::Upstream(_) | BodyError::File(_)) = &result {
+        // What there was of the body is the client's to see, and that it is not whole.
+        let _ = out.write(&mut h1.io, &mut Body::Empty).await;
+    }
     rq.sent.bytes = out.written;
-    rq.sent.body_bytes = body_bytes.min(out.written.saturating_sub(head_bytes));
+    rq.sent.body_bytes = out.written.saturating_sub(head_bytes);
     result
 }
 
@@ -619,14 +683,14 @@ async fn next_piece(
     h1: &mut H1Body,
     out: &mut Outgoing,
 ) -> Result<Option<Bytes>, BodyError> {
-    let at_hand = std::future::poll_fn(|cx| Poll::Ready(response.body.poll_next(cx))).await;
+    let at_hand = std::future::poll_fn(|cx| Poll::Ready(out.take_piece(&mut response.body, cx))).await;
     if let Poll::Ready(piece) = at_hand {
         return piece.transpose();
     }
-    out.write(&mut h1.io).await?;
+    out.write(&mut h1.io, &mut response.body).await?;
     let body_unread = !h1.framing.is_done();
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(piece) = response.body.poll_next(cx) {
+        if let Poll::Ready(piece) = out.take_piece(&mut response.body, cx) {
             return Poll::Ready(piece.transpose());
         }
         // Bytes of an unread body are the request's, not ours to read ahead.
@@ -647,15 +711,28 @@ async fn next_piece(
 
 /// Bytes on their way to the client.
 struct Outgoing {
-    queue: std::collections::VecDeque<Bytes>,
+    queue: VecDeque<Bytes>,
     queued: usize,
     written: u64,
     timeout: Duration,
+    /// What was read of the body while the client did not take more (`proxy_buffers`), so that an
+    /// upstream is done with sooner than a slow client.
+    ahead: VecDeque<Option<Result<Bytes, BodyError>>>,
+    ahead_bytes: usize,
+    ahead_limit: usize,
 }
 
 impl Outgoing {
-    fn new(timeout: Duration) -> Outgoing {
-        Outgoing { queue: std::collections::VecDeque::new(), queued: 0, written: 0, timeout }
+    fn new(timeout: Duration, ahead_limit: usize) -> Outgoing {
+        Outgoing {
+            queue: VecDeque::new(),
+            queued: 0,
+            written: 0,
+            timeout,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            ahead_limit,
+        }
     }
 
     fn push(&mut self, bytes: Bytes) {
@@ -665,10 +742,45 @@ impl Outgoing {
         }
     }
 
+    /// The next piece of the body, one read ahead first.
+    fn take_piece(
+        &mut self,
+        body: &mut Body,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self.ahead.front() {
+            // The end stays, to be seen again if it is asked for again.
+            Some(None) => Poll::Ready(None),
+            Some(Some(_)) => {
+                let piece = self.ahead.pop_front().flatten();
+                if let Some(Ok(bytes)) = &piece {
+                    self.ahead_bytes -= bytes.len();
+                }
+                Poll::Ready(piece)
+            }
+            None => body.poll_next(cx),
+        }
+    }
+
+    /// Reads ahead as far as is allowed.
+    fn read_ahead(&mut self, body: &mut Body, cx: &mut Context<'_>) {
+        while self.ahead_bytes < self.ahead_limit && !matches!(self.ahead.back(), Some(None | Some(Err(_)))) {
+            match body.poll_next(cx) {
+                Poll::Pending => return,
+                Poll::Ready(piece) => {
+                    if let Some(Ok(bytes)) = &piece {
+                        self.ahead_bytes += bytes.len();
+                    }
+                    self.ahead.push_back(piece);
+                }
+            }
+        }
+    }
+
     /// Writes everything; each write has `send_timeout`.
-    async fn write(&mut self, io: &mut Io) -> Result<(), BodyError> {
+    async fn write(&mut self, io: &mut Io, body: &mut Body) -> Result<(), BodyError> {
         while !self.queue.is_empty() {
-            let n = timeout(self.timeout, self.write_some(io))
+            let n = timeout(self.timeout, self.write_some(io, body))
                 .await
                 .map_err(|_| BodyError::ClientTimeout)?
                 .map_err(BodyError::Client)?;
@@ -683,7 +795,7 @@ impl Outgoing {
             .map_err(BodyError::Client)
     }
 
-    async fn write_some(&mut self, io: &mut Io) -> io::Result<usize> {
+    async fn write_some(&mut self, io: &mut Io, body: &mut Body) -> io::Result<usize> {
         std::future::poll_fn(|cx| {
             let mut slices = [IoSlice::new(&[]); 32];
             let mut n = 0;
@@ -691,7 +803,11 @@ impl Outgoing {
                 *slot = IoSlice::new(bytes);
                 n += 1;
             }
-            Pin::new(&mut *io).poll_write_vectored(cx, &slices[..n])
+            let written = Pin::new(&mut *io).poll_write_vectored(cx, &slices[..n]);
+            if written.is_pending() {
+                self.read_ahead(body, cx);
+            }
+            written
         })
         .await
     }

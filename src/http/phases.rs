@@ -109,6 +109,18 @@ pub async fn refuse_with(rq: &mut Request, status: u16) -> Response {
     drive(rq, Flow::status(status)).await
 }
 
+/// Runs the filters over an answer; a filter that refuses it leads to another answer.
+pub async fn filtered(rq: &mut Request, mut response: Response) -> Response {
+    if let Err(refusal) = super::filters::apply(rq, &mut response) {
+        response = drive(rq, Flow::Special(refusal)).await;
+        // Conditions and ranges were for what was asked for, not for a page about its refusal.
+        response.unconditional = true;
+        response.ranges = false;
+        let _ = super::filters::apply(rq, &mut response);
+    }
+    response
+}
+
 async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
     let mut entry = Entry::Server;
     loop {
@@ -132,20 +144,21 @@ async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
 
 /// Points the request at another URI; an eleventh time is a cycle.
 fn internal_redirect(rq: &mut Request, uri: Bytes, args: Bytes) -> Flow {
-    if !spend_change(rq, "internal redirection") {
+    if !spend_change(rq, "internally redirecting to", &uri) {
         return Flow::status(500);
     }
     rq.uri = uri;
     rq.args = args;
     rq.pristine = false;
     rq.valid_location = true;
+    rq.uri_below_alias = false;
     rq.internal = true;
     rq.level = rq.http().servers[rq.server].level;
     Flow::Continue
 }
 
 fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
-    if !spend_change(rq, "named location redirection") {
+    if !spend_change(rq, "redirect to named location", &[b"@", name].concat()) {
         return Flow::status(500);
     }
     let server = rq.http().servers[rq.server].level;
@@ -153,6 +166,7 @@ fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
         Some(level) => {
             rq.level = level;
             rq.internal = true;
+            rq.proxy_target = None;
             Flow::Continue
         }
         None => {
@@ -163,10 +177,11 @@ fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
     }
 }
 
-fn spend_change(rq: &mut Request, what: &str) -> bool {
+fn spend_change(rq: &mut Request, what: &str, uri: &[u8]) -> bool {
     if rq.changes_left == 0 {
-        let uri = String::from_utf8_lossy(&rq.uri).into_owned();
-        crate::observe::request_error(rq, format_args!("rewrite or {what} cycle while processing \"{uri}\""));
+        let uri = String::from_utf8_lossy(uri);
+        let message = format_args!("rewrite or internal redirection cycle while {what} \"{uri}\"");
+        crate::observe::request_error(rq, message);
         return false;
     }
     rq.changes_left -= 1;
@@ -177,9 +192,6 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
     match find(rq, entry) {
         Flow::Continue => {}
         other => return other,
-    }
-    if let Some(refusal) = refuse(rq) {
-        return refusal;
     }
     for phase in [Phase::Preaccess, Phase::Access, Phase::Precontent] {
         match run_phase(rq, phase).await {
@@ -215,7 +227,7 @@ fn find(rq: &mut Request, entry: Entry) -> Flow {
             rewrite::Ran::Unchanged => return Flow::Continue,
             rewrite::Ran::Changed => {}
         }
-        if !spend_change(rq, "internal redirection") {
+        if !spend_change(rq, "processing", &rq.uri.clone()) {
             return Flow::status(500);
         }
         let server = rq.http().servers[rq.server].level;
@@ -241,6 +253,9 @@ fn find_location(rq: &mut Request, server: LevelId) -> Option<Flow> {
     }
     if *rq.loc().core.internal && !rq.internal {
         return Some(Flow::status(404));
+    }
+    if let Some(refusal) = refuse(rq) {
+        return Some(refusal);
     }
     // `limit_except` is a level of its own for the methods it does not name.
     if let Some((free, inner)) = rq.loc().core.limit_except.0.clone()
@@ -290,6 +305,10 @@ async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
             }
             other => return other,
         }
+    }
+    if refusal.as_ref().is_some_and(|r| r.status == 403) {
+        // With `satisfy any` a refusal is an error only now that nobody allowed the request.
+        crate::observe::request_error(rq, format_args!("access forbidden by rule"));
     }
     refusal.map_or(Flow::Continue, Flow::Special)
 }

@@ -43,6 +43,10 @@ pub struct TlsInfo {
     pub protocol: &'static str,
     /// The cipher suite by its OpenSSL name.
     pub cipher: &'static str,
+    /// The key exchange group by its OpenSSL name; empty when unknown.
+    pub curve: &'static str,
+    /// The protocol chosen by ALPN; empty when the client asked for none.
+    pub alpn: &'static str,
     /// The name the client asked for.
     pub server_name: Option<Arc<str>>,
     /// Whether an earlier session was resumed.
@@ -73,7 +77,7 @@ pub enum Downstream {
     /// An HTTP/1 connection: the body is decoded from its bytes.
     H1(Box<H1Body>),
     /// An HTTP/2 stream.
-    H2(Box<h2::RecvStream>),
+    H2(Box<H2Body>),
     /// None, or it is elsewhere now.
     None,
 }
@@ -88,6 +92,16 @@ pub struct H1Body {
     pub framing: Framing,
     /// Whether `100 Continue` is owed before the body is read.
     pub expect_continue: bool,
+    /// Bytes of the body that may still come (`client_max_body_size`).
+    pub room: u64,
+}
+
+/// An HTTP/2 stream lent to its request.
+pub struct H2Body {
+    /// The body.
+    pub body: h2::RecvStream,
+    /// The way back, by which it is seen that the client has left.
+    pub respond: h2::server::SendResponse<Bytes>,
 }
 
 /// A slot for a variable's value.
@@ -111,6 +125,8 @@ struct Captures {
 /// An attempt at an upstream server, for `$upstream_*`.
 #[derive(Clone, Debug, Default)]
 pub struct Attempt {
+    /// Whether it is the first for another URI of the request (after an internal redirect).
+    pub another: bool,
     /// The peer's name as configured.
     pub peer: Arc<str>,
     /// The status it answered with; 0 if it did not.
@@ -187,6 +203,8 @@ pub struct Request {
     pub pristine: bool,
     /// Whether the URI still begins with the location's prefix (no `rewrite … break` changed it).
     pub valid_location: bool,
+    /// Whether `uri` is what `try_files` found below the `alias` of a regular expression.
+    pub uri_below_alias: bool,
     /// Rewrites and redirects left before it is a cycle.
     pub changes_left: u8,
     /// Whether the client's connection may carry another request.
@@ -221,6 +239,9 @@ pub struct Request {
     pub guards: Vec<Box<dyn std::any::Any + Send>>,
     /// Whether an `error_page` is being produced, so that a second error does not loop.
     pub in_error_page: bool,
+    /// Fields of an upstream's answer that stay when it sends the request elsewhere
+    /// (`X-Accel-Redirect`).
+    pub carried: Fields,
     /// The status that the response shall have in place of its own (`error_page` without `=`).
     pub status_override: Option<u16>,
     /// `set $limit_rate`, bytes a second.
@@ -250,6 +271,7 @@ impl Request {
             internal: false,
             pristine: true,
             valid_location: true,
+            uri_below_alias: false,
             changes_left: 10,
             keepalive: false,
             body_length: None,
@@ -267,6 +289,7 @@ impl Request {
             limit_conn: None,
             guards: Vec::new(),
             in_error_page: false,
+            carried: Fields::default(),
             status_override: None,
             limit_rate: None,
             proxy_target: None,
@@ -274,6 +297,14 @@ impl Request {
             slots: RefCell::new(Vec::new()),
             captures: RefCell::default(),
         }
+    }
+
+    /// Notes the attempts at upstream servers that the URI in force took.
+    pub fn note_attempts(&mut self, mut attempts: Vec<Attempt>) {
+        if let Some(first) = attempts.first_mut() {
+            first.another = !self.attempts.is_empty();
+        }
+        self.attempts.append(&mut attempts);
     }
 
     /// The generation it runs under.
@@ -294,6 +325,15 @@ impl Request {
     /// The modules' per-server configuration in force.
     pub fn srv(&self) -> &SrvConf {
         &self.http().servers[self.server].conf
+    }
+
+    /// The name of the method in force.
+    pub fn method_name(&self) -> &[u8] {
+        match self.method {
+            Method::Get => b"GET",
+            Method::Head => b"HEAD",
+            _ => self.head.method(),
+        }
     }
 
     /// The version of the request.
@@ -393,6 +433,9 @@ impl Request {
         }
         let limit = *self.loc().core.client_max_body_size;
         let timeout = *self.loc().core.client_body_timeout;
+        if let Downstream::H1(h1) = &mut self.downstream {
+            h1.room = if limit > 0 { limit.saturating_sub(self.body_read) } else { u64::MAX };
+        }
         let read = tokio::time::timeout(timeout, self.downstream.next());
         let piece = read.await.map_err(|_| BodyError::ClientTimeout)??;
         if let Some(piece) = &piece {
@@ -411,15 +454,21 @@ impl Downstream {
     /// body is still to be read nothing can be seen.
     pub async fn gone(&mut self) {
         const AHEAD: usize = 64 * 1024;
-        if let Downstream::H1(h1) = self
-            && h1.framing.is_done()
-        {
-            while h1.input.len() < AHEAD {
-                match read_into(&mut h1.io, &mut h1.input).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {}
+        match self {
+            Downstream::H1(h1) if h1.framing.is_done() => {
+                while h1.input.len() < AHEAD {
+                    match read_into(&mut h1.io, &mut h1.input).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(_) => {}
+                    }
                 }
             }
+            // Reset, or its connection ended.
+            Downstream::H2(h2) => {
+                let _ = std::future::poll_fn(|cx| h2.respond.poll_reset(cx)).await;
+                return;
+            }
+            Downstream::H1(_) | Downstream::None => {}
         }
         std::future::pending().await
     }
@@ -429,11 +478,11 @@ impl Downstream {
         match self {
             Downstream::None => Ok(None),
             Downstream::H1(h1) => h1.next().await,
-            Downstream::H2(stream) => match stream.data().await {
+            Downstream::H2(h2) => match h2.body.data().await {
                 None => Ok(None),
                 Some(Ok(data)) => {
                     // The window is given back as soon as the bytes are ours.
-                    let _ = stream.flow_control().release_capacity(data.len());
+                    let _ = h2.body.flow_control().release_capacity(data.len());
                     Ok(Some(data))
                 }
                 Some(Err(e)) => Err(BodyError::Client(
@@ -453,6 +502,10 @@ impl H1Body {
                 Ok(None) if self.framing.is_done() => return Ok(None),
                 Ok(None) => {}
                 Err(_) => return Err(BodyError::ClientSyntax),
+            }
+            // A chunk that says it is too large need not be waited for.
+            if self.framing.announced() > self.room {
+                return Err(BodyError::TooLarge);
             }
             if std::mem::take(&mut self.expect_continue) {
                 use tokio::io::AsyncWriteExt;

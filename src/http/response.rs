@@ -18,6 +18,11 @@ impl Fields {
         self.0.push((Bytes::from_static(name.as_bytes()), value.into()));
     }
 
+    /// Adds a field before the others.
+    pub fn add_first(&mut self, name: &'static str, value: impl Into<Bytes>) {
+        self.0.insert(0, (Bytes::from_static(name.as_bytes()), value.into()));
+    }
+
     /// Replaces every field of this name by one.
     pub fn set(&mut self, name: &'static str, value: impl Into<Bytes>) {
         self.remove(name);
@@ -77,6 +82,12 @@ pub type Seconds = u64;
 pub struct Response {
     /// The status. 0 closes the connection without an answer (nginx's 444).
     pub status: u16,
+    /// An upstream's reason phrase, with the status it belongs to.
+    pub reason: Option<(u16, Bytes)>,
+    /// Whether conditions of the request are for the upstream alone (it answered, and not the cache).
+    pub unconditional: bool,
+    /// Whether a `Location` that is a path is to be completed; an upstream's own is not.
+    pub complete_location: bool,
     /// The other fields.
     pub fields: Fields,
     /// `Content-Type`, complete.
@@ -91,6 +102,8 @@ pub struct Response {
     pub ranges: bool,
     /// Whether the upstream's own `Accept-Ranges` or our `bytes` is announced.
     pub accept_ranges: bool,
+    /// Whether another client might get another coding: `Vary` says so where `gzip_vary` is on.
+    pub vary: bool,
     /// The upstream's `Server` or `Date`, when `proxy_pass_header` lets them through.
     pub server: Option<Bytes>,
     /// See `server`.
@@ -99,6 +112,8 @@ pub struct Response {
     pub body: Body,
     /// A protocol switch: what to do with the connection after a 101.
     pub tunnel: Option<Box<dyn Tunnel>>,
+    /// Whether the connection is closed without a word; the status is for the log.
+    pub silent: bool,
     /// Whether the connection must close after this.
     pub close: bool,
     /// Whether this came from an upstream (for `gzip_proxied` and `proxy_intercept_errors`).

@@ -104,6 +104,8 @@ pub struct Bound {
     pub names: Names,
     /// The servers that listen here, in file order.
     pub servers: Vec<usize>,
+    /// The first `listen` that names it.
+    pub at: At,
 }
 
 /// All addresses.
@@ -154,6 +156,7 @@ impl Listens {
                 http2: false,
                 names: Names { default: server, ..Names::default() },
                 servers: Vec::new(),
+                at: listen.at.clone(),
             });
             self.bound.len() - 1
         });

@@ -127,6 +127,36 @@ pub fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Decodes what stands encoded in a redirect without need, up to its query (ngx_unescape_uri with
+/// NGX_UNESCAPE_REDIRECT): printable characters above `%`; the rest stays as it is.
+pub fn unescape_redirect(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while at < text.len() {
+        let digit = |i: usize| text.get(i).and_then(|b| (*b as char).to_digit(16));
+        match (text[at], digit(at + 1), digit(at + 2)) {
+            (b'?', ..) => {
+                out.extend_from_slice(&text[at..]);
+                return out;
+            }
+            (b'%', Some(high), Some(low)) => {
+                let byte = (high * 16 + low) as u8;
+                if byte > b'%' && byte < 0x7f {
+                    out.push(byte);
+                } else {
+                    out.extend_from_slice(&text[at..at + 3]);
+                }
+                at += 3;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
 /// What is being encoded; nginx escapes a different set in each place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Escape {
@@ -169,7 +199,7 @@ fn must_escape(byte: u8, kind: Escape) -> bool {
     let common = matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#' | b'%');
     match kind {
         Escape::Uri => common || byte == b'?',
-        Escape::Args => common || matches!(byte, b'&' | b'+' | b'?'),
+        Escape::Args => common || matches!(byte, b'&' | b'+' | b'?' | b';'),
         Escape::Component => !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')),
     }
 }

@@ -129,7 +129,7 @@ impl VarTable {
     pub fn computed(&mut self, name: &str, computed: Arc<dyn Computed>) -> ConfResult<VarId> {
         let id = self.id(name);
         let def = &mut self.defs[id as usize];
-        if builtin(&def.name).is_some_and(|(variable, _)| !variable.prefix) {
+        if builtin(&def.name).is_some_and(|(variable, _)| !variable.prefix && variable.set.is_none()) {
             return Err(duplicate(&def.name));
         }
         def.kind = VarKind::Computed(computed);

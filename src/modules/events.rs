@@ -1,13 +1,13 @@
 //! `events { }`: how connections are taken (nginx's event module).
 
 use crate::conf::values::number_arg;
-use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive};
+use crate::conf::{Builder, Command, ConfError, ConfResult, Directive};
 
 const TOKIO: &str = "the runtime chooses how to wait for connections";
 
 /// The directives.
 pub const COMMANDS: &[Command] = &[
-    Command::works("events", events, "how connections are taken"),
+    Command::works("events", |b, d| b.enter_events(d), "how connections are taken"),
     Command::works("worker_connections", worker_connections, "connections a worker may have at once"),
     Command::works("use", use_method, "the method of waiting; epoll is the only one"),
     Command::no_effect("multi_accept", TOKIO),
@@ -17,11 +17,6 @@ pub const COMMANDS: &[Command] = &[
     Command::no_effect("epoll_events", TOKIO),
     Command::no_effect("debug_connection", "there is no debug log of single connections"),
 ];
-
-fn events(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    let (level, server) = (b.level(), b.server());
-    b.enter(d, Context::EVENTS, level, server)
-}
 
 fn worker_connections(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let n = number_arg(d, 0)?;

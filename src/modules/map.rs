@@ -1,5 +1,299 @@
 //! nginx's map module: a variable from another value.
 
-use crate::conf::Command;
+use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, Item};
+use crate::http::regex::Regex;
+use crate::http::request::Request;
+use crate::http::template::Template;
+use crate::http::vars::Computed;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
 /// The directives.
-pub const COMMANDS: &[Command] = &[];
+pub const COMMANDS: &[Command] = &[
+    Command::works("map", map, "a variable from another value"),
+    Command::no_effect("map_hash_max_size", "tables grow as they need"),
+    Command::no_effect("map_hash_bucket_size", "tables grow as they need"),
+];
+
+/// A `map` block.
+struct Map {
+    source: Template,
+    hostnames: bool,
+    volatile: bool,
+    table: Table,
+}
+
+/// Values by key: exact ones first, then wildcards, then expressions in order.
+#[derive(Default)]
+struct Table {
+    default: Option<Template>,
+    /// By key in lower case.
+    exact: HashMap<Vec<u8>, Template>,
+    /// `*.example.org` by `example.org`; with true, `.example.org`, which is `example.org` too.
+    heads: HashMap<Vec<u8>, (Template, bool)>,
+    /// `www.example.*` by `www.example`
+    tails: HashMap<Vec<u8>, Template>,
+    regexes: Vec<(Arc<Regex>, Template)>,
+}
+
+impl Computed for Map {
+    fn compute(&self, rq: &Request, out: &mut Vec<u8>) -> bool {
+        let source = self.source.eval(rq);
+        let mut key: &[u8] = &source;
+        if self.hostnames {
+            key = key.strip_suffix(b".").unwrap_or(key);
+        }
+        let found = self.table.find(key, |regex| regex.capture(rq, key));
+        if let Some(value) = found.or(self.table.default.as_ref()) {
+            value.eval_into(rq, out);
+        }
+        true
+    }
+
+    fn volatile(&self) -> bool {
+        self.volatile
+    }
+}
+
+impl Table {
+    /// The value for `key`. An empty key is matched by no wildcard and no expression.
+    fn find(&self, key: &[u8], matches: impl Fn(&Regex) -> bool) -> Option<&Template> {
+        let lower: Cow<'_, [u8]> = match key.iter().any(u8::is_ascii_uppercase) {
+            true => key.to_ascii_lowercase().into(),
+            false => key.into(),
+        };
+        if let Some(value) = self.exact.get(&lower[..]) {
+            return Some(value);
+        }
+        if key.is_empty() {
+            return None;
+        }
+        self.by_wildcard(&lower)
+            .or_else(|| self.regexes.iter().find(|(regex, _)| matches(regex)).map(|(_, value)| value))
+    }
+
+    /// The longest leading wildcard, then the longest trailing one.
+    fn by_wildcard(&self, name: &[u8]) -> Option<&Template> {
+        if !self.heads.is_empty() {
+            if let Some((value, true)) = self.heads.get(name) {
+                return Some(value);
+            }
+            let mut suffixes = memchr::memchr_iter(b'.', name).map(|dot| &name[dot + 1..]);
+            if let Some((value, _)) = suffixes.find_map(|suffix| self.heads.get(suffix)) {
+                return Some(value);
+            }
+        }
+        if self.tails.is_empty() {
+            return None;
+        }
+        memchr::memrchr_iter(b'.', name).find_map(|dot| self.tails.get(&name[..dot]))
+    }
+
+    /// Adds a key that is no expression (ngx_hash_add_key).
+    fn add(&mut self, key: &str, value: Template, hostnames: bool) -> ConfResult<()> {
+        let lower = key.to_ascii_lowercase();
+        let conflict = || Err(ConfError::new(format!("conflicting parameter \"{lower}\"")));
+        let name = lower.clone().into_bytes();
+        if hostnames {
+            let stars = name.iter().filter(|b| **b == b'*').count();
+            let invalid = || ConfError::new(format!("invalid hostname or wildcard \"{key}\""));
+            if stars > 1 || name.windows(2).any(|pair| pair == b"..") || name.contains(&0) {
+                return Err(invalid());
+            }
+            let (suffix, itself) = match &name[..] {
+                [b'*', b'.', suffix @ ..] => (suffix, false),
+                [b'.', suffix @ ..] => (suffix, true),
+                _ => (&name[..0], false),
+            };
+            if !suffix.is_empty() {
+                if self.heads.contains_key(suffix) || itself && self.exact.contains_key(suffix) {
+                    return conflict();
+                }
+                self.heads.insert(suffix.to_vec(), (value, itself));
+                return Ok(());
+            }
+            if let [prefix @ .., b'.', b'*'] = &name[..]
+                && !prefix.is_empty()
+            {
+                if self.tails.insert(prefix.to_vec(), value).is_some() {
+                    return conflict();
+                }
+                return Ok(());
+            }
+            if stars > 0 {
+                return Err(invalid());
+            }
+            // `.example.org` is `example.org` already.
+            if self.heads.get(&name).is_some_and(|(_, itself)| *itself) {
+                return conflict();
+            }
+        }
+        if self.exact.insert(name, value).is_some() {
+            return conflict();
+        }
+        Ok(())
+    }
+}
+
+fn map(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let source = b.template(d.arg(0))?;
+    let name = variable_name(d.arg(1))?;
+    let mut map = Map { source, hostnames: false, volatile: false, table: Table::default() };
+    for item in d.block.as_deref().unwrap_or_default() {
+        let line = line(item)?;
+        b.here = line.at.clone();
+        entry(b, &mut map, line).map_err(|e| e.at(&line.at).text(|| line.summary()))?;
+    }
+    b.here = d.at.clone();
+    b.vars.computed(name, Arc::new(map))?;
+    Ok(())
+}
+
+fn entry(b: &mut Builder, map: &mut Map, line: &Directive) -> ConfResult<()> {
+    match (line.name.as_str(), line.args.as_slice()) {
+        ("hostnames", []) => map.hostnames = true,
+        ("volatile", []) => map.volatile = true,
+        (key, [value]) => {
+            let value = b.template(value)?;
+            if key == "default" {
+                if map.table.default.is_some() {
+                    return Err(ConfError::new("duplicate default map parameter"));
+                }
+                map.table.default = Some(value);
+            } else if let Some(pattern) = key.strip_prefix('~') {
+                let (pattern, caseless) = match pattern.strip_prefix('*') {
+                    Some(pattern) => (pattern, true),
+                    None => (pattern, false),
+                };
+                let regex = b.regex(pattern, caseless)?;
+                map.table.regexes.push((regex, value));
+            } else {
+                // A backslash lets a key be called `default` or begin with a `~`.
+                map.table.add(key.strip_prefix('\\').unwrap_or(key), value, map.hostnames)?;
+            }
+        }
+        _ => return Err(ConfError::new("invalid number of the map parameters")),
+    }
+    Ok(())
+}
+
+/// `$name` without its `$`.
+pub fn variable_name(text: &str) -> ConfResult<&str> {
+    text.strip_prefix('$')
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| ConfError::new(format!("invalid variable name \"{text}\"")))
+}
+
+/// A line of a block whose lines are no directives but keys with values.
+pub fn line(item: &Item) -> ConfResult<&Directive> {
+    match item {
+        Item::Error(error) => Err(error.clone()),
+        Item::Directive(d) if d.block.is_some() => {
+            Err(ConfError::new("unexpected \"{\"").at(&d.at).text(|| d.summary()))
+        }
+        Item::Directive(d) => Ok(d),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(hostnames: bool, keys: &[&str]) -> ConfResult<Table> {
+        let mut table = Table::default();
+        for key in keys {
+            table.add(key, Template::literal(key), hostnames)?;
+        }
+        Ok(table)
+    }
+
+    fn find<'a>(table: &'a Table, key: &str) -> Option<&'a str> {
+        table.find(key.as_bytes(), |regex| regex.is_match(key.as_bytes())).map(|value| value.source.as_str())
+    }
+
+    fn error(block: &str) -> ConfError {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("events {{}}\nhttp {{\nmap $uri $x {{\n{block}\n}}\n}}\n");
+        crate::conf::build::load_text(dir.path(), &text).err().expect("a mistake")
+    }
+
+    #[test]
+    fn keys_have_no_case() {
+        let table = table(false, &["Ab", "", "*.x"]).unwrap();
+        assert_eq!(find(&table, "aB"), Some("Ab"));
+        assert_eq!(find(&table, ""), Some(""));
+        assert_eq!(find(&table, "b.x"), None, "a wildcard needs `hostnames`");
+        assert_eq!(find(&table, "*.X"), Some("*.x"));
+    }
+
+    #[test]
+    fn wildcards_the_longest_first_the_leading_before_the_trailing() {
+        let keys = ["*.org", "*.example.org", ".both.org", "www.*", "www.example.*", "www.exact.org"];
+        let table = table(true, &keys).unwrap();
+        assert_eq!(find(&table, "a.org"), Some("*.org"));
+        assert_eq!(find(&table, "example.org"), Some("*.org"));
+        assert_eq!(find(&table, "a.b.example.org"), Some("*.example.org"));
+        assert_eq!(find(&table, "both.org"), Some(".both.org"));
+        assert_eq!(find(&table, "x.both.org"), Some(".both.org"));
+        assert_eq!(find(&table, "WWW.exact.org"), Some("www.exact.org"));
+        assert_eq!(find(&table, "www.example.com"), Some("www.example.*"));
+        assert_eq!(find(&table, "www.example.co.uk"), Some("www.example.*"));
+        assert_eq!(find(&table, "www.other.com"), Some("www.*"));
+        assert_eq!(find(&table, "www"), None);
+        assert_eq!(find(&table, "org"), None);
+    }
+
+    #[test]
+    fn conflicts_as_nginx_sees_them() {
+        let message = |keys: &[&str]| table(true, keys).err().map(|e| e.message);
+        for pair in [["a.b", "A.b"], ["*.a.b", ".a.b"], [".a.b", "a.b"], ["a.b", ".a.b"], ["a.*", "A.*"]] {
+            let expected = format!("conflicting parameter \"{}\"", pair[1].to_ascii_lowercase());
+            assert_eq!(message(&pair), Some(expected), "{pair:?}");
+        }
+        assert_eq!(message(&["a.b", "*.a.b", "a.b.*"]), None);
+        for bad in ["a..b", "*.*.b", "a*", "*", "a.*.b"] {
+            let expected = format!("invalid hostname or wildcard \"{bad}\"");
+            assert_eq!(message(&[bad]), Some(expected));
+        }
+    }
+
+    #[test]
+    fn mistakes_in_nginxs_words_and_at_their_line() {
+        let cases = [
+            ("a 1;\nA 2;", "conflicting parameter \"a\"", 5),
+            ("default 1;\ndefault 2;", "duplicate default map parameter", 5),
+            ("a;", "invalid number of the map parameters", 4),
+            ("a b c;", "invalid number of the map parameters", 4),
+            ("a { b; }", "unexpected \"{\"", 4),
+            ("a $nosuch;", "unknown \"nosuch\" variable", 4),
+        ];
+        for (block, message, line) in cases {
+            let error = error(block);
+            assert_eq!(error.message, message, "{block}");
+            assert_eq!(error.at.unwrap().line, line, "{block}");
+        }
+        assert!(error("~( 1;").message.starts_with("pcre_compile() failed"), "a broken expression");
+    }
+
+    proptest::proptest! {
+        /// Against the definition: the longest key that is the name, its end or its beginning.
+        #[test]
+        fn wildcards_as_defined(
+            heads in proptest::collection::hash_set("[ab](\\.[ab]){0,2}", 0..5),
+            tails in proptest::collection::hash_set("[ab](\\.[ab]){0,2}", 0..5),
+            name in "[ab](\\.[ab]){0,4}",
+        ) {
+            let keys: Vec<String> = heads.iter().map(|k| format!("*.{k}"))
+                .chain(tails.iter().map(|k| format!("{k}.*"))).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let table = table(true, &keys).unwrap();
+            let head = heads.iter().filter(|k| name.ends_with(&format!(".{k}")))
+                .max_by_key(|k| k.len()).map(|k| format!("*.{k}"));
+            let tail = tails.iter().filter(|k| name.starts_with(&format!("{k}.")))
+                .max_by_key(|k| k.len()).map(|k| format!("{k}.*"));
+            let expected = head.or(tail);
+            proptest::prop_assert_eq!(find(&table, &name), expected.as_deref());
+        }
+    }
+}

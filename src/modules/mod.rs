@@ -18,6 +18,7 @@ pub mod http2;
 pub mod index;
 pub mod limit_conn;
 pub mod limit_req;
+pub mod limit_zone;
 pub mod log;
 pub mod map;
 pub mod process;
@@ -55,6 +56,7 @@ pub const TABLES: &[&[Command]] = &[
     rewrite::COMMANDS,
     split_clients::COMMANDS,
     ssl::COMMANDS,
+    static_files::COMMANDS,
     stub_status::COMMANDS,
     try_files::COMMANDS,
     upstream::COMMANDS,
@@ -85,7 +87,7 @@ pub const PHASES: &[Handler] = &[
 
 /// What modules have to do once everything is inherited.
 pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] =
-    &[log::finish, ssl::finish, upstream::finish, proxy::finish];
+    &[log::finish, ssl::finish, static_files::finish, upstream::finish, proxy::finish, proxy_cache::finish];
 
 /// The modules' configuration of the top level.
 pub type MainConf = process::Conf;
@@ -118,6 +120,7 @@ gather! {
         proxy_cache: proxy_cache::Conf,
         resolver: resolver::Conf,
         rewrite: rewrite::Conf,
+        static_files: static_files::Conf,
         try_files: try_files::Conf,
     }
 }

@@ -10,7 +10,7 @@ use crate::http::regex::Regex;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::template::Template;
-use crate::http::uri::Escape;
+use crate::http::uri::{self, Escape};
 use crate::http::vars::VarId;
 use crate::settings;
 use bytes::Bytes;
@@ -119,6 +119,7 @@ fn set(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let name = d
         .arg(0)
         .strip_prefix('$')
+        .filter(|name| !name.is_empty())
         .ok_or_else(|| ConfError::new(format!("invalid variable name \"{}\"", d.arg(0))))?;
     let id = b.vars.slot(name)?;
     let value = b.template(d.arg(1))?;
@@ -139,6 +140,8 @@ fn return_(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         _ if d.args.len() == 1 && is_url(first) => (302, Some(b.template(first)?)),
         _ => return Err(ConfError::new(format!("invalid return code \"{first}\""))),
     };
+    // An empty text is a text only where a status has no page.
+    let text = text.filter(|t| status < 400 || !t.is_empty());
     b.loc().rewrite.steps.push(Step::Return(Arc::new(Return { status, text })));
     Ok(())
 }
@@ -329,23 +332,25 @@ fn answer_with(rq: &mut Request, answer: &Return) -> Flow {
         }
         return Flow::status(status);
     };
+    // `$status` in the text is the status it is sent with.
+    rq.sent.status = status;
     let value = text.eval(rq);
     if matches!(status, 301 | 302 | 303 | 307 | 308) {
         return Flow::redirect(status, value);
     }
-    let mut response = Response::with_body(status, Bytes::clone(&rq.loc().core.default_type), value);
-    if status == 204 {
-        response = Response::new(204);
+    let mut response = empty(rq, status);
+    if status != 204 {
+        response.length = Some(value.len() as u64);
+        response.body = value.into();
     }
-    response.ranges = false;
     Flow::Respond(response)
 }
 
-/// `return 2xx;` without text has no content type where nothing is sent.
+/// An answer without a body; its type is that of the URI.
 fn empty(rq: &Request, status: u16) -> Response {
     let mut response = Response::new(status);
     if status != 204 {
-        response.content_type = Some(Bytes::clone(&rq.loc().core.default_type));
+        response.content_type = crate::modules::static_files::content_type(rq);
         response.length = Some(0);
     }
     response
@@ -356,7 +361,19 @@ fn apply(rq: &mut Request, rewrite: &Rewrite, changed: &mut bool) -> End {
     if !rewrite.regex.capture(rq, &subject) {
         return End::Done;
     }
-    let mut new_args = rewrite.args.as_ref().map(|a| a.eval(rq).to_vec());
+    // Captures come from the decoded path; in a query or a redirect they are encoded again, when the
+    // client's own URI was.
+    let quoted = rq.unparsed.iter().any(|b| matches!(b, b'%' | b'+'));
+    let eval = |template: &Template, rq: &Request| {
+        let mut out = Vec::new();
+        if quoted {
+            template.eval_escaped(rq, Escape::Args, &mut out)
+        } else {
+            template.eval_into(rq, &mut out)
+        }
+        out
+    };
+    let mut new_args = rewrite.args.as_ref().map(|a| eval(a, rq));
     if rewrite.keep_args && !rq.args.is_empty() {
         let args = new_args.get_or_insert_default();
         if !args.is_empty() {
@@ -365,9 +382,7 @@ fn apply(rq: &mut Request, rewrite: &Rewrite, changed: &mut bool) -> End {
         args.extend_from_slice(&rq.args);
     }
     if let Some(status) = rewrite.redirect {
-        // Captures come from the decoded path and are encoded again on their way out.
-        let mut location = Vec::new();
-        rewrite.uri.eval_escaped(rq, Escape::Uri, &mut location);
+        let mut location = uri::unescape_redirect(&eval(&rewrite.uri, rq));
         if let Some(args) = new_args.filter(|a| !a.is_empty()) {
             location.push(b'?');
             location.extend_from_slice(&args);

@@ -1,20 +1,311 @@
-//! nginx's static module: files as answers.
+//! nginx's static module: files as answers. `gzip_static` is here too: a file's compressed
+//! neighbour in its place.
 
-/// Runs in its phase.
-pub const HANDLER: crate::http::phases::Handler = crate::http::phases::Handler {
-    phase: crate::http::phases::Phase::Content,
-    wants: |_| false,
-    call: crate::http::phases::Call::Now(|_| crate::http::phases::Flow::Continue),
-};
-
+use super::core::Alias;
+use super::gzip;
+use crate::cache::file_body::FileBody;
+use crate::cache::file_io::Failure;
+use crate::cache::files::{Content, FileCache, Found, Kind, Policy, Want, find};
+use crate::conf::values::{one_of, os_error};
+use crate::conf::{Builder, Command, ConfResult};
+use crate::http::body::Body;
+use crate::http::head::Method;
+use crate::http::phases::{Call, Deciding, Flow, Handler, Phase};
 use crate::http::request::Request;
+use crate::http::response::Response;
+use crate::http::template::Template;
+use crate::http::uri::{Escape, escape};
+use crate::observe::error_log::Level;
+use crate::observe::request_log;
+use crate::settings;
+use bytes::Bytes;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+settings! {
+    /// What a level configures.
+    pub struct Conf {
+        /// Whether a file's compressed neighbour is sent in its place.
+        inherit gzip_static: GzipStatic = GzipStatic::Off,
+        /// The prefix with a slash, to which a root that comes out relative is joined.
+        inherit prefix: Arc<[u8]> = Arc::from(&b""[..]),
+    }
+}
+
+/// `gzip_static`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GzipStatic {
+    /// Never.
+    Off,
+    /// To clients that take it.
+    On,
+    /// To all.
+    Always,
+}
+
+/// The directives.
+pub const COMMANDS: &[Command] = &[Command::works(
+    "gzip_static",
+    |b, d| {
+        let choices = [("off", GzipStatic::Off), ("on", GzipStatic::On), ("always", GzipStatic::Always)];
+        let v = one_of(d, &choices)?;
+        b.loc().static_files.gzip_static.set(v)
+    },
+    "whether compressed neighbours of files are sent",
+)];
+
+/// Answers with files where a location has no handler of its own.
+pub const HANDLER: Handler = Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(serve) };
+
+/// Joins the prefix to what is relative by default or may come out so.
+pub fn finish(b: &mut Builder) -> ConfResult<()> {
+    let mut prefix = b.prefix.as_os_str().as_bytes().to_vec();
+    if prefix.last() != Some(&b'/') {
+        prefix.push(b'/');
+    }
+    let prefix: Arc<[u8]> = prefix.into();
+    let html = b.path("html").to_string_lossy().into_owned();
+    for level in &mut b.levels {
+        level.conf.static_files.prefix.replace(prefix.clone());
+        if !level.conf.core.root.is_set() {
+            let root = super::core::Root { path: Template::literal(&html), alias: None };
+            level.conf.core.root.replace(root);
+        }
+    }
+    Ok(())
+}
+
+/// A request's file: its path, and how many bytes of it are the root.
+pub struct Mapped {
+    /// The path.
+    pub path: Vec<u8>,
+    /// Bytes of the root at its beginning.
+    pub root: usize,
+}
+
+/// The path of the request's file (ngx_http_map_uri_to_path); `None` when a rewrite left a URI that
+/// an `alias` cannot be applied to, which is logged.
+pub fn map(rq: &Request) -> Option<Mapped> {
+    let mut path = Vec::with_capacity(128);
+    let root = root_into(rq, &mut path);
+    let alias = rq.loc().core.root.alias;
+    let within = |length: usize| rq.valid_location && length <= rq.uri.len();
+    match alias {
+        Some(Alias::Prefix(length)) if within(length) => path.extend_from_slice(&rq.uri[length..]),
+        None => path.extend_from_slice(&rq.uri),
+        // The captures have said it all, unless `try_files` found something below it.
+        Some(Alias::Whole) if rq.uri_below_alias && rq.valid_location => path.extend_from_slice(&rq.uri),
+        Some(Alias::Whole) if rq.valid_location => {}
+        Some(_) => {
+            let name = String::from_utf8_lossy(&rq.loc().core.name);
+            let why = "where URI was rewritten";
+            request_log(
+                rq,
+                Level::Alert,
+                format_args!("\"alias\" cannot be used in location \"{name}\" {why}"),
+            );
+            return None;
+        }
+    }
+    Some(Mapped { path, root })
+}
+
+/// Appends the root in force; its length.
+fn root_into(rq: &Request, out: &mut Vec<u8>) -> usize {
+    let start = out.len();
+    // `root /` is an empty text before the URI's own slash; only a variable can come out relative.
+    let root = &rq.loc().core.root.path;
+    root.eval_into(rq, out);
+    if out.get(start) != Some(&b'/') && !root.is_empty() {
+        out.splice(start..start, rq.loc().static_files.prefix.iter().copied());
+    }
+    out.len() - start
+}
 
 /// Appends the file's name for the request (`$request_filename`).
-pub fn file_name(_: &Request, _: &mut Vec<u8>) -> bool {
-    false
+pub fn file_name(rq: &Request, out: &mut Vec<u8>) -> bool {
+    match map(rq) {
+        Some(mapped) => {
+            out.extend_from_slice(&mapped.path);
+            true
+        }
+        None => false,
+    }
 }
 
 /// Appends the root in force (`$document_root`).
-pub fn document_root(_: &Request, _: &mut Vec<u8>) -> bool {
-    false
+pub fn document_root(rq: &Request, out: &mut Vec<u8>) -> bool {
+    root_into(rq, out);
+    true
+}
+
+/// Finds what a path stands for, by the location's open-file cache if it has one.
+pub async fn look(rq: &mut Request, path: &[u8], want: Want) -> Result<Found, Failure> {
+    // By a handle of our own: a request may not be shared while something is waited for.
+    let local = rq.local.clone();
+    let core = &local.generation.http.levels[rq.level].conf.core;
+    let policy = Policy {
+        valid: *core.open_file_cache_valid,
+        min_uses: u32::try_from(*core.open_file_cache_min_uses).unwrap_or(u32::MAX),
+        errors: *core.open_file_cache_errors,
+    };
+    let cache: Option<&Arc<FileCache>> = core.open_file_cache.as_ref();
+    find(cache, policy, path, want).await
+}
+
+/// Logs that a call failed for a file, in nginx's words.
+pub fn log_failure(rq: &Request, level: Level, path: &[u8], failure: &Failure) {
+    let (path, error) = (String::from_utf8_lossy(path), os_error(&failure.error()));
+    request_log(rq, level, format_args!("{} \"{path}\" failed ({error})", failure.call));
+}
+
+fn serve(rq: &mut Request) -> Deciding<'_> {
+    Box::pin(async move {
+        if !matches!(rq.method, Method::Get | Method::Head | Method::Post) {
+            return Flow::status(405);
+        }
+        let Some(Mapped { path, root: _ }) = map(rq) else { return Flow::status(500) };
+        if rq.uri.ends_with(b"/") {
+            // The index module had its turn.
+            let path = String::from_utf8_lossy(&path);
+            request_log(rq, Level::Error, format_args!("directory index of \"{path}\" is forbidden"));
+            return Flow::status(403);
+        }
+        let want = if rq.method == Method::Get { Want::Content } else { Want::Open };
+        let mut vary = false;
+        if *rq.loc().static_files.gzip_static != GzipStatic::Off && rq.method != Method::Post {
+            match compressed(rq, &path, want).await {
+                Compressed::Answer(flow) => return flow,
+                Compressed::Refused => vary = true,
+                Compressed::None => {}
+            }
+        }
+        let found = match look(rq, &path, want).await {
+            Ok(found) => found,
+            Err(failure) => return missing(rq, &path, &failure),
+        };
+        match found.stat.kind {
+            Kind::Directory => return add_slash(rq),
+            Kind::Other => {
+                let path = String::from_utf8_lossy(&path);
+                request_log(rq, Level::Crit, format_args!("\"{path}\" is not a regular file"));
+                return Flow::status(404);
+            }
+            Kind::File if rq.method == Method::Post => return Flow::status(405),
+            Kind::File => {}
+        }
+        let mut response = answer(rq, found);
+        response.vary = vary;
+        response.ranges = true;
+        Flow::Respond(response)
+    })
+}
+
+/// The answer to a failure (ngx_http_static_handler).
+fn missing(rq: &Request, path: &[u8], failure: &Failure) -> Flow {
+    let (level, status) = match failure {
+        f if f.is_missing() => (Level::Error, 404),
+        f if f.is_forbidden() => (Level::Error, 403),
+        _ => (Level::Crit, 500),
+    };
+    if status != 404 || *rq.loc().core.log_not_found {
+        log_failure(rq, level, path, failure);
+    }
+    Flow::status(status)
+}
+
+/// A directory is asked for without its slash.
+fn add_slash(rq: &Request) -> Flow {
+    let mut location = escape(&rq.uri, Escape::Uri);
+    location.push(b'/');
+    if !rq.args.is_empty() {
+        location.push(b'?');
+        location.extend_from_slice(&rq.args);
+    }
+    Flow::redirect(301, location)
+}
+
+/// The answer with a file's content.
+fn answer(rq: &Request, found: Found) -> Response {
+    let size = found.stat.size;
+    let mut response = Response::new(200);
+    response.content_type = content_type(rq);
+    response.length = Some(size);
+    response.last_modified = Some(found.stat.mtime());
+    if *rq.loc().core.etag {
+        response.etag = Some(format!("\"{:x}-{size:x}\"", found.stat.mtime()).into());
+    }
+    response.body = match found.content {
+        Content::Bytes(bytes) => bytes.into(),
+        Content::File(file) if size > 0 => Body::Stream(Box::new(FileBody::new(file, 0..size))),
+        Content::File(_) | Content::None => Body::Empty,
+    };
+    response
+}
+
+/// The type by the extension of the URI's last part; a name that begins with its only dot has none.
+pub fn content_type(rq: &Request) -> Option<Bytes> {
+    // An upstream that sent the request here may have said what it is.
+    if let Some(carried) = rq.carried.get("content-type") {
+        return Some(carried.clone());
+    }
+    let core = &rq.loc().core;
+    let name = &rq.uri[memchr::memrchr(b'/', &rq.uri).map_or(0, |at| at + 1)..];
+    let extension = memchr::memrchr(b'.', name).filter(|at| *at > 0).map(|at| &name[at + 1..]);
+    let by_extension = extension.and_then(|e| {
+        if e.iter().any(u8::is_ascii_uppercase) {
+            core.types.get(&e.to_ascii_lowercase())
+        } else {
+            core.types.get(e)
+        }
+    });
+    let kind = by_extension.unwrap_or(&core.default_type);
+    (!kind.is_empty()).then(|| kind.clone())
+}
+
+/// What became of a compressed neighbour.
+#[allow(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
+enum Compressed {
+    /// It is the answer.
+    Answer(Flow),
+    /// There is one that this client may not have.
+    Refused,
+    /// There is none.
+    None,
+}
+
+/// Looks for the file's compressed neighbour (ngx_http_gzip_static_handler).
+async fn compressed(rq: &mut Request, path: &[u8], want: Want) -> Compressed {
+    let always = *rq.loc().static_files.gzip_static == GzipStatic::Always;
+    let takes = always || gzip::client_takes(rq, &Response::new(200));
+    if !takes && !*rq.loc().gzip.vary {
+        return Compressed::None;
+    }
+    let path = [path, b".gz"].concat();
+    let found = match look(rq, &path, want).await {
+        Ok(found) => found,
+        Err(failure) => {
+            if !failure.is_missing() {
+                let level = if failure.is_forbidden() { Level::Error } else { Level::Crit };
+                log_failure(rq, level, &path, &failure);
+            }
+            return Compressed::None;
+        }
+    };
+    if !takes {
+        return Compressed::Refused;
+    }
+    match found.stat.kind {
+        Kind::Directory => return Compressed::None,
+        Kind::Other => {
+            let path = String::from_utf8_lossy(&path);
+            request_log(rq, Level::Crit, format_args!("\"{path}\" is not a regular file"));
+            return Compressed::Answer(Flow::status(404));
+        }
+        Kind::File => {}
+    }
+    let mut response = answer(rq, found);
+    response.fields.add_static("Content-Encoding", Bytes::from_static(b"gzip"));
+    response.vary = !always;
+    Compressed::Answer(Flow::Respond(response))
 }

@@ -376,7 +376,7 @@ pub const VARIABLES: &[Variable] = &[
 fn each(rq: &Request, out: &mut Vec<u8>, write: impl Fn(&Attempt, &mut Vec<u8>)) -> bool {
     for (i, attempt) in rq.attempts.iter().enumerate() {
         if i > 0 {
-            out.extend_from_slice(b", ");
+            out.extend_from_slice(if attempt.another { b" : " } else { b", " });
         }
         write(attempt, out);
     }

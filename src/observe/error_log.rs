@@ -67,12 +67,21 @@ impl Target {
         Ok(Target::File(log_file::at(&b.path(text))))
     }
 
+    /// The file, if it is one.
+    pub fn file(&self) -> Option<&Arc<LogFile>> {
+        match self {
+            Target::Stderr => None,
+            Target::File(file) => Some(file),
+        }
+    }
+
+    /// A file that could not be opened is replaced by the standard error.
     fn write(&self, line: &[u8]) {
         match self {
-            Target::Stderr => {
+            Target::File(file) if file.is_open() => file.write(line),
+            Target::Stderr | Target::File(_) => {
                 let _ = std::io::stderr().write_all(line);
             }
-            Target::File(file) => file.write(line),
         }
     }
 }
@@ -89,6 +98,14 @@ impl ErrorLog {
         ErrorLog { targets }
     }
 
+    /// The file it goes to first, if it goes to one; `None` when the standard error is wanted.
+    pub fn file(&self) -> Option<std::path::PathBuf> {
+        self.targets.iter().find_map(|(target, _)| match target {
+            Target::File(file) => Some(file.path().to_path_buf()),
+            Target::Stderr => None,
+        })
+    }
+
     /// Whether a message of `level` goes anywhere, where `own` are the level's own targets.
     pub fn wants(&self, own: &[(Target, Level)], level: Level) -> bool {
         let targets = if own.is_empty() { &self.targets } else { own };
@@ -97,22 +114,45 @@ impl ErrorLog {
 
     /// Writes a message to `own`, or to the log's targets when there are none.
     pub fn write(&self, own: &[(Target, Level)], level: Level, message: Arguments<'_>) {
-        let targets = if own.is_empty() { &self.targets } else { own };
-        let mut line = Vec::with_capacity(256);
-        for (target, _) in targets.iter().filter(|(_, least)| level <= *least) {
-            if line.is_empty() {
-                let now = jiff::Zoned::now();
-                let pid = std::process::id();
-                let _ = writeln!(
-                    line,
-                    "{} [{}] {pid}#0: {message}",
-                    now.strftime("%Y/%m/%d %H:%M:%S"),
-                    level.as_str()
-                );
-            }
-            target.write(&line);
-        }
+        self.write_with(own, level, |line| {
+            let _ = write!(line, "{message}");
+        });
     }
+
+    /// Writes what `message` appends, to `own`, or to the log's targets when there are none.
+    pub fn write_with(&self, own: &[(Target, Level)], level: Level, message: impl FnOnce(&mut Vec<u8>)) {
+        let targets = if own.is_empty() { &self.targets } else { own };
+        let mut wanting = targets.iter().filter(|(_, least)| level <= *least).peekable();
+        if wanting.peek().is_none() {
+            return;
+        }
+        let line = line(level, message);
+        wanting.for_each(|(target, _)| target.write(&line));
+    }
+}
+
+/// The most bytes of a line with its end, nginx's NGX_MAX_ERROR_STR: what a client sends does not
+/// make the log as large as it likes.
+const LONGEST: usize = 2048;
+
+/// A line: date, level, process and thread, message.
+fn line(level: Level, message: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut line = Vec::with_capacity(256);
+    let date = jiff::Zoned::now();
+    let _ = write!(
+        line,
+        "{} [{}] {}#{}: ",
+        date.strftime("%Y/%m/%d %H:%M:%S"),
+        level.as_str(),
+        std::process::id(),
+        rustix::thread::gettid().as_raw_nonzero()
+    );
+    let start = line.len();
+    message(&mut line);
+    escape_controls(&mut line, start);
+    line.truncate(LONGEST - 1);
+    line.push(b'\n');
+    line
 }
 
 fn global() -> &'static ArcSwap<ErrorLog> {
@@ -132,8 +172,88 @@ pub fn current() -> Arc<ErrorLog> {
 
 /// Logs something that is no request's matter.
 pub fn log(level: Level, message: Arguments<'_>) {
-    let log = global().load();
-    if log.wants(&[], level) {
-        log.write(&[], level, message);
+    global().load().write(&[], level, message);
+}
+
+/// Writes control characters as `\xXX`. A decoded path may hold any byte, and a line feed in it would
+/// make a line of the log that a client wrote; nginx writes it as it is. A line that goes on indented,
+/// as an error of the configuration does, cannot be taken for another and stays.
+fn escape_controls(line: &mut Vec<u8>, start: usize) {
+    if !line[start..].iter().any(u8::is_ascii_control) {
+        return;
+    }
+    let raw = line.split_off(start);
+    for (i, byte) in raw.iter().enumerate() {
+        if byte.is_ascii_control() && !raw[i..].starts_with(b"\n    ") {
+            let _ = write!(line, "\\x{byte:02X}");
+        } else {
+            line.push(*byte);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_nginxs() {
+        let text = String::from_utf8(line(Level::Crit, |l| l.extend_from_slice(b"message"))).unwrap();
+        let shape =
+            regex::Regex::new(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[crit\] (\d+)#\d+: message\n$").unwrap();
+        let pid = &shape.captures(&text).unwrap_or_else(|| panic!("{text:?}"))[1];
+        assert_eq!(pid, std::process::id().to_string());
+    }
+
+    #[test]
+    fn a_client_cannot_write_a_line_of_its_own() {
+        let text =
+            line(Level::Error, |l| l.extend_from_slice(b"open() \"/a\n2024 [emerg] x\x7f\" caf\xc3\xa9"));
+        assert!(text.ends_with(b": open() \"/a\\x0A2024 [emerg] x\\x7F\" caf\xc3\xa9\n"));
+        let text = line(Level::Error, |l| l.extend_from_slice(b"bad in a.conf:1\n    | text"));
+        assert!(text.ends_with(b": bad in a.conf:1\n    | text\n"));
+    }
+
+    #[test]
+    fn a_line_is_bounded() {
+        let long = line(Level::Error, |l| l.resize(100_000, b'x'));
+        assert_eq!((long.len(), long.last()), (LONGEST, Some(&b'\n')));
+    }
+
+    #[test]
+    fn a_level_takes_what_is_as_grave_or_graver() {
+        let log = ErrorLog::new(vec![(Target::Stderr, Level::Warn)]);
+        assert!(log.wants(&[], Level::Warn) && log.wants(&[], Level::Emerg));
+        assert!(!log.wants(&[], Level::Notice));
+        // A level of its own is asked in place of the process's, not beside it.
+        assert!(!log.wants(&[(Target::Stderr, Level::Crit)], Level::Warn));
+        assert!(log.wants(&[(Target::Stderr, Level::Crit), (Target::Stderr, Level::Info)], Level::Info));
+    }
+
+    #[test]
+    fn each_target_gets_what_its_level_wants() {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Vec<_> = ["all", "grave"].map(|name| log_file::at(&dir.path().join(name))).into();
+        files.iter().for_each(|f| f.open().unwrap());
+        let log = ErrorLog::new(vec![
+            (Target::File(files[0].clone()), Level::Info),
+            (Target::File(files[1].clone()), Level::Crit),
+        ]);
+        log.write(&[], Level::Info, format_args!("small"));
+        log.write(&[], Level::Alert, format_args!("great"));
+        let lines = |n: usize| std::fs::read_to_string(files[n].path()).unwrap().lines().count();
+        assert_eq!((lines(0), lines(1)), (2, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_done_yet_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        for kind in ["syslog:server=unix:/dev/log", "memory:32k"] {
+            let text = format!("error_log {kind};");
+            let error = crate::conf::build::load_text(dir.path(), &text).err().unwrap();
+            assert!(error.message.contains("is not supported yet"), "{error}");
+        }
+        let error = crate::conf::build::load_text(dir.path(), "error_log e.log loud;").err().unwrap();
+        assert_eq!(error.message, "invalid log level \"loud\"");
     }
 }

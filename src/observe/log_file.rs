@@ -1,18 +1,75 @@
 //! Files that are appended to, reopened on request, and shared by whoever names the same path.
+//!
+//! Lines of requests go through a *batch*: each thread has one for each file, so that a busy worker
+//! writes many lines at once and shares no buffer with another. A batch is written when its thread
+//! has nothing else to do ([`flush_thread`]), when it is full, when a waiting line's time is up, and
+//! when the control thread asks for it ([`reopen`], [`flush_all`]). A line stands whole in one batch,
+//! and a batch goes out under the file's lock: lines never mix.
 
+use super::error_log::{self, Level};
+use crate::conf::values::os_error;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bytes of a batch that wait for the thread to be idle; more are written at once.
+const BATCH: usize = 16 * 1024;
+/// Files for which a thread keeps a batch; with more, the oldest makes room.
+const MOST_FILES: usize = 256;
+/// A failing file is reported once in this time, as nginx does.
+const REPORT_AGAIN: Duration = Duration::from_secs(60);
 
 /// A log file. Its descriptor can be replaced while others write.
 #[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
     file: ArcSwapOption<File>,
+    /// Every thread's batch for this file.
+    batches: Mutex<Vec<Arc<Mutex<Batch>>>>,
+    /// Held while writing; what a pipe takes in parts would mix otherwise.
+    writing: Mutex<()>,
+    reported: Mutex<Option<Instant>>,
+    opened: Mutex<Option<Instant>>,
+}
+
+/// How long lines may wait in memory (`buffer=` and `flush=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Bytes of a thread's batch.
+    pub size: usize,
+    /// The longest time; `None` waits until the batch is full.
+    pub time: Option<Duration>,
+}
+
+/// Lines of one thread for one file.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// Whether the lines may wait beyond the thread's next idle moment.
+    waits: bool,
+    /// When the oldest line came, for lines with a time.
+    since: Option<Instant>,
+    /// Whether a timer is set.
+    timed: bool,
+}
+
+impl Batch {
+    fn write_to(&mut self, file: &LogFile) {
+        if !self.bytes.is_empty() {
+            file.write(&self.bytes);
+            self.bytes.clear();
+        }
+        self.since = None;
+    }
 }
 
 impl LogFile {
@@ -21,48 +78,295 @@ impl LogFile {
         &self.path
     }
 
-    /// Appends `bytes` in one write, so that lines of several threads do not mix. A failure is not
-    /// the request's fault and has nowhere to go.
+    /// Whether it could be opened.
+    pub fn is_open(&self) -> bool {
+        self.file.load().is_some()
+    }
+
+    /// Appends `bytes`, whole lines, at once. A failure is not the request's fault; the error log
+    /// says it once a minute.
     pub fn write(&self, bytes: &[u8]) {
-        if let Some(file) = self.file.load().as_ref() {
-            let _ = file.as_ref().write_all(bytes);
+        let Some(file) = self.file.load_full() else { return };
+        let written = {
+            let _alone = self.writing.lock();
+            write_all(&file, bytes)
+        };
+        if let Err(e) = written {
+            self.report(&e);
         }
     }
 
-    fn open(&self) -> io::Result<()> {
-        let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
-        self.file.store(Some(Arc::new(file)));
+    /// The error log may be this very file: the time is set, and the lock left, before it is told.
+    fn report(&self, e: &io::Error) {
+        let now = Instant::now();
+        {
+            let mut reported = self.reported.lock();
+            if reported.is_some_and(|at| now.duration_since(at) < REPORT_AGAIN) {
+                return;
+            }
+            *reported = Some(now);
+        }
+        let path = self.path.display();
+        error_log::log(Level::Alert, format_args!("write() to \"{path}\" failed ({})", os_error(e)));
+    }
+
+    /// Opens the file, anew if it is open: what was renamed or removed is left behind.
+    pub fn open(&self) -> io::Result<()> {
+        self.put(open(&self.path)?);
         Ok(())
+    }
+
+    fn put(&self, file: File) {
+        *self.opened.lock() = Some(Instant::now());
+        self.file.store(Some(Arc::new(file)));
+    }
+
+    /// How long ago it was opened; `None` if it never was.
+    pub fn age(&self) -> Option<Duration> {
+        self.opened.lock().map(|at| at.elapsed())
+    }
+
+    /// Writes out every thread's batch.
+    fn flush(&self) {
+        let batches = self.batches.lock().clone();
+        for batch in batches {
+            batch.lock().write_to(self);
+        }
     }
 }
 
-fn registry() -> &'static Mutex<HashMap<PathBuf, Arc<LogFile>>> {
-    static FILES: OnceLock<Mutex<HashMap<PathBuf, Arc<LogFile>>>> = OnceLock::new();
-    FILES.get_or_init(Mutex::default)
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        let mut files = registry().lock();
+        // Another may have been made for the same path meanwhile.
+        if files.get(&self.path).is_some_and(|f| f.strong_count() == 0) {
+            files.remove(&self.path);
+        }
+    }
 }
 
-/// The log file at `path`, the same one for everybody; not opened yet.
-pub fn at(path: &Path) -> Arc<LogFile> {
-    let mut files = registry().lock();
-    files
-        .entry(path.to_path_buf())
-        .or_insert_with(|| Arc::new(LogFile { path: path.to_path_buf(), file: ArcSwapOption::empty() }))
-        .clone()
+fn open(path: &Path) -> io::Result<File> {
+    match OpenOptions::new().append(true).create(true).mode(0o644).open(path) {
+        Ok(file) => Ok(file),
+        // These cannot be opened where they are sockets (systemd's journal); the descriptor serves.
+        Err(e) => match path.to_str() {
+            Some("/dev/stdout") => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+            Some("/dev/stderr") => io::stderr().as_fd().try_clone_to_owned().map(File::from),
+            _ => Err(e),
+        },
+    }
 }
 
-/// Opens the files that are named and not open. The first failure is returned with its path.
-pub fn open_new() -> Result<(), (PathBuf, io::Error)> {
-    let files: Vec<Arc<LogFile>> = registry().lock().values().cloned().collect();
-    for file in files.iter().filter(|f| f.file.load().is_none() && Arc::strong_count(f) > 2) {
-        file.open().map_err(|e| (file.path.clone(), e))?;
+/// Writes everything. A reader of a pipe that somebody made non-blocking is given a second to make
+/// room, so that a line is not cut.
+fn write_all(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+                if poll(&mut [PollFd::new(file, PollFlags::OUT)], Some(&second))? == 0 {
+                    return Err(e);
+                }
+            }
+            Err(e) => return Err(e),
+        }
     }
     Ok(())
 }
 
-/// Opens every file anew (`USR1`), after a rename by a log rotator. Returns what failed.
-pub fn reopen() -> Vec<(PathBuf, io::Error)> {
-    let mut files = registry().lock();
-    // Files that no generation names any more are closed here.
-    files.retain(|_, f| Arc::strong_count(f) > 1);
-    files.values().filter_map(|f| f.open().err().map(|e| (f.path.clone(), e))).collect()
+/// Files by path, for as long as somebody holds them.
+fn registry() -> &'static Mutex<HashMap<PathBuf, Weak<LogFile>>> {
+    static FILES: OnceLock<Mutex<HashMap<PathBuf, Weak<LogFile>>>> = OnceLock::new();
+    FILES.get_or_init(Mutex::default)
 }
+
+/// The log file at `path`, the same one for everybody; not opened yet if it is new.
+pub fn at(path: &Path) -> Arc<LogFile> {
+    let mut files = registry().lock();
+    if let Some(file) = files.get(path).and_then(Weak::upgrade) {
+        return file;
+    }
+    let file = Arc::new(LogFile {
+        path: path.to_path_buf(),
+        file: ArcSwapOption::empty(),
+        batches: Mutex::default(),
+        writing: Mutex::default(),
+        reported: Mutex::default(),
+        opened: Mutex::default(),
+    });
+    files.insert(path.to_path_buf(), Arc::downgrade(&file));
+    file
+}
+
+/// The files that somebody holds. Dropping the last hold on one takes the registry's lock, which
+/// must not be held then.
+fn live() -> Vec<Arc<LogFile>> {
+    registry().lock().values().filter_map(Weak::upgrade).collect()
+}
+
+/// Opens the files of a configuration, also those that are open (nginx's reload does, and log rotation
+/// relies on it). When one other than `optional` cannot be opened, nothing changes and the failure
+/// is returned with its path; that `optional` could not be is returned as such.
+pub fn open_all(
+    files: &[&Arc<LogFile>],
+    optional: Option<&Path>,
+) -> Result<Option<io::Error>, (PathBuf, io::Error)> {
+    let mut opened = Vec::new();
+    let mut missing = None;
+    for file in files {
+        match open(&file.path) {
+            Ok(descriptor) => opened.push((file, descriptor)),
+            Err(e) if optional == Some(file.path()) => missing = Some(e),
+            Err(e) => return Err((file.path.clone(), e)),
+        }
+    }
+    for (file, descriptor) in opened {
+        file.flush();
+        file.put(descriptor);
+    }
+    Ok(missing)
+}
+
+/// Opens every file anew (`USR1`), after a rename by a log rotator. What was logged before goes to
+/// the old file. Returns what failed; such a file is written on as it was.
+pub fn reopen() -> Vec<(PathBuf, io::Error)> {
+    let reopen = |file: Arc<LogFile>| {
+        file.flush();
+        file.open().err().map(|e| (file.path.clone(), e))
+    };
+    live().into_iter().filter_map(reopen).collect()
+}
+
+/// Writes out every batch of every thread; for the end of the process.
+pub fn flush_all() {
+    live().iter().for_each(|file| file.flush());
+}
+
+/// A thread's hold on its batch for a file.
+struct Hold {
+    file: Arc<LogFile>,
+    batch: Arc<Mutex<Batch>>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.batch.lock().write_to(&self.file);
+        self.file.batches.lock().retain(|b| !Arc::ptr_eq(b, &self.batch));
+    }
+}
+
+thread_local! {
+    /// The thread's batches, the oldest first.
+    static HOLDS: RefCell<Vec<Hold>> = const { RefCell::new(Vec::new()) };
+    /// Whether a batch has lines that are to be written when the thread is idle.
+    static DIRTY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The file at `path` if the calling thread writes to it already; otherwise the shared one, which
+/// may have to be opened. For paths that are known at request time only.
+pub fn held(path: &Path) -> Arc<LogFile> {
+    let mine = HOLDS.with_borrow(|holds| holds.iter().find(|h| h.file.path == path).map(|h| h.file.clone()));
+    mine.unwrap_or_else(|| at(path))
+}
+
+/// Adds what `line` appends to the calling thread's batch for `file`.
+pub fn append(file: &Arc<LogFile>, waiting: Option<Waiting>, line: impl FnOnce(&mut Vec<u8>)) {
+    let batch = HOLDS.with_borrow_mut(|holds| batch_of(holds, file));
+    let mut held = batch.lock();
+    let start = held.bytes.len();
+    line(&mut held.bytes);
+    held.waits = waiting.is_some();
+    let Some(waiting) = waiting else {
+        if held.bytes.len() >= BATCH {
+            held.write_to(file);
+        } else {
+            DIRTY.set(true);
+        }
+        return;
+    };
+    // As in nginx, the line that no longer fits waits and those before it are written.
+    if held.bytes.len() > waiting.size && start > 0 {
+        file.write(&held.bytes[..start]);
+        held.bytes.drain(..start);
+        held.since = None;
+    }
+    if held.bytes.len() > waiting.size {
+        held.write_to(file);
+    } else if let Some(time) = waiting.time {
+        held.since.get_or_insert_with(Instant::now);
+        let timed = std::mem::replace(&mut held.timed, true);
+        drop(held);
+        if !timed {
+            flush_in(time, file.clone(), batch);
+        }
+    }
+}
+
+fn batch_of(holds: &mut Vec<Hold>, file: &Arc<LogFile>) -> Arc<Mutex<Batch>> {
+    if let Some(hold) = holds.iter().find(|h| Arc::ptr_eq(&h.file, file)) {
+        return hold.batch.clone();
+    }
+    if holds.len() >= MOST_FILES {
+        holds.remove(0);
+    }
+    let batch = Arc::new(Mutex::new(Batch::default()));
+    file.batches.lock().push(batch.clone());
+    holds.push(Hold { file: file.clone(), batch: batch.clone() });
+    batch
+}
+
+/// Writes a batch once its oldest line has waited for `time`. A thread without an event loop has
+/// nobody to wake it: its lines do not wait.
+fn flush_in(time: Duration, file: Arc<LogFile>, batch: Arc<Mutex<Batch>>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        let mut batch = batch.lock();
+        batch.timed = false;
+        batch.write_to(&file);
+        return;
+    };
+    runtime.spawn(async move {
+        loop {
+            let due = {
+                let mut batch = batch.lock();
+                match batch.since.map(|since| since + time) {
+                    Some(due) if due > Instant::now() => due,
+                    _ => {
+                        batch.timed = false;
+                        return batch.write_to(&file);
+                    }
+                }
+            };
+            tokio::time::sleep_until(due).await;
+        }
+    });
+}
+
+/// Writes out what the calling thread has gathered and what need not wait.
+pub fn flush_thread() {
+    if !DIRTY.replace(false) {
+        return;
+    }
+    HOLDS.with_borrow(|holds| {
+        for hold in holds {
+            let mut batch = hold.batch.lock();
+            if !batch.waits {
+                batch.write_to(&hold.file);
+            }
+        }
+    });
+}
+
+/// Writes out everything of the calling thread and lets go of its files: those that nothing names
+/// any more are closed.
+pub fn release_thread() {
+    DIRTY.set(false);
+    let holds = HOLDS.with_borrow_mut(std::mem::take);
+    drop(holds);
+}
+
+#[cfg(test)]
+mod tests;

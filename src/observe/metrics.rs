@@ -1,6 +1,11 @@
 //! Counters: each worker has its own, and they are summed when somebody asks.
 
+use crate::http::Request;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A number that only grows.
 #[derive(Default, Debug)]
@@ -69,7 +74,277 @@ pub struct Connections {
 pub struct WorkerMetrics {
     /// Of connections.
     pub connections: Connections,
+    /// Of requests. Only the worker itself and a scrape take the lock.
+    servers: Mutex<Servers>,
+}
+
+/// Upper bounds of the buckets of request durations, in milliseconds. Above the last stand what is
+/// streamed: WebSockets, FLV, long polls.
+pub const DURATIONS_MS: [u64; 13] = [1, 3, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
+
+/// The most servers that have figures of their own; requests of more are counted under
+/// [`OTHER_SERVERS`]. Names come from the configuration, over all its reloads.
+const MOST_SERVERS: usize = 1000;
+/// The name for servers beyond the bound.
+pub const OTHER_SERVERS: &str = "_other";
+
+/// Durations of requests.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct Histogram {
+    /// For each bound those above the previous and at or below it, then those above all.
+    counts: [u64; DURATIONS_MS.len() + 1],
+    /// In microseconds.
+    sum: u64,
+}
+
+impl Histogram {
+    /// Counts a duration.
+    pub fn observe(&mut self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.counts[DURATIONS_MS.partition_point(|bound| bound * 1000 < micros)] += 1;
+        self.sum = self.sum.saturating_add(micros);
+    }
+
+    /// Adds another's figures.
+    pub fn merge(&mut self, other: &Histogram) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum = self.sum.saturating_add(other.sum);
+    }
+
+    /// Each bound in seconds with how many were at or below it.
+    pub fn cumulative(&self) -> Vec<(f64, u64)> {
+        let running = self.counts.iter().scan(0, |total, count| {
+            *total += count;
+            Some(*total)
+        });
+        DURATIONS_MS.iter().map(|ms| *ms as f64 / 1000.0).zip(running).collect()
+    }
+
+    /// All durations together, in seconds.
+    pub fn sum(&self) -> f64 {
+        self.sum as f64 / 1e6
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// What is counted of a server's requests.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct ServerMetrics {
+    /// By class of status, from `1xx` to `5xx`.
+    pub classes: [u64; 5],
+    /// Bytes of heads and bodies received.
+    pub received: u64,
+    /// Bytes of heads and bodies sent.
+    pub sent: u64,
+    /// From a request's first byte to its end.
+    pub durations: Histogram,
+}
+
+impl ServerMetrics {
+    fn count(&mut self, status: u16, received: u64, sent: u64, time: Duration) {
+        // No status at all is a request without an answer, which nginx would log as 4xx.
+        let class = if status < 100 { 4 } else { (status / 100).min(5) };
+        self.classes[usize::from(class) - 1] += 1;
+        self.received += received;
+        self.sent += sent;
+        self.durations.observe(time);
+    }
+
+    fn merge(&mut self, other: &ServerMetrics) {
+        for (count, more) in self.classes.iter_mut().zip(other.classes) {
+            *count += more;
+        }
+        self.received += other.received;
+        self.sent += other.sent;
+        self.durations.merge(&other.durations);
+    }
+}
+
+/// A worker's figures by server. They are kept by name, for a server is the same after a reload; the
+/// newest generation's servers are found by their index.
+#[derive(Default, Debug)]
+struct Servers {
+    figures: Vec<(Arc<str>, ServerMetrics)>,
+    by_name: HashMap<Arc<str>, usize>,
+    generation: u64,
+    by_index: Vec<usize>,
+}
+
+impl Servers {
+    fn named(&mut self, name: &str) -> &mut ServerMetrics {
+        let index = self.index(name);
+        &mut self.figures[index].1
+    }
+
+    fn index(&mut self, name: &str) -> usize {
+        let name = if name.is_empty() { "_" } else { name };
+        if let Some(index) = self.by_name.get(name) {
+            return *index;
+        }
+        if self.figures.len() >= MOST_SERVERS && name != OTHER_SERVERS {
+            return self.index(OTHER_SERVERS);
+        }
+        let name: Arc<str> = Arc::from(name);
+        self.figures.push((name.clone(), ServerMetrics::default()));
+        self.by_name.insert(name, self.figures.len() - 1);
+        self.figures.len() - 1
+    }
+
+    /// The figures of the request's server.
+    fn of(&mut self, rq: &Request) -> &mut ServerMetrics {
+        let number = rq.generation().number;
+        if number > self.generation {
+            self.generation = number;
+            let servers = &rq.http().servers;
+            self.by_index = servers.iter().map(|s| self.index(&s.conf.core.name)).collect();
+        }
+        if number < self.generation {
+            // Begun before the last reload.
+            return self.named(&rq.srv().core.name);
+        }
+        // One index for each server of the generation, made above.
+        let index = self.by_index[rq.server];
+        &mut self.figures[index].1
+    }
+}
+
+impl WorkerMetrics {
+    /// Adds this worker's figures of requests to `all`.
+    pub fn add_servers(&self, all: &mut BTreeMap<Arc<str>, ServerMetrics>) {
+        for (name, figures) in &self.servers.lock().figures {
+            all.entry(name.clone()).or_default().merge(figures);
+        }
+    }
 }
 
 /// Counts a finished request.
-pub fn request_done(_: &crate::http::Request) {}
+pub fn request_done(rq: &Request) {
+    let mut servers = rq.local.worker.metrics.servers.lock();
+    let figures = servers.of(rq);
+    figures.count(rq.sent.status, rq.length, rq.sent.bytes, rq.started.elapsed());
+}
+
+/// The connection counters of all workers, summed.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Totals {
+    pub accepted: u64,
+    pub handled: u64,
+    pub requests: u64,
+    pub active: u64,
+    pub reading: u64,
+    pub writing: u64,
+    pub waiting: u64,
+    pub handshakes: u64,
+    pub handshakes_resumed: u64,
+    pub handshakes_failed: u64,
+}
+
+impl Totals {
+    /// Sums over workers. A gauge is never shown below zero: the counters of a connection that ends
+    /// meanwhile are read one after another.
+    pub fn of(workers: &[Arc<WorkerMetrics>]) -> Totals {
+        let count = |which: fn(&Connections) -> &Counter| {
+            workers.iter().map(|w| which(&w.connections).get()).sum::<u64>()
+        };
+        let gauge = |which: fn(&Connections) -> &Gauge| {
+            workers.iter().map(|w| which(&w.connections).get()).sum::<i64>().max(0) as u64
+        };
+        Totals {
+            accepted: count(|c| &c.accepted),
+            handled: count(|c| &c.handled),
+            requests: count(|c| &c.requests),
+            active: gauge(|c| &c.active),
+            reading: gauge(|c| &c.reading),
+            writing: gauge(|c| &c.writing),
+            waiting: gauge(|c| &c.waiting),
+            handshakes: count(|c| &c.handshakes),
+            handshakes_resumed: count(|c| &c.handshakes_resumed),
+            handshakes_failed: count(|c| &c.handshakes_failed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_histogram_counts_as_a_sorted_list_does(micros in prop::collection::vec(0u64..20_000_000, 0..50)) {
+            let (mut first, mut second) = (Histogram::default(), Histogram::default());
+            for (i, us) in micros.iter().enumerate() {
+                let part = if i % 3 == 0 { &mut first } else { &mut second };
+                part.observe(Duration::from_micros(*us));
+            }
+            first.merge(&second);
+            prop_assert_eq!(first.count(), micros.len() as u64);
+            prop_assert!((first.sum() - micros.iter().sum::<u64>() as f64 / 1e6).abs() < 1e-9);
+            for (bound, count) in first.cumulative() {
+                let below = micros.iter().filter(|us| **us as f64 / 1e6 <= bound).count();
+                prop_assert_eq!(count, below as u64, "at {}", bound);
+            }
+        }
+    }
+
+    #[test]
+    fn a_duration_at_a_bound_is_within_it() {
+        let mut h = Histogram::default();
+        h.observe(Duration::from_millis(5));
+        h.observe(Duration::from_micros(5_001));
+        h.observe(Duration::from_secs(86_400));
+        let cumulative = h.cumulative();
+        assert_eq!(cumulative[1], (0.003, 0));
+        assert_eq!(cumulative[2], (0.005, 1));
+        assert_eq!(cumulative[3], (0.01, 2));
+        assert_eq!((cumulative[12], h.count()), ((10.0, 2), 3));
+    }
+
+    #[test]
+    fn statuses_by_class() {
+        let mut figures = ServerMetrics::default();
+        for status in [101, 200, 206, 302, 404, 444, 0, 9, 503, 599] {
+            figures.count(status, 10, 100, Duration::ZERO);
+        }
+        assert_eq!(figures.classes, [1, 2, 1, 4, 2]);
+        assert_eq!((figures.received, figures.sent), (100, 1000));
+    }
+
+    #[test]
+    fn servers_are_bounded() {
+        let mut servers = Servers::default();
+        for n in 0..MOST_SERVERS + 10 {
+            servers.named(&format!("s{n}")).received += 1;
+        }
+        servers.named("").received += 1;
+        servers.named("s5").received += 1;
+        assert_eq!(servers.figures.len(), MOST_SERVERS + 1);
+        assert_eq!(servers.named(OTHER_SERVERS).received, 11);
+        assert_eq!(servers.named("s5").received, 2);
+    }
+
+    #[test]
+    fn workers_are_summed() {
+        let workers = [Arc::new(WorkerMetrics::default()), Arc::new(WorkerMetrics::default())];
+        for worker in &workers {
+            worker.connections.accepted.add(2);
+            worker.connections.active.add(1);
+            worker.servers.lock().named("a").sent += 5;
+        }
+        workers[0].servers.lock().named("b").sent += 1;
+        workers[1].connections.reading.add(-1);
+        let totals = Totals::of(&workers);
+        assert_eq!((totals.accepted, totals.active, totals.reading), (4, 2, 0));
+        let mut all = BTreeMap::new();
+        workers.iter().for_each(|w| w.add_servers(&mut all));
+        let sent: Vec<_> = all.iter().map(|(name, m)| (&**name, m.sent)).collect();
+        assert_eq!(sent, [("a", 10), ("b", 1)]);
+    }
+}

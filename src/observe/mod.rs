@@ -4,10 +4,14 @@ pub mod error_log;
 pub mod families;
 pub mod log_file;
 pub mod metrics;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::http::Request;
+use crate::http::request::Address;
 use error_log::Level;
 use std::fmt::Arguments;
+use std::io::Write;
 
 /// Logs an error of a request, with the client, the server and the request line, as nginx does.
 pub fn request_error(rq: &Request, message: Arguments<'_>) {
@@ -18,23 +22,27 @@ pub fn request_error(rq: &Request, message: Arguments<'_>) {
 pub fn request_log(rq: &Request, level: Level, message: Arguments<'_>) {
     let log = rq.generation().error_log();
     let targets = &rq.loc().core.error_logs;
-    if !log.wants(targets, level) {
-        return;
-    }
-    let client = match &rq.conn.peer {
-        crate::http::request::Address::Inet(a) => a.ip().to_string(),
-        crate::http::request::Address::Unix(_) => "unix:".to_string(),
+    log.write_with(targets, level, |line| {
+        let _ = write!(line, "*{} {message}", rq.conn.serial);
+        append_context(rq, line);
+    });
+}
+
+/// Appends whose request it is, in nginx's order.
+fn append_context(rq: &Request, line: &mut Vec<u8>) {
+    let _ = match &rq.conn.peer {
+        Address::Inet(a) => write!(line, ", client: {}", a.ip()),
+        Address::Unix(_) => write!(line, ", client: unix:"),
     };
-    let host = rq.head.get("host").map(|h| format!(", host: \"{}\"", String::from_utf8_lossy(h)));
-    log.write(
-        targets,
-        level,
-        format_args!(
-            "*{} {message}, client: {client}, server: {}, request: \"{}\"{}",
-            rq.conn.serial,
-            rq.srv().core.name.as_str(),
-            String::from_utf8_lossy(rq.head.line()),
-            host.unwrap_or_default(),
-        ),
-    );
+    let _ = write!(line, ", server: {}", rq.srv().core.name.as_str());
+    let mut quoted = |name: &str, value: Option<&[u8]>| {
+        if let Some(value) = value {
+            let _ = write!(line, ", {name}: \"");
+            line.extend_from_slice(value);
+            line.push(b'"');
+        }
+    };
+    quoted("request", Some(rq.head.line()).filter(|text| !text.is_empty()));
+    quoted("host", rq.head.get("host"));
+    quoted("referrer", rq.head.get("referer"));
 }

@@ -1,29 +1,16 @@
-//! Certificates, names, sessions.
+//! TLS: certificates, protocols and suites, sessions, and the handshake.
+//!
+//! The ssl module reads the directives into an [`config::Offer`]; [`config::ServerTls`] is what a
+//! server answers handshakes with; [`accept()`] takes a handshake, choosing the server by the name
+//! that the client asks for. Tickets and session caches belong to the process: a client resumes on
+//! any worker and over reloads.
 
-use crate::edge::Local;
-use crate::edge::connection::Socket;
-use crate::http::io::Io;
-use crate::http::request::TlsInfo;
-use crate::http::router::Bound;
+mod accept;
+pub mod certificates;
+pub mod ciphers;
+pub mod config;
+pub mod groups;
+pub mod sessions;
+pub mod tickets;
 
-/// What came of a handshake.
-pub enum Accepted {
-    /// A session.
-    Tls {
-        /// The connection.
-        io: Io,
-        /// What is known of the session.
-        info: TlsInfo,
-        /// Whether the client chose HTTP/2.
-        h2: bool,
-    },
-    /// The client speaks plain HTTP; nothing was read.
-    Plain(Socket),
-    /// It failed, and was counted and logged.
-    Failed,
-}
-
-/// Takes a handshake.
-pub async fn accept(_local: &Local, _bound: &Bound, _socket: Socket) -> Accepted {
-    Accepted::Failed
-}
+pub use accept::{Accepted, Client, accept};

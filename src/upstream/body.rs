@@ -67,7 +67,6 @@ impl BodyStream for UpstreamBody {
         loop {
             match self.framing.take(&mut self.input) {
                 Ok(Some(piece)) => {
-                    self.end.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
                     self.silence = None;
                     if self.framing.is_done() {
                         self.complete();
@@ -89,7 +88,9 @@ impl BodyStream for UpstreamBody {
                 Poll::Ready(Ok(0)) => {
                     return self.fail("upstream prematurely closed connection while reading upstream".into());
                 }
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(n)) => {
+                    self.end.received.fetch_add(n as u64, Ordering::Relaxed);
+                }
                 Poll::Ready(Err(e)) => {
                     let cause = crate::conf::values::os_error(&e);
                     return self.fail(format!("recv() failed ({cause}) while reading upstream"));

@@ -15,6 +15,8 @@ use tokio::time::timeout;
 pub struct AnswerHead {
     /// The status.
     pub status: u16,
+    /// The reason phrase, which is passed on.
+    pub reason: Bytes,
     /// The fields, but for those of the connection.
     pub fields: Fields,
     /// `Content-Length`
@@ -97,7 +99,13 @@ pub async fn read_head(
     each: Duration,
 ) -> Result<AnswerHead, AttemptError> {
     loop {
-        if let Some(end) = head_end(input) {
+        let whole = head_end(input);
+        if whole.unwrap_or(input.len()) > limit {
+            return Err(AttemptError::Invalid(
+                "upstream sent too big header while reading response header from upstream".into(),
+            ));
+        }
+        if let Some(end) = whole {
             let head = input.split_to(end).freeze();
             let parsed = parse(&head, head_request)?;
             if (100..200).contains(&parsed.status) && parsed.status != 101 {
@@ -110,17 +118,13 @@ pub async fn read_head(
         if !b"HTTP/".starts_with(start) {
             return Ok(AnswerHead {
                 status: 200,
+                reason: Bytes::from_static(b"OK"),
                 fields: Fields::default(),
                 length: None,
                 framing: Framing::Close,
                 keepalive: false,
                 size: 0,
             });
-        }
-        if input.len() > limit {
-            return Err(AttemptError::Invalid(
-                "upstream sent too big header while reading response header from upstream".into(),
-            ));
         }
         match timeout(each, read_into(&mut connection.stream, input)).await {
             Err(_) => {
@@ -172,6 +176,9 @@ fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
             "upstream sent no valid HTTP/1.0 header while reading response header from upstream".into(),
         )
     })?;
+    let reason_at = memchr::memmem::find(line, status.to_string().as_bytes()).unwrap_or(0) + 3;
+    let reason = head.slice(reason_at.min(line.len())..line.len());
+    let reason = reason.slice(reason.iter().take_while(|b| **b == b' ').count()..);
     let mut fields = Fields::default();
     let (mut length, mut chunked, mut close, mut keep) = (None, false, false, false);
     let mut at = first_end + 1;
@@ -231,7 +238,7 @@ fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
     };
     let endless = matches!(framing, Framing::Close);
     let keepalive = !close && (http11 || keep) && !endless && status != 101;
-    Ok(AnswerHead { status, fields, length, framing, keepalive, size: head.len() })
+    Ok(AnswerHead { status, reason, fields, length, framing, keepalive, size: head.len() })
 }
 
 /// The version (whether 1.1) and the status.

@@ -10,6 +10,7 @@ use super::tunnel::UpstreamTunnel;
 use super::{Answer, Failure, FailureKind, Plan};
 use crate::http::Request;
 use crate::http::body::{Body, Framing};
+use crate::http::h1::{append_line_safe, write_field};
 use crate::http::request::{Attempt, AttemptEnd};
 use crate::modules::proxy::Next;
 use crate::observe::error_log::Level;
@@ -245,7 +246,7 @@ impl Plan {
             Ok(())
         }
         .await;
-        let limit = (*conf.buffer_size as usize).max(64 * 1024);
+        let limit = *conf.buffer_size as usize;
         let head_request = &self.method[..] == b"HEAD";
         match sent {
             Ok(()) => exchange::read_head(connection, input, head_request, limit, *conf.read_timeout).await,
@@ -269,13 +270,10 @@ impl Plan {
         let mut head = Vec::with_capacity(256 + self.fields.size());
         head.extend_from_slice(&self.method);
         head.push(b' ');
-        head.extend_from_slice(&self.target);
+        append_line_safe(&self.target, &mut head);
         head.extend_from_slice(if self.http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
         for (name, value) in self.fields.iter() {
-            head.extend_from_slice(name);
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value);
-            head.extend_from_slice(b"\r\n");
+            write_field(name, value, &mut head);
         }
         head.extend_from_slice(b"\r\n");
         head
@@ -315,9 +313,11 @@ impl Plan {
         let conf = self.conf();
         let Answered { head, connection, input, began, attempt } = answered;
         let end = attempt.end.clone();
+        end.received.store(input.len() as u64, std::sync::atomic::Ordering::Relaxed);
         attempts.push(attempt);
         let mut answer = Answer {
             status: head.status,
+            reason: head.reason,
             fields: head.fields,
             length: head.length,
             body: Body::Empty,
@@ -349,7 +349,6 @@ impl Plan {
             // All of a small answer came with its head: the connection is free at once.
             let whole: Bytes = body.input.split().freeze();
             body.framing = Framing::None;
-            body.end.received.store(whole.len() as u64, std::sync::atomic::Ordering::Relaxed);
             body.taken = Some(taken);
             body.complete();
             answer.body = whole.into();

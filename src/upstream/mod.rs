@@ -61,6 +61,8 @@ pub struct Plan {
 pub struct Answer {
     /// The status.
     pub status: u16,
+    /// The reason phrase.
+    pub reason: Bytes,
     /// Every field as received, but for those of the connection (`Connection`, `Keep-Alive`,
     /// `Transfer-Encoding`, `Content-Length`); names as sent.
     pub fields: Fields,

@@ -80,6 +80,7 @@ fn run_all(names: &[(String, PathBuf)], oracle: Option<&Binary>, ours: &Binary) 
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some((name, path)) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let began = Instant::now();
                     let outcome = Case::read(path).and_then(|case| run_one(&case, oracle, ours));
                     match outcome {
                         Ok(Outcome::Pending(what)) => {
@@ -87,7 +88,7 @@ fn run_all(names: &[(String, PathBuf)], oracle: Option<&Binary>, ours: &Binary) 
                             println!("test {name} ... ignored, pending: {what}");
                         }
                         Ok(Outcome::Passed(note)) => {
-                            println!("test {name} ... ok{note}")
+                            println!("test {name} ... ok{note}{}", slow(began))
                         }
                         Err(why) => {
                             println!("test {name} ... FAILED");
@@ -131,6 +132,12 @@ fn run_one(case: &Case, oracle: Option<&Binary>, ours: &Binary) -> Result<Outcom
         (_, Ok(note)) => Ok(Outcome::Passed(note)),
         (_, Err(Failure::Ours(why) | Failure::Case(why))) => Err(why),
     }
+}
+
+/// Says how long a case took, if that is remarkable.
+fn slow(began: Instant) -> String {
+    let seconds = began.elapsed().as_secs_f64();
+    if seconds > 3.0 { format!(" <{seconds:.1}s>") } else { String::new() }
 }
 
 /// How a case that did not fail ended.

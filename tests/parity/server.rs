@@ -133,7 +133,8 @@ fn for_nginx(text: &str, case: &Case) -> String {
         .map(|what| format!("{what}_temp_path {{{{dir}}}}/temp/{what};\n"))
         .collect();
     // The defaults of nginx 1.31, which 1.22 must be told.
-    let defaults = "proxy_http_version 1.1;";
+    let tls = if text.contains("ssl_protocols") { "" } else { "ssl_protocols TLSv1.2 TLSv1.3;" };
+    let defaults = format!("proxy_http_version 1.1;\n{tls}");
     let log = if case.http.contains("access_log") || case.conf.is_some() { "" } else { "access_log off;" };
     text.replacen("http {", &format!("http {{\n{temps}{defaults}\n{log}\n{}\n", case.nginx_http), 1)
 }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use crate::case::Case;
+use crate::case::{Case, patterned};
 
 /// An answer as the client read it.
 pub struct Answer {
@@ -112,7 +112,8 @@ impl Transcript {
         }
         // Stable: headers of one name keep their order.
         headers.sort_by_key(|h| h.split(':').next().unwrap_or_default().to_ascii_lowercase());
-        self.push(format!("< {}", answer.line));
+        // A status line without a reason ends in a space, or with nginx in front of such an upstream, does not.
+        self.push(format!("< {}", answer.line.trim_end()));
         for header in headers {
             self.push(header);
         }
@@ -125,7 +126,7 @@ impl Transcript {
     fn body(&mut self, body: &[u8]) {
         match std::str::from_utf8(body) {
             Ok("") => {}
-            Ok(text) if body.len() <= SHOWN => {
+            Ok(text) if body.len() <= SHOWN && !is_pattern(body) => {
                 for line in text.split('\n') {
                     self.push(format!("  | {}", line.replace('\r', "\\r")));
                 }
@@ -143,6 +144,11 @@ impl Transcript {
         }
         self.lines.push(line);
     }
+}
+
+/// Whether this is made by `size=N`: the count and the checksum say all about it.
+fn is_pattern(body: &[u8]) -> bool {
+    body.len() > 64 && patterned(body.len()) == body
 }
 
 fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {

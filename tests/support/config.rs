@@ -70,17 +70,29 @@ fn port_of(address: &str) -> Option<u16> {
     Some(port.parse().unwrap_or(80))
 }
 
-/// `text` for nginx 1.22, which has no `http2 on` and keeps its log and its temporary files outside the prefix.
-pub fn for_old_nginx(text: &str, prefix: &Path) -> String {
-    let text = http2_as_parameter(text);
-    // Where it logs by default is outside the prefix, too.
+/// `text` with its access log below the prefix, where by default it is outside.
+pub fn with_log_inside(text: &str, prefix: &Path) -> String {
+    let before_servers = text.split("server {").next().unwrap_or_default();
+    if before_servers.contains("access_log") {
+        return text.into();
+    }
     let log = format!(" access_log {}/logs/access.log;", prefix.display());
+    at_start_of_http(text, &log)
+}
+
+/// `text` for nginx 1.22, which has no `http2 on` and keeps its temporary files outside the prefix.
+pub fn for_old_nginx(text: &str, prefix: &Path) -> String {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!(" {kind}_temp_path {}/tmp/{kind};", prefix.display()))
         .concat();
+    at_start_of_http(&http2_as_parameter(text), &temporary)
+}
+
+/// Puts directives on the line that opens `http`, so that no line gets another number.
+fn at_start_of_http(text: &str, directives: &str) -> String {
     Regex::new(r"(?m)^\s*http\s*\{")
         .unwrap()
-        .replace(&text, |found: &Captures| format!("{}{log}{temporary}", &found[0]))
+        .replace(text, |found: &Captures| format!("{}{directives}", &found[0]))
         .into_owned()
 }
 

@@ -6,13 +6,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, kill_process, kill_process_group};
 use tempfile::TempDir;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 
-use super::config::{Fitting, for_old_nginx};
+use super::config::{Fitting, for_old_nginx, with_log_inside};
 use super::{certificate, eventually, within};
 
 pub use rustix::process::Signal;
@@ -105,11 +106,20 @@ impl Plan {
         self
     }
 
+    /// With one worker, where a test counts what each worker has for itself: idle connections to an upstream.
+    pub fn one_worker(self) -> Self {
+        let swap = ("worker_processes auto;", "worker_processes 1;");
+        match self.swaps.iter().any(|(from, _)| from == swap.0) {
+            true => self,
+            false => self.swap(swap.0, swap.1),
+        }
+    }
+
     /// With one worker if the server under test is nginx, whose workers balance and count each for itself where
     /// nothing is shared. Edgewater's state is one for all of its threads.
     pub fn one_nginx_worker(self) -> Self {
         match is_nginx() {
-            true => self.swap("worker_processes auto;", "worker_processes 1;"),
+            true => self.one_worker(),
             false => self,
         }
     }
@@ -197,13 +207,16 @@ impl Prepared {
             .stderr(Stdio::piped())
             .process_group(0);
         let mut child = command.spawn().unwrap();
-        let stdout = collect(child.stdout.take().unwrap());
-        let stderr = collect(child.stderr.take().unwrap());
+        let (stdout, stdout_ends) = collect(child.stdout.take().unwrap());
+        let (stderr, stderr_ends) = collect(child.stderr.take().unwrap());
         let pid = Pid::from_child(&child);
         let exit = Arc::new(watch::Sender::new(None));
         let announce = exit.clone();
         std::thread::spawn(move || {
             let status = child.wait().unwrap();
+            // Who waits for the end wants to read what was said last.
+            stdout_ends.join().unwrap();
+            stderr_ends.join().unwrap();
             announce.send_replace(Some(status));
         });
         Server { pid, exit, stdout, stderr, prepared: self }
@@ -356,21 +369,22 @@ fn killed_with_this_thread() -> Command {
     command
 }
 
-fn collect(mut from: impl Read + Send + 'static) -> Arc<watch::Sender<String>> {
+/// What is read from a pipe, as it comes, and the thread that ends with it.
+fn collect(mut from: impl Read + Send + 'static) -> (Arc<watch::Sender<String>>, JoinHandle<()>) {
     let text = Arc::new(watch::Sender::new(String::new()));
     let sender = text.clone();
-    std::thread::spawn(move || {
+    let reader = std::thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             let more = String::from_utf8_lossy(&buffer[..length]);
             sender.send_modify(|text| text.push_str(&more));
         }
     });
-    text
+    (text, reader)
 }
 
 fn write_config(fitting: &mut Fitting, text: &str, prefix: &Path) {
-    let mut text = fitting.apply(text, prefix);
+    let mut text = with_log_inside(&fitting.apply(text, prefix), prefix);
     if is_nginx() {
         text = for_old_nginx(&text, prefix);
     }

@@ -170,7 +170,7 @@ pub fn limit_except(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         free.push("HEAD".into());
     }
     let level = b.add_level(LevelKind::LimitExcept, None);
-    b.loc().core.limit_except.0 = Some((free, level));
+    b.loc().core.limit_except.0 = Some((free.into(), level));
     let server = b.server();
     b.enter(d, Context::LIMIT_EXCEPT, level, server)
 }

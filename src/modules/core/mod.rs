@@ -49,8 +49,17 @@ settings! {
 pub struct Root {
     /// The directory, with variables.
     pub path: Template,
-    /// Whether it stands for the location's own prefix (`alias`).
-    pub alias: bool,
+    /// Whether it stands for the prefix of its location (`alias`), and that prefix.
+    pub alias: Option<Alias>,
+}
+
+/// What an `alias` stands for. It is kept with the alias: a location inside has another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alias {
+    /// So many bytes of the URI.
+    Prefix(usize),
+    /// The whole URI: the location is a regular expression, of which the alias takes what it needs.
+    Whole,
 }
 
 /// One `error_page`.
@@ -102,9 +111,9 @@ settings! {
         /// Only internal requests reach it.
         own internal: bool = false,
         /// `limit_except`: the methods that are free of it, and the level for the others.
-        own limit_except: Option<(Vec<String>, usize)> = None,
+        own limit_except: Option<(Arc<[String]>, usize)> = None,
         /// Where files are; nginx's default is `html`.
-        inherit root: Root = Root { path: Template::literal("html"), alias: false },
+        inherit root: Root = Root { path: Template::literal("html"), alias: None },
         /// Types by extension.
         inherit types: Arc<HashMap<Vec<u8>, Bytes>> = standard_types(),
         /// The type of what has no known extension.
@@ -513,11 +522,11 @@ fn root(b: &mut Builder, d: &Directive, alias: bool) -> ConfResult<()> {
     } else {
         b.path(text).to_string_lossy().into_owned()
     };
-    let trimmed = if !alias && joined.len() > 1 { joined.trim_end_matches('/') } else { joined.as_str() };
+    let trimmed = if alias { joined.as_str() } else { joined.strip_suffix('/').unwrap_or(&joined) };
     let path = b.template(trimmed)?;
     let loc = b.loc();
     if loc.core.root.is_set() {
-        let message = if loc.core.root.alias == alias {
+        let message = if loc.core.root.alias.is_some() == alias {
             format!("\"{}\" directive is duplicate", d.name)
         } else {
             format!(
@@ -528,6 +537,11 @@ fn root(b: &mut Builder, d: &Directive, alias: bool) -> ConfResult<()> {
         };
         return Err(ConfError::new(message));
     }
+    let alias = match (alias, *loc.core.is_regex) {
+        (false, _) => None,
+        (true, true) => Some(Alias::Whole),
+        (true, false) => Some(Alias::Prefix(loc.core.name.len())),
+    };
     loc.core.root.set(Root { path, alias })
 }
 

@@ -17,16 +17,16 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "args",
         prefix: false,
-        get: |rq, _, out| put(out, &rq.args),
-        set: Some(|rq, v| rq.args = v),
+        get: |rq, _, out| put_some(out, &rq.args),
+        set: Some(|rq, v| (rq.args, rq.pristine) = (v, false)),
     },
-    Variable::new("query_string", |rq, _, out| put(out, &rq.args)),
+    Variable::new("query_string", |rq, _, out| put_some(out, &rq.args)),
     Variable::new("is_args", |rq, _, out| put(out, if rq.args.is_empty() { b"" } else { b"?" })),
-    Variable::new("uri", |rq, _, out| put(out, &rq.uri)),
-    Variable::new("document_uri", |rq, _, out| put(out, &rq.uri)),
-    Variable::new("request_uri", |rq, _, out| put(out, &rq.unparsed)),
+    Variable::new("uri", |rq, _, out| put_some(out, &rq.uri)),
+    Variable::new("document_uri", |rq, _, out| put_some(out, &rq.uri)),
+    Variable::new("request_uri", |rq, _, out| put_some(out, &rq.unparsed)),
     Variable::new("request", |rq, _, out| put(out, rq.head.line())),
-    Variable::new("request_method", |rq, _, out| put(out, rq.head.method())),
+    Variable::new("request_method", |rq, _, out| put_some(out, rq.method_name())),
     Variable::new("request_length", |rq, _, out| number(out, rq.length)),
     Variable::new("request_id", |rq, _, out| hex(out, &rq.id())),
     Variable::new("request_time", |rq, _, out| seconds(out, rq.started.elapsed())),
@@ -75,7 +75,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("content_length", |rq, _, out| put_opt(out, rq.head.get("content-length"))),
     Variable::new("content_type", |rq, _, out| put_opt(out, rq.head.get("content-type"))),
     Variable::new("status", |rq, _, out| {
-        let status = if rq.sent.status != 0 { rq.sent.status } else { rq.status_override.unwrap_or(0) };
+        let status = rq.status_override.unwrap_or(rq.sent.status);
         put(out, format!("{status:03}").as_bytes())
     }),
     Variable::new("bytes_sent", |rq, _, out| number(out, rq.sent.bytes)),
@@ -93,13 +93,18 @@ pub const VARIABLES: &[Variable] = &[
         get: |rq, _, out| number(out, rq.limit_rate.unwrap_or(0)),
         set: Some(|rq, v| rq.limit_rate = std::str::from_utf8(&v).ok().and_then(crate::conf::values::size)),
     },
-    Variable::new("tcpinfo_rtt", |_, _, _| false),
 ];
 
 /// Appends a value that is there.
 pub fn put(out: &mut Vec<u8>, value: &[u8]) -> bool {
     out.extend_from_slice(value);
     true
+}
+
+/// Appends a value that is none when it is empty: the query of a request without one, the URI of a
+/// request that could not be read.
+fn put_some(out: &mut Vec<u8>, value: &[u8]) -> bool {
+    !value.is_empty() && put(out, value)
 }
 
 fn put_opt(out: &mut Vec<u8>, value: Option<&[u8]>) -> bool {
@@ -159,16 +164,16 @@ fn port(address: &Address, out: &mut Vec<u8>) -> bool {
     }
 }
 
-/// The value of a cookie of the request.
+/// The value of a cookie of the request; blanks around the equals sign are passed over, as by nginx.
 fn cookie(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
     for line in rq.head.all("cookie") {
         for pair in line.split(|b| *b == b';') {
             let pair = pair.trim_ascii_start();
-            if pair.len() > name.len()
-                && pair[name.len()] == b'='
-                && pair[..name.len()].eq_ignore_ascii_case(name.as_bytes())
+            let Some((start, rest)) = pair.split_at_checked(name.len()) else { continue };
+            if start.eq_ignore_ascii_case(name.as_bytes())
+                && let Some(value) = rest.trim_ascii_start().strip_prefix(b"=")
             {
-                return put(out, &pair[name.len() + 1..]);
+                return put(out, value.trim_ascii_start());
             }
         }
     }
@@ -179,7 +184,10 @@ fn sent_http(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
     let sent = &rq.sent;
     match name {
         "content_type" => put_opt(out, sent.content_type.as_deref()),
-        "content_length" => sent.length.is_some_and(|n| number(out, n)),
+        "content_length" => {
+            let length = sent.length.filter(|_| !matches!(sent.status, 204 | 304));
+            length.is_some_and(|n| number(out, n))
+        }
         "last_modified" => sent.last_modified.is_some_and(|t| put(out, date::http_date(t).as_bytes())),
         "etag" => put_opt(out, sent.etag.as_deref()),
         "connection" => put(out, if rq.keepalive { b"keep-alive" } else { b"close" }),

@@ -105,6 +105,8 @@ settings! {
         inherit request_buffering: bool = true,
         /// Bytes of an answer's head.
         inherit buffer_size: u64 = 4096,
+        /// Bytes of an answer that are read ahead of a slow client.
+        inherit buffers: u64 = 8 * 8192,
         /// Why another server may be asked.
         inherit next_upstream: NextSet = NextSet(Next::Error as u16 | Next::Timeout as u16),
         /// Attempts in all; 0 is as many as there are servers.
@@ -238,7 +240,11 @@ pub const COMMANDS: &[Command] = &[
     Command::no_effect("proxy_ssl_ciphers", PINGORA_TLS),
     Command::no_effect("proxy_ssl_session_reuse", PINGORA_TLS),
     Command::no_effect("proxy_ssl_verify_depth", PINGORA_TLS),
-    Command::no_effect("proxy_buffers", MEMORY),
+    Command::works(
+        "proxy_buffers",
+        buffers,
+        "number and size of the buffers in which an answer is read ahead of a slow client",
+    ),
     Command::no_effect("proxy_busy_buffers_size", MEMORY),
     Command::no_effect("proxy_headers_hash_max_size", "tables size themselves"),
     Command::no_effect("proxy_headers_hash_bucket_size", "tables size themselves"),
@@ -265,6 +271,14 @@ fn http_version(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         other => return Err(ConfError::new(format!("invalid value \"{other}\""))),
     };
     b.loc().proxy.http10.set(http10)
+}
+
+fn buffers(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let (number, size) = (crate::conf::values::number_arg(d, 0)?, size_arg(d, 1)?);
+    if number < 2 {
+        return Err(ConfError::new("there must be at least 2 \"proxy_buffers\""));
+    }
+    b.loc().proxy.buffers.set(number.saturating_mul(size))
 }
 
 fn next_upstream(b: &mut Builder, d: &Directive) -> ConfResult<()> {
@@ -448,16 +462,14 @@ fn client_failure(e: crate::http::BodyError) -> Failure {
 }
 
 fn fail(rq: &mut Request, failure: Failure) -> Flow {
-    rq.attempts.extend(failure.attempts);
+    rq.note_attempts(failure.attempts);
     if failure.kind == FailureKind::Client {
         rq.keepalive = false;
         let level = crate::observe::error_log::Level::Info;
         crate::observe::request_log(rq, level, format_args!("{}", failure.message));
         if failure.status == 499 {
             // Nobody is there to be answered; the log has 499.
-            let mut response = crate::http::Response::new(499);
-            response.close = true;
-            return Flow::Respond(response);
+            return Flow::status(499);
         }
     }
     Flow::status(failure.status)

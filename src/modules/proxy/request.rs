@@ -14,17 +14,8 @@ use std::sync::Arc;
 
 /// Fields of the client that are its connection's, not the request's; `proxy_set_header` may set
 /// them all the same.
-const NOT_PASSED: [&str; 9] = [
-    "host",
-    "connection",
-    "content-length",
-    "transfer-encoding",
-    "te",
-    "keep-alive",
-    "expect",
-    "upgrade",
-    "proxy-connection",
-];
+const NOT_PASSED: [&str; 8] =
+    ["host", "connection", "content-length", "transfer-encoding", "te", "keep-alive", "expect", "upgrade"];
 
 /// What a cache asks for itself: the whole, unconditionally.
 const NOT_PASSED_BY_CACHE: [&str; 6] =
@@ -45,8 +36,7 @@ pub fn plan(rq: &mut Request, group: Arc<Group>, body: Spooled, streams: bool, c
         None if caching && rq.method == Method::Head && crate::modules::proxy_cache::converts_head(rq) => {
             Bytes::from_static(b"GET")
         }
-        None if rq.method == Method::Get && rq.head.method() != b"GET" => Bytes::from_static(b"GET"),
-        None => Bytes::copy_from_slice(rq.head.method()),
+        None => Bytes::copy_from_slice(rq.method_name()),
     };
     // The target was found just before.
     let target = rq.proxy_target.clone();

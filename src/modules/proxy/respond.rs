@@ -27,7 +27,7 @@ const HIDDEN: [&str; 8] = [
 
 /// What comes of an answer.
 pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
-    rq.attempts.append(&mut answer.attempts);
+    rq.note_attempts(std::mem::take(&mut answer.attempts));
     let fields = Arc::new(std::mem::take(&mut answer.fields));
     rq.upstream_fields = Some(fields.clone());
     if let Some(flow) = accel_redirect(rq, &fields) {
@@ -47,6 +47,8 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
         return Flow::Special(response);
     }
     let mut response = response(rq, conf, status, &fields);
+    response.reason = Some((status, std::mem::take(&mut answer.reason)));
+    response.unconditional = !answer.ranges;
     response.length = answer.length;
     if answer.tunnel.is_some() {
         response.tunnel = answer.tunnel;
@@ -84,8 +86,9 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields) -> Response
             "server" => response.server = Some(value.clone()),
             "date" => response.date = Some(value.clone()),
             "location" | "refresh" => {
-                let value = rewrite_redirect(rq, conf, &lower, value);
-                response.fields.add(name.clone(), value);
+                let rewritten = rewrite_redirect(rq, conf, &lower, value);
+                response.complete_location |= lower == "location" && rewritten.is_some();
+                response.fields.add(name.clone(), rewritten.unwrap_or_else(|| value.clone()));
             }
             "set-cookie" => response.fields.add(name.clone(), rewrite_cookie(rq, conf, value)),
             // The cache cuts ranges itself and says so.
@@ -101,6 +104,13 @@ fn accel_redirect(rq: &mut Request, fields: &Fields) -> Option<Flow> {
     let target = fields.get("x-accel-redirect")?.clone();
     if proxy_cache::ignores(rq, "x-accel-redirect") {
         return None;
+    }
+    const STAY: [&str; 6] =
+        ["content-type", "set-cookie", "content-disposition", "cache-control", "expires", "accept-ranges"];
+    for (name, value) in fields.iter() {
+        if STAY.iter().any(|s| name.eq_ignore_ascii_case(s.as_bytes())) {
+            rq.carried.add(name.clone(), value.clone());
+        }
     }
     if let Some(name) = target.strip_prefix(b"@") {
         return Some(Flow::Named(Bytes::copy_from_slice(name)));
@@ -130,34 +140,29 @@ fn accel_limits(rq: &mut Request, fields: &Fields, answer: &mut Answer) {
     }
 }
 
-fn rewrite_redirect(rq: &Request, conf: &Conf, name: &str, value: &Bytes) -> Bytes {
-    let Some(rules) = conf.redirects.as_ref() else { return value.clone() };
+/// The field rewritten by the first rule that fits; `None` when none does.
+fn rewrite_redirect(rq: &Request, conf: &Conf, name: &str, value: &Bytes) -> Option<Bytes> {
+    let rules = conf.redirects.as_ref()?;
     // Of `Refresh: 5; url=…` only the address is rewritten.
-    let start = if name == "refresh" {
-        match memchr::memmem::find(&value.to_ascii_lowercase(), b"url=") {
-            Some(at) => at + 4,
-            None => return value.clone(),
-        }
-    } else {
-        0
-    };
+    let start =
+        if name == "refresh" { memchr::memmem::find(&value.to_ascii_lowercase(), b"url=")? + 4 } else { 0 };
     for rule in rules {
         let subject = &value[start..];
         match rule {
             Redirect::Prefix(from, to) => {
                 let from = from.eval(rq);
                 if let Some(rest) = subject.strip_prefix(&from[..]) {
-                    return [&value[..start], &to.eval(rq), rest].concat().into();
+                    return Some([&value[..start], &to.eval(rq), rest].concat().into());
                 }
             }
             Redirect::Pattern(regex, to) => {
                 if regex.capture(rq, subject) {
-                    return [&value[..start], &to.eval(rq)].concat().into();
+                    return Some([&value[..start], &to.eval(rq)].concat().into());
                 }
             }
         }
     }
-    value.clone()
+    None
 }
 
 /// `proxy_cookie_domain`, `proxy_cookie_path`

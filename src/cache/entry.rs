@@ -1,0 +1,187 @@
+//! A response that is kept: whole, and with the times at which it gets old.
+
+use super::freshness::Lifetime;
+use super::vary::Vary;
+use crate::http::body::Body;
+use crate::http::response::Fields;
+use crate::upstream::{Answer, Failure, FailureKind};
+use bytes::{Bytes, BytesMut};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What an entry costs beside its texts: structures, the map's and the lists' share.
+const OVERHEAD: usize = 512;
+
+/// A piece of a kept body is at most so large: no entry needs a larger stretch of memory at once.
+pub const PIECE: usize = 1 << 20;
+
+/// A kept response.
+#[derive(Debug)]
+pub struct Entry {
+    /// The text of its key.
+    pub key: Bytes,
+    /// Its status.
+    pub status: u16,
+    /// The reason phrase.
+    pub reason: Bytes,
+    /// What the upstream sent, but for the connection's own fields.
+    pub fields: Fields,
+    /// Its body, in pieces of at most [`PIECE`] bytes.
+    pub body: Box<[Bytes]>,
+    /// Bytes of the body.
+    pub length: u64,
+    /// What it varies by.
+    pub vary: Option<Vary>,
+    /// When it gets old.
+    pub times: Times,
+    /// Why there was no answer: such an entry is a 502 or 504 of our own making, and has no fields
+    /// and no body.
+    pub failure: Option<FailureKind>,
+}
+
+/// When an entry gets old.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Stale from then on.
+    pub fresh_until: Instant,
+    /// Servable until then while it is updated, whatever `proxy_cache_use_stale` says.
+    pub updating_until: Instant,
+    /// Servable until then when the upstream fails, whatever `proxy_cache_use_stale` says.
+    pub error_until: Instant,
+}
+
+impl Times {
+    /// The times of what lives for `lifetime` from `now` on.
+    pub fn new(now: Instant, lifetime: Lifetime) -> Times {
+        let fresh_until = now + lifetime.fresh;
+        Times {
+            fresh_until,
+            updating_until: fresh_until + lifetime.updating,
+            error_until: fresh_until + lifetime.error,
+        }
+    }
+}
+
+/// What a kept response is asked for again with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// For `If-None-Match`.
+    pub etag: Option<Bytes>,
+    /// For `If-Modified-Since`.
+    pub last_modified: Option<Bytes>,
+}
+
+impl Entry {
+    /// A failure that is kept for `fresh`.
+    pub fn failure(key: Bytes, failure: &Failure, now: Instant, fresh: Duration) -> Entry {
+        Entry {
+            key,
+            status: failure.status,
+            reason: Bytes::new(),
+            fields: Fields::default(),
+            body: Box::default(),
+            length: 0,
+            vary: None,
+            times: Times::new(now, Lifetime { fresh, ..Lifetime::default() }),
+            failure: Some(failure.kind),
+        }
+    }
+
+    /// Whether it may be served with nothing else asked.
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        now < self.times.fresh_until
+    }
+
+    /// What to ask for it again with, if it has anything.
+    pub fn validators(&self) -> Option<Validators> {
+        let own = |name| self.fields.get(name).cloned();
+        let validators = Validators { etag: own("etag"), last_modified: own("last-modified") };
+        (self.status == 200 && validators != Validators::default()).then_some(validators)
+    }
+
+    /// The same response with other times.
+    pub fn refreshed(&self, times: Times) -> Entry {
+        Entry {
+            key: self.key.clone(),
+            status: self.status,
+            reason: self.reason.clone(),
+            fields: self.fields.clone(),
+            body: self.body.clone(),
+            length: self.length,
+            vary: self.vary.clone(),
+            times,
+            failure: self.failure,
+        }
+    }
+
+    /// The response, or the failure, as if it came from the upstream now.
+    pub fn answer(&self) -> Result<Answer, Failure> {
+        if let Some(kind) = self.failure {
+            let message = "the upstream failed a short while ago".to_string();
+            return Err(Failure { status: self.status, kind, message, attempts: Vec::new() });
+        }
+        Ok(Answer {
+            status: self.status,
+            reason: self.reason.clone(),
+            fields: self.fields.clone(),
+            length: Some(self.length),
+            body: match &*self.body {
+                [] => Body::Empty,
+                [one] => Body::Bytes(one.clone()),
+                pieces => Body::Pieces(pieces.iter().cloned().collect()),
+            },
+            ranges: takes_ranges(&self.fields),
+            tunnel: None,
+            attempts: Vec::new(),
+        })
+    }
+
+    /// Bytes of memory it takes, about, and rather more than less.
+    pub fn weight(&self) -> u64 {
+        let body = self.length as usize + self.body.len() * size_of::<Bytes>();
+        // Each field is two handles besides its text.
+        let fields = self.fields.size() + self.fields.len() * 2 * size_of::<Bytes>();
+        let vary = self.vary.as_ref().map_or(0, Vary::size);
+        (body + fields + vary + self.key.len() + OVERHEAD) as u64
+    }
+}
+
+/// Whether ranges may be cut from a kept answer: as in nginx, where the upstream says that it can do
+/// it itself.
+pub fn takes_ranges(fields: &Fields) -> bool {
+    fields.get("accept-ranges").is_some()
+}
+
+/// The same fields in one stretch of memory that holds nothing else. As received they are parts of
+/// a read buffer, which they would keep from being freed.
+pub fn pack_fields(fields: &Fields) -> Fields {
+    let mut text = BytesMut::with_capacity(fields.iter().map(|(n, v)| n.len() + v.len()).sum());
+    for (name, value) in fields.iter() {
+        text.extend_from_slice(name);
+        text.extend_from_slice(value);
+    }
+    let mut text = text.freeze();
+    let mut packed = Fields::default();
+    for (name, value) in fields.iter() {
+        let name = text.split_to(name.len());
+        packed.add(name, text.split_to(value.len()));
+    }
+    packed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_fields_are_the_same_fields() {
+        let mut fields = Fields::default();
+        fields.add_static("Content-Type", "text/plain");
+        fields.add_static("X-Empty", "");
+        fields.add_static("ETag", "\"1\"");
+        let packed = pack_fields(&fields);
+        let list = |f: &Fields| f.iter().map(|(n, v)| (n.clone(), v.clone())).collect::<Vec<_>>();
+        assert_eq!(list(&packed), list(&fields));
+        assert!(pack_fields(&Fields::default()).is_empty());
+    }
+}

@@ -1,0 +1,300 @@
+//! An answer that is being received, and those who read it as it grows.
+//!
+//! The filler pushes; each [`Reader`] has its own position and is woken when there is more. A reader
+//! that leaves stops nothing, a slow one slows nobody, unless the fill is *passing*: larger than may
+//! be kept. Then what all have read is forgotten, the filler waits when the slowest is too far
+//! behind, and ends when nobody reads. A fill that breaks off is an error to every reader.
+
+use super::entry::{Entry, takes_ranges};
+use super::vary::Vary;
+use crate::http::body::{Body, BodyError, BodyStream};
+use crate::http::response::Fields;
+use crate::upstream::{Answer, Failure, FailureKind};
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// What a passing fill holds at most, in bytes.
+pub const WINDOW: u64 = 1 << 20;
+
+/// The head of an answer that is kept and shared.
+#[derive(Debug)]
+pub struct Opening {
+    /// The status.
+    pub status: u16,
+    /// The reason phrase.
+    pub reason: Bytes,
+    /// The fields.
+    pub fields: Fields,
+    /// `Content-Length`, when the upstream gave one.
+    pub length: Option<u64>,
+    /// What the answer varies by.
+    pub vary: Option<Vary>,
+}
+
+/// What those who wait for a fill's head are told.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// The answer; its body is read from the fill.
+    Shared(Arc<Opening>),
+    /// What was kept is fresh again.
+    Entry(Arc<Entry>),
+    /// The answer, of this status, is its requester's alone.
+    Alone(u16),
+    /// There is no answer.
+    Failed(u16, FailureKind, Arc<str>),
+}
+
+/// Why a filler should stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abandoned;
+
+/// A growing answer.
+pub struct Fill {
+    /// The text of the key it is for.
+    pub key: Bytes,
+    started: Instant,
+    told: watch::Sender<Option<Told>>,
+    state: Mutex<State>,
+    /// Wakes the filler of a passing fill when there may be room.
+    room: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// The bytes from `start` on, each piece with its offset.
+    pieces: VecDeque<(u64, Bytes)>,
+    start: u64,
+    end: u64,
+    /// Whole, or broken off and why.
+    done: Option<Result<(), Arc<str>>>,
+    passing: bool,
+    readers: Vec<Option<Place>>,
+    vacant: Vec<usize>,
+}
+
+/// Where a reader is, and what wakes it when it waits.
+struct Place {
+    at: u64,
+    waker: Option<Waker>,
+}
+
+impl Fill {
+    /// A fill for the key with this text.
+    pub fn new(key: Bytes) -> Arc<Fill> {
+        Arc::new(Fill {
+            key,
+            started: Instant::now(),
+            told: watch::Sender::new(None),
+            state: Mutex::default(),
+            room: Notify::new(),
+        })
+    }
+
+    /// Tells those who wait for the head; the first word holds.
+    pub fn tell(&self, told: Told) {
+        self.told.send_if_modified(|before| {
+            let first = before.is_none();
+            if first {
+                *before = Some(told);
+            }
+            first
+        });
+    }
+
+    /// Whether there is no head yet since longer than `age`.
+    pub fn is_overdue(&self, age: std::time::Duration) -> bool {
+        self.told.borrow().is_none() && self.started.elapsed() >= age
+    }
+
+    /// A reader from the first byte; `None` when that is forgotten already.
+    pub fn join(self: &Arc<Fill>) -> Option<Reader> {
+        let mut state = self.state.lock();
+        if state.start > 0 {
+            return None;
+        }
+        let place = Some(Place { at: 0, waker: None });
+        let id = match state.vacant.pop() {
+            Some(id) => {
+                state.readers[id] = place;
+                id
+            }
+            None => {
+                state.readers.push(place);
+                state.readers.len() - 1
+            }
+        };
+        Some(Reader { fill: self.clone(), id, at: 0 })
+    }
+
+    /// From now on what was read by all is forgotten: the answer is too large to be kept.
+    pub fn pass(&self) {
+        self.state.lock().passing = true;
+    }
+
+    /// Adds a piece. Waits only when the fill is passing and the slowest reader is a window behind.
+    pub async fn push(&self, piece: Bytes) -> Result<(), Abandoned> {
+        loop {
+            let room = {
+                let mut state = self.state.lock();
+                !state.passing || state.make_room(piece.len() as u64)?
+            };
+            if room {
+                break;
+            }
+            // A permit is kept if a reader moved in between.
+            self.room.notified().await;
+        }
+        let mut state = self.state.lock();
+        let at = state.end;
+        state.end += piece.len() as u64;
+        state.pieces.push_back((at, piece));
+        let wakers = state.take_wakers();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.state.lock().end
+    }
+
+    /// The pieces held: all of them, unless the fill is passing.
+    pub fn pieces(&self) -> Vec<Bytes> {
+        self.state.lock().pieces.iter().map(|(_, piece)| piece.clone()).collect()
+    }
+
+    /// Puts `pieces`, which are the same bytes, in place of those held: they are kept anyway.
+    pub fn replace(&self, pieces: &[Bytes]) {
+        let mut at = 0;
+        let pieces = pieces.iter().map(|piece| {
+            let start = at;
+            at += piece.len() as u64;
+            (start, piece.clone())
+        });
+        self.state.lock().pieces = pieces.collect();
+    }
+
+    /// Ends the fill: whole, or broken off. The first word holds.
+    pub fn finish(&self, end: Result<(), Arc<str>>) {
+        let mut state = self.state.lock();
+        state.done.get_or_insert(end);
+        let wakers = state.take_wakers();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether it has ended.
+    pub fn is_done(&self) -> bool {
+        self.state.lock().done.is_some()
+    }
+}
+
+impl State {
+    fn take_wakers(&mut self) -> Vec<Waker> {
+        self.readers.iter_mut().flatten().filter_map(|place| place.waker.take()).collect()
+    }
+
+    /// Forgets what all have read; whether `more` bytes fit then.
+    fn make_room(&mut self, more: u64) -> Result<bool, Abandoned> {
+        let slowest = self.readers.iter().flatten().map(|place| place.at).min().ok_or(Abandoned)?;
+        while let Some((at, piece)) = self.pieces.front()
+            && at + piece.len() as u64 <= slowest
+        {
+            self.start = at + piece.len() as u64;
+            self.pieces.pop_front();
+        }
+        // A piece larger than the window fits when nothing else is held.
+        Ok(self.pieces.is_empty() || self.end - self.start + more <= WINDOW)
+    }
+
+    fn piece_at(&self, at: u64) -> Option<Bytes> {
+        // The pieces are in order, so the one that holds `at` is the last that does not begin after.
+        let index = self.pieces.partition_point(|(start, _)| *start <= at).checked_sub(1)?;
+        let (start, piece) = &self.pieces[index];
+        let mut piece = piece.clone();
+        piece.advance(((at - start) as usize).min(piece.len()));
+        (!piece.is_empty()).then_some(piece)
+    }
+}
+
+/// One who reads a fill, from the first byte on.
+pub struct Reader {
+    fill: Arc<Fill>,
+    id: usize,
+    at: u64,
+}
+
+impl Reader {
+    /// Waits for the head.
+    pub async fn told(&self) -> Told {
+        let mut told = self.fill.told.subscribe();
+        match told.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(told)) => told.clone(),
+            // The sender lives as long as the fill, which we hold.
+            Ok(None) | Err(_) => Told::Failed(502, FailureKind::Error, "the fill is gone".into()),
+        }
+    }
+
+    /// The answer that begins with `opening` and whose body is read here.
+    pub fn answer(self, opening: &Opening) -> Answer {
+        Answer {
+            status: opening.status,
+            reason: opening.reason.clone(),
+            fields: opening.fields.clone(),
+            length: opening.length,
+            body: Body::Stream(Box::new(self)),
+            ranges: takes_ranges(&opening.fields),
+            tunnel: None,
+            attempts: Vec::new(),
+        }
+    }
+}
+
+impl BodyStream for Reader {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let mut state = self.fill.state.lock();
+        if let Some(piece) = state.piece_at(self.at) {
+            self.at += piece.len() as u64;
+            let passing = state.passing;
+            if let Some(place) = &mut state.readers[self.id] {
+                place.at = self.at;
+            }
+            drop(state);
+            if passing {
+                self.fill.room.notify_one();
+            }
+            return Poll::Ready(Some(Ok(piece)));
+        }
+        match &state.done {
+            Some(Ok(())) => Poll::Ready(None),
+            Some(Err(why)) => Poll::Ready(Some(Err(BodyError::Upstream(why.to_string())))),
+            None => {
+                if let Some(place) = &mut state.readers[self.id] {
+                    place.waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.fill.state.lock();
+        state.readers[self.id] = None;
+        state.vacant.push(self.id);
+        drop(state);
+        self.fill.room.notify_one();
+    }
+}
+
+/// The failure that those who waited for another's fill get.
+pub fn failure(status: u16, kind: FailureKind, why: &str) -> Failure {
+    Failure { status, kind, message: why.to_string(), attempts: Vec::new() }
+}

@@ -1,0 +1,364 @@
+//! The task that asks the upstream and makes a fill grow. No request drives it, so none that leaves
+//! can stop it.
+
+use super::counters::FillEnd;
+use super::entry::{Entry, PIECE, Times, Validators, pack_fields};
+use super::fill::{Fill, Opening, Told};
+use super::freshness::{self, Lifetime, Refusal};
+use super::key::Key;
+use super::policy::{Policy, UseStale};
+use super::vary::Vary;
+use super::zone::Zone;
+use crate::http::body::Body;
+use crate::http::date;
+use crate::http::head::Head;
+use crate::http::request::Attempt;
+use crate::http::response::Fields;
+use crate::upstream::{Answer, Failure, FailureKind};
+use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// A request that can be sent to an upstream, once.
+pub trait Upstream: Send + 'static {
+    /// Sends it, with validators when what is kept is only to be confirmed.
+    fn fetch(
+        self,
+        validators: Option<Validators>,
+    ) -> impl Future<Output = Result<Answer, Failure>> + Send + 'static;
+}
+
+/// What is to be filled, and how.
+pub struct Job {
+    /// The zone.
+    pub zone: Arc<Zone>,
+    /// The fill, in the zone's table or not.
+    pub fill: Arc<Fill>,
+    /// What the location wants.
+    pub policy: Arc<Policy>,
+    /// The key.
+    pub key: Key,
+    /// The key of the variant.
+    pub slot: Key,
+    /// What the client sent, for `Vary`.
+    pub asked: Head,
+    /// What is kept and stale.
+    pub stale: Option<Arc<Entry>>,
+    /// Whether the requester is to be asked about `proxy_no_cache` when the answer is there.
+    pub ask: bool,
+}
+
+/// What the requester, and nobody else, gets.
+pub enum Outcome {
+    /// The answer is its own.
+    Own(Answer),
+    /// The answer is shared, and read from the fill.
+    Shared(Arc<Opening>, Vec<Attempt>),
+    /// What was kept is fresh again.
+    Entry(Arc<Entry>, Vec<Attempt>),
+    /// There is no answer.
+    Failed(Failure),
+}
+
+/// The filler asks whether `proxy_no_cache` holds for this answer.
+pub struct Question {
+    /// Its status.
+    pub status: u16,
+    /// Its fields.
+    pub fields: Fields,
+    /// Where the reply goes.
+    pub reply: oneshot::Sender<bool>,
+}
+
+/// The requester's end.
+pub struct Requester {
+    /// A question, if one was to be asked.
+    pub question: Option<oneshot::Receiver<Question>>,
+    /// What comes of it.
+    pub outcome: oneshot::Receiver<Outcome>,
+}
+
+/// Starts a filler.
+pub fn spawn<U: Upstream>(job: Job, upstream: U) -> Requester {
+    let (outcome, outcome_end) = oneshot::channel();
+    let (question, question_end) = job.ask.then(oneshot::channel).unzip();
+    job.zone.counters.filling.add(1);
+    let filler = Filler { job, reserved: 0 };
+    tokio::spawn(filler.run(upstream, question, outcome));
+    Requester { question: question_end, outcome: outcome_end }
+}
+
+/// A job under way. However it ends, nobody is left waiting: see its `Drop`.
+struct Filler {
+    job: Job,
+    /// Bytes taken from what fills may hold together.
+    reserved: u64,
+}
+
+impl Filler {
+    async fn run<U: Upstream>(
+        mut self,
+        upstream: U,
+        question: Option<oneshot::Sender<Question>>,
+        outcome: oneshot::Sender<Outcome>,
+    ) {
+        let stale = if self.job.policy.revalidate { self.job.stale.clone() } else { None };
+        let kept = stale.and_then(|stale| Some((stale.validators()?, stale)));
+        let fetched = upstream.fetch(kept.as_ref().map(|(validators, _)| validators.clone())).await;
+        let now = Instant::now();
+        let end = match (fetched, kept) {
+            (Err(failure), _) => self.failed(failure, now, outcome),
+            (Ok(answer), Some((_, stale))) if answer.status == 304 => {
+                self.confirmed(answer, &stale, now, outcome)
+            }
+            (Ok(answer), _) => match self.judge(&answer, now) {
+                Err(refusal) => self.alone(answer, refusal, outcome),
+                Ok(_) if forbids(question, answer.status, &answer.fields).await => {
+                    self.alone(answer, Some(Refusal::NoCache), outcome)
+                }
+                Ok((lifetime, vary)) => self.receive(answer, vary, Times::new(now, lifetime), outcome).await,
+            },
+        };
+        self.job.zone.counters.fill(end);
+    }
+
+    fn failed(&self, failure: Failure, now: Instant, outcome: oneshot::Sender<Outcome>) -> FillEnd {
+        let Job { zone, policy, slot, stale, .. } = &self.job;
+        let covered = stale.as_ref().is_some_and(|s| serves_on_failure(policy, s, failure.kind, now));
+        // A failure of our own making is kept like an answer, as nginx keeps it.
+        if !covered
+            && matches!(failure.status, 502 | 504)
+            && let Some(fresh) = policy.valid(failure.status)
+        {
+            zone.keep(slot, Arc::new(Entry::failure(slot.text.clone(), &failure, now, fresh)));
+        }
+        self.tell_last(Told::Failed(failure.status, failure.kind, failure.message.as_str().into()));
+        // The requester may have left; nobody else wants its failure.
+        let _ = outcome.send(Outcome::Failed(failure));
+        FillEnd::Failed
+    }
+
+    /// A 304: what is kept lives on.
+    fn confirmed(
+        &self,
+        answer: Answer,
+        stale: &Arc<Entry>,
+        now: Instant,
+        outcome: oneshot::Sender<Outcome>,
+    ) -> FillEnd {
+        let Job { zone, policy, slot, .. } = &self.job;
+        let lifetime = freshness::refreshed(&answer.fields, stale.status, &stale.fields, policy, date::now());
+        let entry = match lifetime {
+            Some(lifetime) => {
+                let entry = Arc::new(stale.refreshed(Times::new(now, lifetime)));
+                zone.keep(slot, entry.clone());
+                entry
+            }
+            None => stale.clone(),
+        };
+        self.tell_last(Told::Entry(entry.clone()));
+        // The requester may have left.
+        let _ = outcome.send(Outcome::Entry(entry, answer.attempts));
+        FillEnd::Refreshed
+    }
+
+    /// Whether the answer may be kept and shared; `Err(None)` when something better is kept.
+    fn judge(&self, answer: &Answer, now: Instant) -> Result<(Lifetime, Option<Vary>), Option<Refusal>> {
+        let Job { zone, policy, stale, asked, .. } = &self.job;
+        if stale.as_ref().is_some_and(|s| serves_on_status(policy, s, answer.status, now)) {
+            return Err(None);
+        }
+        if answer.tunnel.is_some() {
+            return Err(Some(Refusal::Status));
+        }
+        let lifetime = freshness::judge(answer.status, &answer.fields, policy, date::now())?;
+        let vary = match policy.ignore.vary {
+            true => None,
+            false => Vary::of(&answer.fields, asked).map_err(|_| Refusal::Vary)?,
+        };
+        if answer.length.is_some_and(|length| length > zone.largest()) {
+            return Err(Some(Refusal::TooLarge));
+        }
+        Ok((lifetime, vary))
+    }
+
+    fn alone(&self, answer: Answer, why: Option<Refusal>, outcome: oneshot::Sender<Outcome>) -> FillEnd {
+        let Job { zone, slot, .. } = &self.job;
+        if let Some(why) = why {
+            zone.counters.refusal(why);
+            // `proxy_no_cache` is the request's matter and says nothing about the next.
+            if why != Refusal::NoCache && !zone.is_apart(slot) {
+                zone.set_apart(slot);
+            }
+        }
+        self.tell_last(Told::Alone(answer.status));
+        // The requester may have left; the answer is dropped then, and its connection with it.
+        let _ = outcome.send(Outcome::Own(answer));
+        FillEnd::Uncacheable
+    }
+
+    /// Receives the body of an answer that is shared, and keeps it when it is whole.
+    async fn receive(
+        &mut self,
+        answer: Answer,
+        vary: Option<Vary>,
+        times: Times,
+        outcome: oneshot::Sender<Outcome>,
+    ) -> FillEnd {
+        let Answer { status, reason, fields, length, mut body, attempts, .. } = answer;
+        let reason = Bytes::copy_from_slice(&reason);
+        let opening = Arc::new(Opening { status, reason, fields: pack_fields(&fields), length, vary });
+        drop(fields);
+        let Job { zone, fill, slot, .. } = &self.job;
+        zone.admit(slot, fill);
+        fill.tell(Told::Shared(opening.clone()));
+        // The requester may have left; the others have not, or will come.
+        let _ = outcome.send(Outcome::Shared(opening.clone(), attempts));
+        match self.pump(&mut body, length).await {
+            Ok(true) => {
+                self.keep(&opening, times).await;
+                FillEnd::Stored
+            }
+            Ok(false) => {
+                self.job.fill.finish(Ok(()));
+                FillEnd::Passed
+            }
+            Err((end, why)) => {
+                self.job.zone.leave(&self.job.slot, &self.job.fill);
+                self.job.fill.finish(Err(why));
+                end
+            }
+        }
+    }
+
+    /// Pushes the body into the fill. `Ok(true)`: it is whole and may be kept; `Ok(false)`: it is
+    /// whole, and too large.
+    async fn pump(&mut self, body: &mut Body, length: Option<u64>) -> Result<bool, (FillEnd, Arc<str>)> {
+        let mut passing = false;
+        let mut received: u64 = 0;
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|e| (FillEnd::Aborted, e.to_string().into()))?;
+            if piece.is_empty() {
+                continue;
+            }
+            let bytes = piece.len() as u64;
+            received += bytes;
+            if !passing {
+                if received <= self.job.zone.largest() && self.job.zone.reserve(bytes) {
+                    self.reserved += bytes;
+                } else {
+                    self.pass();
+                    passing = true;
+                }
+            }
+            let nobody = |_| (FillEnd::Abandoned, "too large to be kept, and nobody reads it".into());
+            self.job.fill.push(piece).await.map_err(nobody)?;
+        }
+        if length.is_some_and(|length| length != received) {
+            return Err((FillEnd::Aborted, "upstream prematurely closed connection".into()));
+        }
+        Ok(!passing)
+    }
+
+    /// The answer turns out too large: those who read it go on, nobody else joins, nothing is kept.
+    fn pass(&mut self) {
+        let Job { zone, fill, slot, .. } = &self.job;
+        zone.counters.refusal(Refusal::TooLarge);
+        zone.set_apart(slot);
+        zone.leave(slot, fill);
+        fill.pass();
+        zone.release(std::mem::take(&mut self.reserved));
+    }
+
+    async fn keep(&mut self, opening: &Opening, times: Times) {
+        let Job { zone, fill, key, slot, .. } = &self.job;
+        let body = pack(fill.pieces()).await;
+        // From here on readers read what is kept, so that nothing is held twice.
+        fill.replace(&body);
+        let entry = Entry {
+            key: slot.text.clone(),
+            status: opening.status,
+            reason: opening.reason.clone(),
+            fields: opening.fields.clone(),
+            length: fill.received(),
+            body,
+            vary: opening.vary.clone(),
+            times,
+            failure: None,
+        };
+        // A variant is found by what the main entry varies by. If this one varies by something else,
+        // it becomes the main entry.
+        let found = match &entry.vary {
+            _ if slot.hash == key.hash => true,
+            Some(vary) => key.variant(vary.variant()).hash == slot.hash,
+            None => false,
+        };
+        zone.keep(if found { slot } else { key }, Arc::new(entry));
+        zone.leave(slot, fill);
+        zone.release(std::mem::take(&mut self.reserved));
+        fill.finish(Ok(()));
+    }
+
+    /// Tells those who wait how it ended; nobody joins any more.
+    fn tell_last(&self, told: Told) {
+        self.job.zone.leave(&self.job.slot, &self.job.fill);
+        self.job.fill.tell(told);
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let Job { zone, fill, slot, .. } = &self.job;
+        zone.counters.filling.add(-1);
+        zone.release(self.reserved);
+        // Only if the task was ended from outside, or fell, has nobody been told yet.
+        zone.leave(slot, fill);
+        let why = "the fill was interrupted";
+        fill.tell(Told::Failed(502, FailureKind::Error, why.into()));
+        fill.finish(Err(why.into()));
+    }
+}
+
+/// Whether the requester, where it is to be asked, forbids that this answer is kept. With the
+/// requester gone nobody can tell, and what may be forbidden is not done.
+async fn forbids(question: Option<oneshot::Sender<Question>>, status: u16, fields: &Fields) -> bool {
+    let Some(question) = question else { return false };
+    let (reply, replied) = oneshot::channel();
+    question.send(Question { status, fields: fields.clone(), reply }).is_err()
+        || replied.await.unwrap_or(true)
+}
+
+/// Copies a body into stretches of memory that hold nothing else; what came in are parts of read
+/// buffers, which they would keep from being freed. Lets others run in between.
+async fn pack(pieces: Vec<Bytes>) -> Box<[Bytes]> {
+    let mut left: usize = pieces.iter().map(Bytes::len).sum();
+    let mut packed = Vec::with_capacity(left.div_ceil(PIECE));
+    let mut current = BytesMut::with_capacity(left.min(PIECE));
+    for mut piece in pieces {
+        while !piece.is_empty() {
+            let part = piece.split_to(piece.len().min(PIECE - current.len()));
+            current.extend_from_slice(&part);
+            left -= part.len();
+            if current.len() == PIECE || left == 0 {
+                let next = BytesMut::with_capacity(left.min(PIECE));
+                packed.push(std::mem::replace(&mut current, next).freeze());
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    packed.into()
+}
+
+/// Whether `entry`, which is stale, is served in place of a failure.
+pub fn serves_on_failure(policy: &Policy, entry: &Entry, kind: FailureKind, now: Instant) -> bool {
+    let stated =
+        now < entry.times.error_until && !matches!(kind, FailureKind::Client | FailureKind::Internal);
+    stated || policy.stale.on_failure(kind)
+}
+
+/// Whether `entry`, which is stale, is served in place of an answer of this status.
+pub fn serves_on_status(policy: &Policy, entry: &Entry, status: u16, now: Instant) -> bool {
+    let stated = now < entry.times.error_until && UseStale::STATUSES.contains(&status);
+    stated || policy.stale.on_status(status)
+}

@@ -1,0 +1,91 @@
+//! What a response is kept under: the text of `proxy_cache_key` and a 128-bit hash of it.
+
+use bytes::Bytes;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::OnceLock;
+
+/// A cache key. The hash finds an entry, the text tells whether it is the right one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Two independent, randomly keyed 64-bit hashes of the text; good for this process only.
+    pub hash: u128,
+    /// The text, evaluated.
+    pub text: Bytes,
+}
+
+impl Key {
+    /// The key with this text.
+    pub fn new(text: Bytes) -> Key {
+        Key { hash: hash(&text), text }
+    }
+
+    /// The key of a variant of this response (see [`super::vary`]).
+    pub fn variant(&self, variant: u128) -> Key {
+        let mut both = [0; 32];
+        both[..16].copy_from_slice(&self.hash.to_le_bytes());
+        both[16..].copy_from_slice(&variant.to_le_bytes());
+        Key { hash: hash(&both), text: self.text.clone() }
+    }
+}
+
+/// A 128-bit hash that nobody outside the process can aim at.
+pub fn hash(bytes: &[u8]) -> u128 {
+    static KEYS: OnceLock<[RandomState; 2]> = OnceLock::new();
+    let [high, low] = KEYS.get_or_init(|| [RandomState::new(), RandomState::new()]);
+    let one = |state: &RandomState| {
+        let mut hasher = state.build_hasher();
+        hasher.write(bytes);
+        u128::from(hasher.finish())
+    };
+    one(high) << 64 | one(low)
+}
+
+/// Hashes what already is a hash: takes it as it is.
+#[derive(Clone, Copy, Default)]
+pub struct AsIs;
+
+impl BuildHasher for AsIs {
+    type Hasher = AsIsHasher;
+    fn build_hasher(&self) -> AsIsHasher {
+        AsIsHasher(0)
+    }
+}
+
+/// See [`AsIs`].
+pub struct AsIsHasher(u64);
+
+impl Hasher for AsIsHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+    fn write_u128(&mut self, n: u128) {
+        self.0 = n as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_same_text_is_the_same_key_and_another_is_another(a in ".{0,40}", b in ".{0,40}") {
+            let (ka, kb) = (Key::new(Bytes::from(a.clone())), Key::new(Bytes::from(b.clone())));
+            prop_assert_eq!(ka == kb, a == b);
+            prop_assert_eq!(ka.hash == kb.hash, a == b);
+        }
+
+        #[test]
+        fn variants_of_a_key_are_apart(text in ".{0,20}", x: u128, y: u128) {
+            let key = Key::new(Bytes::from(text));
+            prop_assert_eq!(key.variant(x) == key.variant(y), x == y);
+            prop_assert_ne!(key.variant(x).hash, key.hash);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What a location wants of its cache.
+
+use crate::upstream::FailureKind;
+use std::time::Duration;
+
+/// A location's wishes: the `proxy_cache_*` settings without their names and texts.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// How long answers live that do not say it themselves; the first that fits holds.
+    pub valid: Vec<Valid>,
+    /// Fields of an answer that are not heeded.
+    pub ignore: IgnoreHeaders,
+    /// When a stale entry is better than none.
+    pub stale: UseStale,
+    /// Whether a stale entry that may be served while it is updated is updated by nobody's request.
+    pub background_update: bool,
+    /// Whether a stale entry is asked for with its validators.
+    pub revalidate: bool,
+    /// How long a request waits for the head of another's fill before it goes upstream itself.
+    pub lock_timeout: Duration,
+    /// How long a fill may take to its head before another is started beside it.
+    pub lock_age: Duration,
+    /// The request for a key by which it is kept.
+    pub min_uses: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            valid: Vec::new(),
+            ignore: IgnoreHeaders::default(),
+            stale: UseStale::default(),
+            background_update: false,
+            revalidate: false,
+            lock_timeout: Duration::from_secs(5),
+            lock_age: Duration::from_secs(5),
+            min_uses: 1,
+        }
+    }
+}
+
+impl Policy {
+    /// How long `proxy_cache_valid` lets an answer of this status live; `None` when it does not.
+    pub fn valid(&self, status: u16) -> Option<Duration> {
+        let valid = self.valid.iter().find(|v| v.status.is_none_or(|s| s == status))?;
+        (!valid.time.is_zero()).then_some(valid.time)
+    }
+}
+
+/// A `proxy_cache_valid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Valid {
+    /// The status; `None` is any.
+    pub status: Option<u16>,
+    /// How long; zero is not at all.
+    pub time: Duration,
+}
+
+/// `proxy_ignore_headers`: fields of an answer that are not heeded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct IgnoreHeaders {
+    pub x_accel_redirect: bool,
+    pub x_accel_expires: bool,
+    pub x_accel_limit_rate: bool,
+    pub x_accel_buffering: bool,
+    pub x_accel_charset: bool,
+    pub expires: bool,
+    pub cache_control: bool,
+    pub set_cookie: bool,
+    pub vary: bool,
+}
+
+/// `proxy_cache_use_stale`: when a stale entry is served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UseStale {
+    /// No connection, or one that failed; also when no server of a group can be asked.
+    pub error: bool,
+    /// A time-out.
+    pub timeout: bool,
+    /// An answer that is none.
+    pub invalid_header: bool,
+    /// While another request updates it.
+    pub updating: bool,
+    /// These statuses.
+    pub statuses: Vec<u16>,
+}
+
+impl UseStale {
+    /// Whether a failure of this kind calls for a stale entry.
+    pub fn on_failure(&self, kind: FailureKind) -> bool {
+        match kind {
+            FailureKind::Error | FailureKind::NoLiveUpstreams => self.error,
+            FailureKind::Timeout => self.timeout,
+            FailureKind::InvalidHeader => self.invalid_header,
+            FailureKind::Client | FailureKind::Internal => false,
+        }
+    }
+
+    /// Whether an answer of this status calls for a stale entry.
+    pub fn on_status(&self, status: u16) -> bool {
+        self.statuses.contains(&status)
+    }
+
+    /// The statuses that `stale-if-error` speaks of, as nginx reads it: all that
+    /// `proxy_cache_use_stale` can name.
+    pub const STATUSES: [u16; 7] = [500, 502, 503, 504, 403, 404, 429];
+}

@@ -1,0 +1,360 @@
+//! The way of one request through the cache.
+//!
+//! Fresh: a hit. Stale: served while somebody updates it, where that is allowed. Else the request
+//! reads the fill that is under way, or starts one. Only what may be kept is shared: when an answer
+//! turns out to be one request's alone, the others each ask for themselves, all at once, and for a
+//! while later ones do not wait for each other either.
+//!
+//! nginx shares only with `proxy_cache_lock on`, and then from the end of the first request on; here
+//! everybody shares always, from the first byte on. Who shares another's fill is a `HIT`: it cost
+//! the upstream nothing.
+
+use super::CacheStatus;
+use super::entry::Entry;
+use super::fill::{Fill, Reader, Told, failure};
+use super::filler::{self, Job, Outcome, Question, Upstream, serves_on_failure, serves_on_status};
+use super::key::Key;
+use super::policy::Policy;
+use super::zone::{Begun, Found, Zone};
+use crate::http::head::Head;
+use crate::http::response::Fields;
+use crate::upstream::{Answer, Failure, FailureKind};
+use std::sync::Arc;
+use tokio::time::{Instant, timeout_at};
+
+/// What a request wants of the cache.
+pub struct Ask {
+    /// The zone.
+    pub zone: Arc<Zone>,
+    /// What its location wants.
+    pub policy: Arc<Policy>,
+    /// What it asks for.
+    pub key: Key,
+    /// Whether it must not be answered from the cache.
+    pub bypass: bool,
+    /// Whether its answer must not be kept.
+    pub no_cache: NoCache,
+    /// Whether it asks for a range so far back that it is better passed on.
+    pub far_range: bool,
+}
+
+/// `proxy_no_cache`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoCache {
+    /// Does not hold.
+    No,
+    /// Holds.
+    Yes,
+    /// Depends on the answer.
+    Depends,
+}
+
+/// The request, as far as the cache needs it.
+pub trait Viewer: Send {
+    /// What can be sent upstream for it.
+    type Upstream: Upstream;
+    /// What the client sent.
+    fn head(&self) -> &Head;
+    /// Whether `proxy_no_cache` holds, given the answer if there is one.
+    fn no_cache(&mut self, answer: Option<(u16, &Fields)>) -> bool;
+    /// Puts back into what goes upstream what only a cached request leaves out: conditions, ranges.
+    fn plain(&mut self, upstream: &mut Self::Upstream);
+}
+
+/// What the request gets.
+pub struct Served {
+    /// How the cache answered.
+    pub status: CacheStatus,
+    /// The answer.
+    pub result: Result<Answer, Failure>,
+}
+
+/// The fresh entry for a request, if there is one.
+pub fn fresh(zone: &Zone, key: &Key, asked: &Head) -> Option<Arc<Entry>> {
+    let entry = zone.find(key, asked).entry?;
+    entry.is_fresh(Instant::now()).then_some(entry)
+}
+
+/// Answers a request.
+pub async fn serve<V: Viewer>(ask: &Ask, viewer: &mut V, upstream: V::Upstream) -> Served {
+    let served = Visit { ask, viewer }.answer(upstream).await;
+    ask.zone.counters.request(served.status);
+    served
+}
+
+/// How often a request looks again because what it waited for was not for it; then it asks itself.
+const TURNS: usize = 4;
+
+struct Visit<'a, V> {
+    ask: &'a Ask,
+    viewer: &'a mut V,
+}
+
+/// What came of waiting for another's fill.
+enum Waited {
+    Served(Served),
+    /// Look again, at this variant if any is given.
+    Again(Option<Key>),
+    /// The answer was another's alone.
+    Alone,
+    /// It took too long.
+    TimedOut,
+}
+
+impl<V: Viewer> Visit<'_, V> {
+    async fn answer(&mut self, upstream: V::Upstream) -> Served {
+        let ask = self.ask;
+        let Ask { zone, policy, key, .. } = ask;
+        if ask.bypass {
+            if ask.no_cache == NoCache::Yes {
+                return self.direct(upstream, CacheStatus::Bypass, None).await;
+            }
+            let Found { slot, .. } = zone.find(key, self.viewer.head());
+            return self.own(upstream, CacheStatus::Bypass, slot, None).await;
+        }
+        let patience = Instant::now() + policy.lock_timeout;
+        let mut variant = None;
+        for turn in 0.. {
+            let Found { slot, entry } = match variant.take() {
+                Some(slot) => zone.find_variant(slot, self.viewer.head()),
+                None => zone.find(key, self.viewer.head()),
+            };
+            let now = Instant::now();
+            if let Some(entry) = &entry
+                && entry.is_fresh(now)
+            {
+                return Served { status: CacheStatus::Hit, result: entry.answer() };
+            }
+            // A failure that is over is nothing to fall back on.
+            let stale = entry.filter(|entry| entry.failure.is_none());
+            let missed = if stale.is_some() { CacheStatus::Expired } else { CacheStatus::Miss };
+            if let Some(entry) = &stale
+                && (policy.stale.updating || now < entry.times.updating_until)
+            {
+                if zone.is_filling(&slot, policy.lock_age) {
+                    return Served { status: CacheStatus::Updating, result: entry.answer() };
+                }
+                if policy.background_update {
+                    return self.update(upstream, slot, entry);
+                }
+            }
+            let joined = match zone.join(&slot, policy.lock_age) {
+                Some(reader) => Begun::Joined(reader),
+                None => {
+                    if turn == 0
+                        && stale.is_none()
+                        && policy.min_uses > 1
+                        && zone.used(&slot) < policy.min_uses
+                    {
+                        return self.plain(upstream, missed, None).await;
+                    }
+                    if ask.far_range {
+                        return self.plain(upstream, missed, stale).await;
+                    }
+                    if ask.no_cache == NoCache::Yes {
+                        return self.direct(upstream, missed, stale).await;
+                    }
+                    if turn == TURNS || zone.is_apart(&slot) {
+                        return self.own(upstream, missed, slot, stale).await;
+                    }
+                    zone.begin(&slot, policy.lock_age, stale.as_ref())
+                }
+            };
+            match joined {
+                Begun::Changed => {}
+                Begun::Started(fill) => return self.lead(upstream, missed, slot, stale, fill).await,
+                Begun::Joined(reader) => match self.wait(reader, &slot, stale.as_ref(), patience).await {
+                    Waited::Served(served) => return served,
+                    Waited::Again(slot) => variant = slot,
+                    Waited::Alone => return self.own(upstream, missed, slot, stale).await,
+                    Waited::TimedOut => {
+                        zone.counters.lock_timeouts.inc();
+                        return self.plain(upstream, missed, stale).await;
+                    }
+                },
+            }
+        }
+        // The loop above has no other end than its returns.
+        Served { status: CacheStatus::Miss, result: Err(failure(500, FailureKind::Error, "no answer")) }
+    }
+
+    /// Waits for the head of another's fill until `patience` ends.
+    async fn wait(
+        &mut self,
+        reader: Reader,
+        slot: &Key,
+        stale: Option<&Arc<Entry>>,
+        patience: Instant,
+    ) -> Waited {
+        let policy = &self.ask.policy;
+        let Ok(told) = timeout_at(patience, reader.told()).await else { return Waited::TimedOut };
+        let now = Instant::now();
+        let hit = |result| Waited::Served(Served { status: CacheStatus::Hit, result });
+        let fall_back = |entry: &Arc<Entry>| {
+            Waited::Served(Served { status: CacheStatus::Stale, result: entry.answer() })
+        };
+        match told {
+            Told::Shared(opening) => match &opening.vary {
+                Some(vary) if !vary.suits(self.viewer.head()) => {
+                    let other = self.ask.key.variant(vary.variant_for(self.viewer.head()));
+                    if other.hash == slot.hash { Waited::Alone } else { Waited::Again(Some(other)) }
+                }
+                _ => hit(Ok(reader.answer(&opening))),
+            },
+            Told::Entry(entry) => match &entry.vary {
+                Some(vary) if !vary.suits(self.viewer.head()) => Waited::Again(None),
+                _ => hit(entry.answer()),
+            },
+            Told::Alone(status) => match stale {
+                Some(entry) if serves_on_status(policy, entry, status, now) => fall_back(entry),
+                _ => Waited::Alone,
+            },
+            Told::Failed(status, kind, why) => match stale {
+                Some(entry) if serves_on_failure(policy, entry, kind, now) => fall_back(entry),
+                _ => {
+                    let status_word = if stale.is_some() { CacheStatus::Expired } else { CacheStatus::Miss };
+                    let result = Err(failure(status, kind, &why));
+                    Waited::Served(Served { status: status_word, result })
+                }
+            },
+        }
+    }
+
+    /// Serves a stale entry and has it updated by nobody's request.
+    fn update(&mut self, upstream: V::Upstream, slot: Key, entry: &Arc<Entry>) -> Served {
+        // Nobody will be there to ask when the answer comes.
+        let no_cache = match self.ask.no_cache {
+            NoCache::Depends => self.viewer.no_cache(None),
+            known => known == NoCache::Yes,
+        };
+        let mut status = CacheStatus::Stale;
+        if !no_cache {
+            match self.ask.zone.begin(&slot, self.ask.policy.lock_age, Some(entry)) {
+                Begun::Started(fill) => {
+                    let job = Job { ask: false, ..self.job(slot, Some(entry.clone()), fill) };
+                    filler::spawn(job, upstream);
+                }
+                Begun::Joined(_) | Begun::Changed => status = CacheStatus::Updating,
+            }
+        }
+        Served { status, result: entry.answer() }
+    }
+
+    fn job(&self, slot: Key, stale: Option<Arc<Entry>>, fill: Arc<Fill>) -> Job {
+        let Ask { zone, policy, key, no_cache, .. } = self.ask;
+        Job {
+            zone: zone.clone(),
+            fill,
+            policy: policy.clone(),
+            key: key.clone(),
+            slot,
+            asked: self.viewer.head().clone(),
+            stale,
+            ask: *no_cache == NoCache::Depends,
+        }
+    }
+
+    /// A fill that others learn of only when its answer may be shared.
+    async fn own(
+        &mut self,
+        upstream: V::Upstream,
+        status: CacheStatus,
+        slot: Key,
+        stale: Option<Arc<Entry>>,
+    ) -> Served {
+        let fill = Fill::new(slot.text.clone());
+        self.lead(upstream, status, slot, stale, fill).await
+    }
+
+    /// Starts the filler of `fill` and is the first to read it.
+    async fn lead(
+        &mut self,
+        upstream: V::Upstream,
+        missed: CacheStatus,
+        slot: Key,
+        stale: Option<Arc<Entry>>,
+        fill: Arc<Fill>,
+    ) -> Served {
+        // Joined before anything can be forgotten.
+        let reader = fill.join();
+        self.ask.zone.counters.readers.inc();
+        let requester = filler::spawn(self.job(slot, stale.clone(), fill), upstream);
+        if let Some(question) = requester.question
+            && let Ok(Question { status, fields, reply }) = question.await
+        {
+            // The filler waits for the reply.
+            let _ = reply.send(self.viewer.no_cache(Some((status, &fields))));
+        }
+        let gone = || Err(failure(502, FailureKind::Error, "the fill was interrupted"));
+        let outcome = requester.outcome.await;
+        match (outcome, reader) {
+            (Ok(Outcome::Own(answer)), _) => self.unless_stale_on_status(answer, missed, stale),
+            (Ok(Outcome::Failed(failure)), _) => self.unless_stale_on_failure(failure, missed, stale),
+            (Ok(Outcome::Entry(entry, attempts)), _) => {
+                let result = entry.answer().map(|answer| Answer { attempts, ..answer });
+                Served { status: CacheStatus::Revalidated, result }
+            }
+            (Ok(Outcome::Shared(opening, attempts)), Some(reader)) => {
+                let answer = Answer { attempts, ..reader.answer(&opening) };
+                Served { status: missed, result: Ok(answer) }
+            }
+            (Ok(Outcome::Shared(..)), None) | (Err(_), _) => Served { status: missed, result: gone() },
+        }
+    }
+
+    /// Goes upstream as if there were no cache.
+    async fn plain(
+        &mut self,
+        mut upstream: V::Upstream,
+        missed: CacheStatus,
+        stale: Option<Arc<Entry>>,
+    ) -> Served {
+        self.viewer.plain(&mut upstream);
+        self.direct(upstream, missed, stale).await
+    }
+
+    /// Goes upstream; nothing is kept or shared.
+    async fn direct(
+        &mut self,
+        upstream: V::Upstream,
+        missed: CacheStatus,
+        stale: Option<Arc<Entry>>,
+    ) -> Served {
+        match upstream.fetch(None).await {
+            Ok(answer) => self.unless_stale_on_status(answer, missed, stale),
+            Err(failure) => self.unless_stale_on_failure(failure, missed, stale),
+        }
+    }
+
+    fn unless_stale_on_status(
+        &self,
+        answer: Answer,
+        missed: CacheStatus,
+        stale: Option<Arc<Entry>>,
+    ) -> Served {
+        match stale {
+            Some(entry) if serves_on_status(&self.ask.policy, &entry, answer.status, Instant::now()) => {
+                let attempts = answer.attempts;
+                let result = entry.answer().map(|answer| Answer { attempts, ..answer });
+                Served { status: CacheStatus::Stale, result }
+            }
+            _ => Served { status: missed, result: Ok(answer) },
+        }
+    }
+
+    fn unless_stale_on_failure(
+        &self,
+        failure: Failure,
+        missed: CacheStatus,
+        stale: Option<Arc<Entry>>,
+    ) -> Served {
+        match stale {
+            Some(entry) if serves_on_failure(&self.ask.policy, &entry, failure.kind, Instant::now()) => {
+                let attempts = failure.attempts;
+                let result = entry.answer().map(|answer| Answer { attempts, ..answer });
+                Served { status: CacheStatus::Stale, result }
+            }
+            _ => Served { status: missed, result: Err(failure) },
+        }
+    }
+}

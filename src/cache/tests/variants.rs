@@ -1,0 +1,70 @@
+//! `Vary` through the whole way.
+
+use super::*;
+use CacheStatus::{Hit, Miss};
+
+const VARY: (&str, &str) = ("Vary", "Accept-Encoding");
+
+fn accepts(encoding: &'static str) -> With {
+    With { fields: vec![("Accept-Encoding", encoding)], ..With::default() }
+}
+
+#[tokio::test]
+async fn each_variant_is_kept_by_itself() {
+    let mut site = Site::new();
+    for (encoding, body) in [("gzip", "G"), ("br", "B"), ("zstd", "Z")] {
+        let request = site.get_with("/a", accepts(encoding));
+        site.call().await.whole(200, &[VARY], body);
+        assert_eq!(text(request).await, (Miss, 200, body.into()));
+        site.idle().await;
+    }
+    for (encoding, body) in [("br", "B"), ("gzip", "G"), ("zstd", "Z")] {
+        assert_eq!(text(site.get_with("/a", accepts(encoding))).await, (Hit, 200, body.into()));
+    }
+    assert!(!site.was_asked());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_fill_that_turns_out_another_variant_asks_anew() {
+    let mut site = Site::new();
+    let gzip = site.get_with("/a", accepts("gzip"));
+    let call = site.call().await;
+    let others: Vec<_> = (0..3).map(|_| site.get_with("/a", accepts("br"))).collect();
+    let same = site.get_with("/a", accepts("gzip"));
+    site.readers(5).await;
+    call.whole(200, &[VARY], "G");
+    assert_eq!(text(gzip).await, (Miss, 200, "G".into()));
+    assert_eq!(text(same).await, (Hit, 200, "G".into()));
+    // One of the others asks; the rest share its answer.
+    site.call().await.whole(200, &[VARY], "B");
+    let mut misses = 0;
+    for other in others {
+        let (status, _, body) = text(other).await;
+        assert_eq!(body, "B");
+        misses += usize::from(status == Miss);
+    }
+    assert_eq!(misses, 1);
+    assert!(!site.was_asked());
+}
+
+#[tokio::test]
+async fn a_variant_that_varies_by_something_else_becomes_the_main_entry() {
+    let mut site = Site::new();
+    let gzip = site.get_with("/a", accepts("gzip"));
+    site.call().await.whole(200, &[VARY], "G");
+    text(gzip).await;
+    site.idle().await;
+    let br = site.get_with("/a", accepts("br"));
+    site.call().await.whole(200, &[("Vary", "Cookie")], "anything");
+    text(br).await;
+    site.idle().await;
+    assert_eq!(text(site.get_with("/a", accepts("gzip"))).await, (Hit, 200, "anything".into()));
+}
+
+#[tokio::test]
+async fn vary_may_be_ignored() {
+    let mut site = Site::new();
+    site.policy.ignore.vary = true;
+    site.kept("/a", &[("Vary", "*")], "one for all").await;
+    assert_eq!(text(site.get_with("/a", accepts("br"))).await, (Hit, 200, "one for all".into()));
+}

@@ -1,0 +1,442 @@
+//! The loop of an HTTP/2 connection.
+//!
+//! One task drives the connection: it reads frames, hands out requests, writes what they answer. A
+//! request is first tried on the spot, which is all that an answer from memory takes; one that has to
+//! wait goes on as a task of its own, so that no stream holds up another.
+//!
+//! The windows: a stream may send `http2_body_preread_size` bytes of its body, all of a connection
+//! 1 MB, before handlers read them. Of each response no more than 128 KB wait in memory for the
+//! client's window.
+
+mod answer;
+mod cork;
+mod flood;
+mod head;
+
+use super::io::Io;
+use crate::conf::build::{Http, Server};
+use crate::conf::values::os_error;
+use crate::edge::Local;
+use crate::edge::connection::{Access, bound};
+use crate::http::request::Conn;
+use crate::observe::error_log::Level;
+use bytes::{Bytes, BytesMut};
+use cork::Cork;
+use flood::Resets;
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use parking_lot::Mutex;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, timeout};
+
+/// Bytes of all bodies that a connection may send before handlers read them.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// A stream's window is at least this, or a body could never begin.
+const LEAST_WINDOW: u32 = 16 << 10;
+/// Bytes of a response in memory, waiting for the client's window.
+const SEND_BUFFER: usize = 128 << 10;
+/// Streams that we reset because of the client's errors, before the connection is ended.
+const ERRORS: usize = 128;
+/// How long a client may take to leave once it was told to.
+const LEAVING: Duration = Duration::from_secs(5);
+/// How long the last words of a connection may take.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// Serves an HTTP/2 connection. `input` is what was read of it already.
+pub fn serve(access: Access, io: Io, input: BytesMut) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(run(access, io, input))
+}
+
+/// What a connection's requests share with its driver.
+#[derive(Default)]
+struct Shared {
+    /// Requests that have tasks of their own.
+    active: AtomicUsize,
+    /// Bytes of bodies sent.
+    sent: AtomicU64,
+    resets: Resets,
+    /// The driver's, woken when the last task ends.
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Shared {
+    fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    fn add_sent(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Counts a task for as long as it lives.
+struct Active(Arc<Shared>);
+
+impl Active {
+    fn new(shared: Arc<Shared>) -> Active {
+        shared.active.fetch_add(1, Ordering::Relaxed);
+        Active(shared)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        if self.0.active.fetch_sub(1, Ordering::Relaxed) == 1
+            && let Some(waker) = self.0.waker.lock().take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+/// How a connection ended.
+enum End {
+    /// In order, or because the client closed it.
+    Done,
+    /// By an error, which the client was told of if it was one of the protocol.
+    Failed(h2::Error),
+    /// Because the client cannot be written to.
+    Broken(io::Error),
+    /// The client took nothing, and sent nothing, for too long.
+    TimedOut,
+}
+
+async fn run(mut access: Access, io: Io, input: BytesMut) {
+    let (local, _) = access.current();
+    let server = server(&local, &access.conn);
+    let time = *server.conf.core.client_header_timeout;
+    let cork = Cork::new(io, input);
+    // Streams that were taken back may still be at work; twice as many as may be open are too many.
+    let most = 2 * *server.conf.http2.max_concurrent_streams as usize;
+    let mut hello = builder(server).handshake::<_, Bytes>(cork.clone());
+    let hello = poll_fn(|cx| match Pin::new(&mut hello).poll(cx) {
+        Poll::Ready(Ok(connection)) => Poll::Ready(Some(connection)),
+        Poll::Ready(Err(_)) => Poll::Ready(None),
+        // Our settings go out while the client's preface is waited for.
+        Poll::Pending => match cork.poll_drain(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            _ => Poll::Pending,
+        },
+    });
+    // Who says nothing, or something else, has no connection to tell of.
+    let Ok(Some(connection)) = timeout(time, hello).await else { return };
+    drop(local);
+    let worker = access.worker().clone();
+    let mut quit = pin!(worker.quit());
+    // Registered before looking, so that no wake-up is lost.
+    quit.as_mut().enable();
+    let shared = Arc::<Shared>::default();
+    let mut driver = Driver {
+        access,
+        connection,
+        cork,
+        shared: shared.clone(),
+        most,
+        state: State::Fresh,
+        leaving: false,
+        closing: false,
+        due: Instant::now() + time,
+        mark: 0,
+        timer: Box::pin(tokio::time::sleep(time)),
+    };
+    driver.gauge(1);
+    if worker.quitting() {
+        driver.leave();
+    }
+    let mut quit_seen = false;
+    let end = poll_fn(|cx| {
+        if !quit_seen && quit.as_mut().poll(cx).is_ready() {
+            quit_seen = true;
+            driver.leave();
+        }
+        driver.poll(cx)
+    })
+    .await;
+    driver.gauge(-1);
+    driver.tell(&end);
+    let linger = driver.linger(&end);
+    let cork = driver.cork.clone();
+    // The requests notice that the connection is gone.
+    drop(driver);
+    if let Some(time) = linger {
+        let _ = timeout(time, cork.linger()).await;
+    }
+    drop(cork);
+    // They are logged before it counts as closed.
+    poll_fn(|cx| {
+        *shared.waker.lock() = Some(cx.waker().clone());
+        if shared.active() == 0 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// What the connection is doing, for its deadline and its gauge.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// No request has come yet.
+    Fresh,
+    /// No request is being answered.
+    Idle,
+    /// Requests are being answered.
+    Busy,
+}
+
+struct Driver {
+    access: Access,
+    connection: Connection<Cork, Bytes>,
+    cork: Cork,
+    shared: Arc<Shared>,
+    /// The most requests with tasks of their own.
+    most: usize,
+    state: State,
+    /// The client was told to send no more requests.
+    leaving: bool,
+    /// The connection is being closed.
+    closing: bool,
+    /// When to look whether the connection has been idle, or stuck, for too long. The timer may go
+    /// off earlier, and is set anew then: deadlines move with every request, timers should not.
+    due: Instant,
+    /// The cork's progress when `due` was set.
+    mark: u64,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Driver {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.begin(cx, request, respond);
+                    continue;
+                }
+                Poll::Ready(Some(Err(e))) => return Poll::Ready(End::Failed(e)),
+                Poll::Ready(None) => return Poll::Ready(End::Done),
+                Poll::Pending => {}
+            }
+            match self.cork.poll_drain(cx) {
+                Poll::Ready(Err(e)) => return Poll::Ready(End::Broken(e)),
+                // A write waited for the room that there is now.
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) | Poll::Pending => break,
+            }
+        }
+        if !self.closing && self.is_attack() {
+            self.close(Reason::ENHANCE_YOUR_CALM);
+            cx.waker().wake_by_ref();
+        }
+        *self.shared.waker.lock() = Some(cx.waker().clone());
+        self.watch(cx)
+    }
+
+    /// Begins to answer a request.
+    fn begin(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: http::Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) {
+        self.enter(State::Busy);
+        let (local, closing) = self.access.current();
+        self.access.worker().metrics.connections.requests.inc();
+        let conn = self.access.conn.clone();
+        let requests = conn.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let core = level(&local, &conn);
+        let over = requests >= *core.keepalive_requests || conn.accepted.elapsed() >= *core.keepalive_time;
+        if closing || over {
+            self.leave();
+        }
+        let mut work: Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(answer::answer(local, conn, request, respond, self.shared.clone()));
+        if work.as_mut().poll(cx).is_pending() {
+            let active = Active::new(self.shared.clone());
+            tokio::spawn(async move {
+                work.await;
+                drop(active);
+            });
+        }
+    }
+
+    /// Tells the client to send no more requests, and closes when those it sent are answered.
+    fn leave(&mut self) {
+        if self.leaving {
+            return;
+        }
+        self.leaving = true;
+        if self.is_idle() && self.state != State::Busy {
+            self.close(Reason::NO_ERROR);
+        } else {
+            self.connection.graceful_shutdown();
+        }
+    }
+
+    /// Closes the connection as soon as the client has been told.
+    fn close(&mut self, reason: Reason) {
+        self.closing = true;
+        self.connection.abrupt_shutdown(reason);
+        self.due = Instant::now() + CLOSING;
+        self.timer.as_mut().reset(self.due);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.shared.active() == 0 && !self.connection.has_streams() && self.cork.is_empty()
+    }
+
+    fn is_attack(&self) -> bool {
+        let what = if self.shared.resets.is_attack() || self.shared.active() > self.most {
+            "client sent too many stream resets"
+        } else if self.cork.is_flood(self.shared.sent.load(Ordering::Relaxed)) {
+            "http2 flood detected"
+        } else {
+            return false;
+        };
+        self.log(Level::Info, what);
+        true
+    }
+
+    /// Sees to the deadline.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.state == State::Busy && self.is_idle() {
+            self.enter(State::Idle);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if now >= self.due {
+                if self.closing || self.leaving && self.state == State::Idle {
+                    return Poll::Ready(End::TimedOut);
+                }
+                match self.state {
+                    State::Fresh | State::Idle => {
+                        self.close(Reason::NO_ERROR);
+                        // The connection has to be driven for it to happen.
+                        cx.waker().wake_by_ref();
+                        continue;
+                    }
+                    State::Busy if self.is_stuck() => return Poll::Ready(End::TimedOut),
+                    State::Busy => {
+                        self.due = now + self.send_timeout();
+                        self.mark = self.cork.progress();
+                    }
+                }
+            }
+            self.timer.as_mut().reset(self.due);
+        }
+    }
+
+    /// Whether only the client can get us on, and it has done nothing since the deadline was set.
+    fn is_stuck(&self) -> bool {
+        let waits = !self.cork.is_empty() || self.shared.active() == 0;
+        waits && self.cork.progress() == self.mark
+    }
+
+    fn send_timeout(&mut self) -> Duration {
+        let (local, _) = self.access.current();
+        *level(&local, &self.access.conn).send_timeout
+    }
+
+    fn enter(&mut self, state: State) {
+        if self.state == state || self.closing {
+            return;
+        }
+        self.gauge(-1);
+        self.state = state;
+        self.gauge(1);
+        let (local, _) = self.access.current();
+        let core = level(&local, &self.access.conn);
+        let time = match state {
+            State::Busy => *core.send_timeout,
+            _ if self.leaving => LEAVING,
+            _ => *core.keepalive_timeout,
+        };
+        self.due = Instant::now() + time;
+        self.mark = self.cork.progress();
+        if self.due < self.timer.deadline() {
+            self.timer.as_mut().reset(self.due);
+        }
+    }
+
+    fn gauge(&self, by: i64) {
+        let connections = &self.access.worker().metrics.connections;
+        match self.state {
+            State::Fresh => connections.reading.add(by),
+            State::Idle => connections.waiting.add(by),
+            State::Busy => connections.writing.add(by),
+        }
+    }
+
+    /// How long the client may still send, once it has been told the end.
+    fn linger(&mut self, end: &End) -> Option<Duration> {
+        let (local, quitting) = self.access.current();
+        let core = level(&local, &self.access.conn);
+        let told = matches!(end, End::Done | End::Failed(_));
+        let time = *core.lingering_timeout;
+        (told && *core.lingering_close).then_some(if quitting { time.min(CLOSING) } else { time })
+    }
+
+    /// Logs an end that is not in order, as nginx does, below what an operator usually reads.
+    fn tell(&self, end: &End) {
+        match end {
+            End::Done => {}
+            End::Failed(e) => self.log(Level::Info, &e.to_string()),
+            End::Broken(e) => self.log(Level::Info, &format!("send() failed ({})", os_error(e))),
+            End::TimedOut if self.state == State::Busy => {
+                self.log(Level::Info, "client timed out (110: Connection timed out)");
+            }
+            End::TimedOut => {}
+        }
+    }
+
+    fn log(&self, level: Level, message: &str) {
+        let conn = &self.access.conn;
+        let client = match conn.peer.ip() {
+            Some(ip) => ip.to_string(),
+            None => crate::http::router::address_text(&conn.peer),
+        };
+        crate::observe::error_log::log(
+            level,
+            format_args!(
+                "*{} {message} while processing HTTP/2 connection, client: {client}, server: {}",
+                conn.serial, conn.listen
+            ),
+        );
+    }
+}
+
+/// The server whose settings the connection has: that of the name asked for in TLS, else the default.
+fn server<'a>(local: &'a Local, conn: &Conn) -> &'a Server {
+    let names = &bound(local, conn).names;
+    let name = conn.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+    let index = name.map_or(names.default, |name| names.find(name.as_bytes(), None));
+    &local.generation.http.servers[index]
+}
+
+fn level<'a>(local: &'a Local, conn: &Conn) -> &'a crate::modules::core::Loc {
+    let http: &Http = &local.generation.http;
+    &http.levels[server(local, conn).level].conf.core
+}
+
+fn builder(server: &Server) -> h2::server::Builder {
+    let http2 = &server.conf.http2;
+    let (number, size) = *server.conf.core.large_client_header_buffers;
+    // The list's size counts 32 bytes for each field; what is over our own bounds but within this is
+    // answered properly, and what is over this by the crate, with 431.
+    let list = (number.saturating_mul(size).saturating_mul(2) + 16_384).min(1 << 24) as u32;
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(*http2.max_concurrent_streams)
+        .initial_window_size((*http2.body_preread_size).max(LEAST_WINDOW))
+        .initial_connection_window_size(CONNECTION_WINDOW.max(*http2.body_preread_size))
+        .max_header_list_size(list)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_local_error_reset_streams(Some(ERRORS));
+    builder
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+//! nginx's proxy cache: what upstreams answered is kept.
+//!
+//! The proxy asks [`wants`]; then [`ready`], which needs no request to the upstream to be prepared;
+//! then it makes a plan and gives it to [`fetch`].
+//!
+//! Where this is not nginx, on purpose: entries are held in memory; times are exact, not whole
+//! seconds; requests for the same key always share one request to the upstream, whether
+//! `proxy_cache_lock` is on or not, and read its answer as it arrives; a kept answer has a
+//! `Content-Length` even if the upstream gave none.
+
+mod directives;
+mod metrics;
+mod path;
+mod predicate;
+mod viewer;
+mod zones;
+
+pub use crate::cache::policy::IgnoreHeaders;
+pub use directives::COMMANDS;
+pub use metrics::metrics;
+pub use zones::{Http, Runtime, Shared};
+
+use crate::cache::CacheStatus;
+use crate::cache::key::Key;
+use crate::cache::policy::{Policy, UseStale, Valid};
+use crate::cache::serve::{self, Ask, NoCache};
+use crate::cache::zone::Zone;
+use crate::conf::diag::At;
+use crate::conf::{Builder, ConfError, ConfResult};
+use crate::http::head::Method;
+use crate::http::request::Request;
+use crate::http::template::Template;
+use crate::upstream::{Answer, Failure, Plan};
+use predicate::Predicate;
+use std::sync::Arc;
+use std::time::Duration;
+
+crate::settings! {
+    /// What a level configures.
+    pub struct Conf {
+        /// `proxy_cache`: a zone's name and where it was named, or off.
+        inherit zone: Option<(Arc<str>, At)> = None,
+        /// `proxy_cache_key`
+        inherit key: Option<Template> = None,
+        /// `proxy_cache_valid`, in order.
+        inherit valid: Vec<Valid> = Vec::new(),
+        /// `proxy_cache_methods`
+        inherit methods: Methods = Methods { post: false },
+        /// `proxy_cache_min_uses`
+        inherit min_uses: u32 = 1,
+        /// `proxy_cache_bypass`
+        inherit bypass: Vec<Predicate> = Vec::new(),
+        /// `proxy_no_cache`
+        inherit no_cache: Vec<Predicate> = Vec::new(),
+        /// `proxy_cache_lock`: requests share in any case.
+        inherit lock: bool = false,
+        /// `proxy_cache_lock_timeout`
+        inherit lock_timeout: Duration = Duration::from_secs(5),
+        /// `proxy_cache_lock_age`
+        inherit lock_age: Duration = Duration::from_secs(5),
+        /// `proxy_cache_use_stale`, and whether `off` stands in it.
+        inherit use_stale: (UseStale, bool) = (UseStale::default(), false),
+        /// `proxy_cache_background_update`
+        inherit background_update: bool = false,
+        /// `proxy_cache_revalidate`
+        inherit revalidate: bool = false,
+        /// `proxy_cache_convert_head`: whether HEAD is fetched as GET.
+        inherit convert_head: bool = true,
+        /// `proxy_cache_max_range_offset`, bytes.
+        inherit max_range_offset: Option<u64> = None,
+        /// `proxy_ignore_headers`: for the proxy too.
+        inherit ignore_headers: IgnoreHeaders = IgnoreHeaders::default(),
+        /// All of this made ready for requests, when there is a zone.
+        own active: Option<Arc<Active>> = None,
+    }
+}
+
+/// The methods whose answers are kept, besides GET and HEAD, which always are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Methods {
+    post: bool,
+}
+
+/// A level's cache.
+pub struct Active {
+    /// Index of the zone in [`Http`] and [`Runtime`].
+    zone: usize,
+    key: Template,
+    policy: Arc<Policy>,
+}
+
+/// Makes every level's cache ready, once everything is inherited.
+pub fn finish(b: &mut Builder) -> ConfResult<()> {
+    zones::set_bounds(b);
+    for level in 0..b.levels.len() {
+        let conf = &b.levels[level].conf.proxy_cache;
+        let Some((name, at)) = (*conf.zone).clone() else { continue };
+        let own_key = (*conf.key).clone();
+        b.here = at.clone();
+        let zone = b.http.proxy_cache.position(&name).ok_or_else(|| {
+            ConfError::new(format!("\"proxy_cache\" zone \"{name}\" is unknown"))
+                .at(&at)
+                .hint(format!("declare it in http: proxy_cache_path <path> keys_zone={name}:10m;"))
+        })?;
+        let key = match own_key {
+            Some(key) => key,
+            None => b.template("$scheme$proxy_host$request_uri").map_err(|e| e.at(&at))?,
+        };
+        let conf = &mut b.levels[level].conf.proxy_cache;
+        let policy = Arc::new(policy(conf));
+        conf.active.0 = Some(Arc::new(Active { zone, key, policy }));
+    }
+    Ok(())
+}
+
+fn policy(conf: &Conf) -> Policy {
+    let (stale, off) = &*conf.use_stale;
+    Policy {
+        valid: conf.valid.to_vec(),
+        ignore: *conf.ignore_headers,
+        stale: if *off { UseStale::default() } else { stale.clone() },
+        background_update: *conf.background_update,
+        revalidate: *conf.revalidate,
+        lock_timeout: *conf.lock_timeout,
+        lock_age: *conf.lock_age,
+        min_uses: *conf.min_uses,
+    }
+}
+
+/// Whether a request is the cache's matter: its location has a zone, and its method is kept.
+pub fn wants(rq: &Request) -> bool {
+    let conf = &rq.loc().proxy_cache;
+    let kept = match rq.method {
+        Method::Get | Method::Head => true,
+        Method::Post => conf.methods.post,
+        _ => false,
+    };
+    kept && conf.active.is_some()
+}
+
+/// Whether a request that the cache [`wants`] goes upstream with another method than its own: HEAD
+/// as GET.
+pub fn converts_head(rq: &Request) -> bool {
+    rq.method == Method::Head && *rq.loc().proxy_cache.convert_head
+}
+
+/// Whether `proxy_ignore_headers` names this field (lower case), as far as the proxy heeds it.
+pub fn ignores(rq: &Request, name: &str) -> bool {
+    let ignore = &rq.loc().proxy_cache.ignore_headers;
+    match name {
+        "x-accel-redirect" => ignore.x_accel_redirect,
+        "x-accel-limit-rate" => ignore.x_accel_limit_rate,
+        "x-accel-buffering" => ignore.x_accel_buffering,
+        "x-accel-charset" => ignore.x_accel_charset,
+        _ => false,
+    }
+}
+
+/// The answer to a request that the cache [`wants`], when a fresh one is kept and nothing forbids
+/// it. No plan is needed for it. Sets `rq.cache_status`.
+pub fn ready(rq: &mut Request) -> Option<Result<Answer, Failure>> {
+    if predicate::any(&rq.loc().proxy_cache.bypass, rq) {
+        return None;
+    }
+    let (active, zone) = place(rq)?;
+    let entry = serve::fresh(&zone, &key(&active, rq), &rq.head)?;
+    zone.counters.request(CacheStatus::Hit);
+    rq.cache_status = Some(CacheStatus::Hit);
+    Some(entry.answer())
+}
+
+/// Answers a request that the cache [`wants`], from what is kept, from what another request is
+/// fetching, or by sending `plan`. Sets `rq.cache_status`.
+///
+/// The plan is one for a request that is kept: without the client's conditions and ranges. Where
+/// the answer is not to be kept after all, they are put back.
+pub async fn fetch(rq: &mut Request, plan: Plan) -> Result<Answer, Failure> {
+    let Some((active, zone)) = place(rq) else { return plan.fetch().await };
+    let conf = &rq.loc().proxy_cache;
+    let ask = Ask {
+        policy: active.policy.clone(),
+        key: key(&active, rq),
+        bypass: predicate::any(&conf.bypass, rq),
+        no_cache: no_cache(rq),
+        far_range: far_range(rq),
+        zone,
+    };
+    let upstream = viewer::Planned(plan);
+    let served = Box::pin(serve::serve(&ask, &mut viewer::Asking(rq), upstream)).await;
+    rq.cache_status = Some(served.status);
+    served.result
+}
+
+fn place(rq: &Request) -> Option<(Arc<Active>, Arc<Zone>)> {
+    let active = rq.loc().proxy_cache.active.as_ref()?.clone();
+    let zone = rq.generation().runtime.proxy_cache.zone(active.zone)?;
+    Some((active, zone))
+}
+
+fn key(active: &Active, rq: &Request) -> Key {
+    let mut text = active.key.eval(rq);
+    // An answer to HEAD that was asked for as HEAD has no body for anybody else.
+    if rq.method == Method::Head && !converts_head(rq) {
+        text = [&text, &b"\0HEAD"[..]].concat().into();
+    }
+    Key::new(text)
+}
+
+/// What is known of `proxy_no_cache` before there is an answer. What is not buffered is not kept.
+fn no_cache(rq: &Request) -> NoCache {
+    if !*rq.loc().proxy.buffering {
+        return NoCache::Yes;
+    }
+    let (late, early): (Vec<&Predicate>, Vec<&Predicate>) =
+        rq.loc().proxy_cache.no_cache.iter().partition(|p| p.depends_on_answer(rq));
+    if early.iter().any(|p| p.holds(rq)) {
+        NoCache::Yes
+    } else if late.is_empty() {
+        NoCache::No
+    } else {
+        NoCache::Depends
+    }
+}
+
+/// Whether the range asked for begins beyond `proxy_cache_max_range_offset`, as nginx reads it.
+fn far_range(rq: &Request) -> bool {
+    let Some(most) = *rq.loc().proxy_cache.max_range_offset else { return false };
+    if rq.method != Method::Get {
+        return false;
+    }
+    let Some(range) = rq.head.get("range") else { return false };
+    begins_beyond(range, most)
+}
+
+fn begins_beyond(range: &[u8], most: u64) -> bool {
+    if most == 0 {
+        return true;
+    }
+    let Some((unit, rest)) = range.split_at_checked(6) else { return false };
+    if !unit.eq_ignore_ascii_case(b"bytes=") {
+        return false;
+    }
+    let rest = rest.trim_ascii_start();
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    let start = std::str::from_utf8(&rest[..digits]).ok().and_then(|t| t.parse::<u64>().ok());
+    // Without a start it is counted from the end, wherever that is.
+    let dash = rest[digits..].trim_ascii_start().first() == Some(&b'-');
+    !dash || start.is_none_or(|start| start >= most)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! `proxy_cache_path` and `memory_cache`: the zones and how large they are.
+
+use crate::conf::diag::At;
+use crate::conf::values::{self, parameter};
+use crate::conf::{Builder, ConfError, ConfResult, Directive};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The least size of a `keys_zone` nginx accepts: two pages.
+const LEAST_KEYS: u64 = 8192;
+
+/// The least memory that is worth having.
+const LEAST_MEMORY: u64 = 64 << 10;
+
+/// A declared zone.
+#[derive(Clone, Debug)]
+pub struct Declared {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where entries would be kept on disk.
+    pub path: PathBuf,
+    /// The size of its keys in bytes.
+    pub keys: u64,
+    /// The most its entries may take, in bytes.
+    pub max_size: Option<u64>,
+    /// Entries not used for so long go.
+    pub inactive: Duration,
+    /// Where it is declared.
+    pub at: At,
+}
+
+/// Reads `proxy_cache_path`.
+pub fn proxy_cache_path(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let mut zone = Declared {
+        name: Arc::from(""),
+        path: b.path(d.arg(0)),
+        keys: 0,
+        max_size: None,
+        inactive: Duration::from_secs(600),
+        at: d.at.clone(),
+    };
+    for arg in &d.args[1..] {
+        read_parameter(&mut zone, arg)?;
+    }
+    if zone.name.is_empty() {
+        return Err(ConfError::new("\"{}\" must have \"keys_zone\" parameter"));
+    }
+    let zones = &mut b.http.proxy_cache.zones;
+    if let Some(other) = zones.iter().find(|other| other.path == zone.path) {
+        let path = zone.path.display();
+        return Err(ConfError::new(format!("the same path name \"{path}\" used in {} and", other.at)));
+    }
+    if zones.iter().any(|other| other.name == zone.name) {
+        return Err(ConfError::new(format!("duplicate zone \"{}\"", zone.name)));
+    }
+    zones.push(zone);
+    Ok(())
+}
+
+fn read_parameter(zone: &mut Declared, arg: &str) -> ConfResult<()> {
+    let bad = |name: &str| ConfError::new(format!("invalid {name} value \"{arg}\""));
+    let size = |text: &str, name: &str| values::size(text).ok_or_else(|| bad(name));
+    let time = |text: &str, name: &str| values::time(text).ok_or_else(|| bad(name));
+    if let Some(value) = parameter(arg, "keys_zone") {
+        let invalid = || ConfError::new(format!("invalid keys zone size \"{arg}\""));
+        let (name, keys) = value.split_once(':').ok_or_else(invalid)?;
+        zone.name = Arc::from(name);
+        zone.keys = values::size(keys).ok_or_else(invalid)?;
+        if zone.keys < LEAST_KEYS {
+            return Err(ConfError::new(format!("keys zone \"{arg}\" is too small")));
+        }
+    } else if let Some(value) = parameter(arg, "levels") {
+        let levels: Vec<&str> = value.split(':').collect();
+        if levels.len() > 3 || levels.iter().any(|l| !matches!(*l, "1" | "2")) {
+            return Err(ConfError::new(format!("invalid \"levels\" \"{arg}\"")));
+        }
+    } else if let Some(value) = parameter(arg, "max_size") {
+        zone.max_size = Some(size(value, "max_size")?);
+    } else if let Some(value) = parameter(arg, "inactive") {
+        zone.inactive = time(value, "inactive")?;
+    } else if let Some(value) = parameter(arg, "min_free") {
+        size(value, "min_free")?;
+    } else if let Some(value) = parameter(arg, "use_temp_path") {
+        if !matches!(value, "on" | "off") {
+            return Err(ConfError::new(format!(
+                "invalid use_temp_path value \"{arg}\", it must be \"on\" or \"off\""
+            )));
+        }
+    } else if let Some((name, value)) = arg.split_once('=')
+        && matches!(name, "loader_files" | "manager_files")
+    {
+        values::number(value).ok_or_else(|| bad(name))?;
+    } else if let Some((name, value)) = arg.split_once('=')
+        && matches!(name, "loader_sleep" | "loader_threshold" | "manager_sleep" | "manager_threshold")
+    {
+        time(value, name)?;
+    } else {
+        return Err(values::invalid_parameter(arg));
+    }
+    Ok(())
+}
+
+/// Reads `memory_cache size=…`.
+pub fn memory_cache(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let value = parameter(d.arg(0), "size").ok_or_else(|| values::invalid_parameter(d.arg(0)))?;
+    let size = values::size(value)
+        .filter(|size| *size >= LEAST_MEMORY)
+        .ok_or_else(|| values::invalid_value().hint("a size in bytes, at least 64k, as in size=128m"))?;
+    if b.http.proxy_cache.memory.replace(size).is_some() {
+        return Err(ConfError::new("\"{}\" directive is duplicate"));
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+use super::*;
+use crate::conf::build::{Config, load_text};
+use crate::conf::diag::NoteLevel;
+use crate::conf::table::Support;
+use crate::modules::Shared as AllShared;
+
+fn load(http: &str) -> ConfResult<Config> {
+    let dir = tempfile::tempdir().unwrap();
+    load_text(dir.path(), &format!("events {{ }}\nhttp {{\n{http}\n}}\n"))
+}
+
+const PATH: &str = "proxy_cache_path c keys_zone=z:1m max_size=10m;";
+
+/// Loads a server with these directives, with a zone declared.
+fn with(directives: &str) -> ConfResult<Config> {
+    load(&format!("{PATH}\nproxy_cache_key $uri;\nserver {{ listen 127.0.0.1:1; {directives} }}"))
+}
+
+/// The first server's level.
+fn server(config: &Config) -> &Conf {
+    let http = config.http.as_ref().unwrap();
+    &http.levels[http.servers[0].level].conf.proxy_cache
+}
+
+fn policy_of(directives: &str) -> Policy {
+    let config = with(&format!("proxy_cache z; {directives}")).unwrap();
+    (*server(&config).active.as_ref().unwrap().policy).clone()
+}
+
+#[test]
+fn mistakes_are_named_in_nginxs_words() {
+    let path = |parameters: &str| format!("proxy_cache_path c {parameters};");
+    let table = [
+        (path("levels=1:2"), "\"proxy_cache_path\" must have \"keys_zone\" parameter"),
+        (path("keys_zone=:1m"), "\"proxy_cache_path\" must have \"keys_zone\" parameter"),
+        (path("keys_zone=z"), "invalid keys zone size \"keys_zone=z\""),
+        (path("keys_zone=z:x"), "invalid keys zone size \"keys_zone=z:x\""),
+        (path("keys_zone=z:1k"), "keys zone \"keys_zone=z:1k\" is too small"),
+        (path("keys_zone=z:1m levels=4"), "invalid \"levels\" \"levels=4\""),
+        (path("keys_zone=z:1m levels=1:2:2:2"), "invalid \"levels\" \"levels=1:2:2:2\""),
+        (path("keys_zone=z:1m inactive=x"), "invalid inactive value \"inactive=x\""),
+        (path("keys_zone=z:1m max_size=x"), "invalid max_size value \"max_size=x\""),
+        (path("keys_zone=z:1m min_free=x"), "invalid min_free value \"min_free=x\""),
+        (
+            path("keys_zone=z:1m use_temp_path=x"),
+            "invalid use_temp_path value \"use_temp_path=x\", it must be \"on\" or \"off\"",
+        ),
+        (path("keys_zone=z:1m loader_files=x"), "invalid loader_files value \"loader_files=x\""),
+        (path("keys_zone=z:1m manager_sleep=x"), "invalid manager_sleep value \"manager_sleep=x\""),
+        (path("keys_zone=z:1m purger=on"), "invalid parameter \"purger=on\""),
+        (format!("{PATH} proxy_cache_path d keys_zone=z:1m;"), "duplicate zone \"z\""),
+        ("proxy_cache q; proxy_cache_key x;".into(), "\"proxy_cache\" zone \"q\" is unknown"),
+        ("proxy_cache z; proxy_cache z;".into(), "\"proxy_cache\" directive is duplicate"),
+        ("proxy_cache_valid x;".into(), "invalid time value \"x\""),
+        ("proxy_cache_valid 99 1m;".into(), "invalid status \"99\""),
+        ("proxy_cache_valid 600 1m;".into(), "invalid status \"600\""),
+        ("proxy_cache_valid abc 1m;".into(), "invalid status \"abc\""),
+        ("proxy_cache_methods PUT;".into(), "invalid value \"PUT\""),
+        ("proxy_cache_use_stale foo;".into(), "invalid value \"foo\""),
+        ("proxy_cache_use_stale http_501;".into(), "invalid value \"http_501\""),
+        ("proxy_cache_min_uses x;".into(), "\"proxy_cache_min_uses\" directive invalid number"),
+        ("proxy_ignore_headers Foo;".into(), "invalid value \"Foo\""),
+        (
+            "proxy_cache_max_range_offset x;".into(),
+            "\"proxy_cache_max_range_offset\" directive invalid value",
+        ),
+        ("proxy_cache_lock_timeout x;".into(), "\"proxy_cache_lock_timeout\" directive invalid value"),
+        ("proxy_cache_key a; proxy_cache_key b;".into(), "\"proxy_cache_key\" directive is duplicate"),
+        ("proxy_cache $host;".into(), "\"proxy_cache\" with a variable (\"$host\") is not supported yet"),
+        ("memory_cache 10m;".into(), "invalid parameter \"10m\""),
+        ("memory_cache size=1k;".into(), "\"memory_cache\" directive invalid value"),
+        ("memory_cache size=1m; memory_cache size=1m;".into(), "\"memory_cache\" directive is duplicate"),
+    ];
+    for (text, wanted) in table {
+        let error = load(&text).err().unwrap_or_else(|| panic!("{text} loads"));
+        assert_eq!(error.message, wanted, "{text}");
+        assert_eq!(error.at.map(|at| at.line), Some(3), "{text}");
+    }
+}
+
+#[test]
+fn the_same_path_twice_is_an_error_that_names_both() {
+    let error = load(&format!("{PATH}\nproxy_cache_path c keys_zone=y:1m;")).err().unwrap().to_string();
+    assert!(error.contains("the same path name \"") && error.contains("/c\" used in "), "{error}");
+    assert!(error.contains("test.conf:3 and in ") && error.contains("test.conf:4"), "{error}");
+}
+
+#[test]
+fn what_a_level_says_is_what_its_policy_is() {
+    let policy = policy_of(
+        "proxy_cache_valid 200 302 10m; proxy_cache_valid any 1m; proxy_cache_min_uses 2;
+         proxy_cache_use_stale error updating http_500 http_404; proxy_cache_revalidate on;
+         proxy_cache_background_update on; proxy_cache_lock_timeout 1s; proxy_cache_lock_age 2s;
+         proxy_ignore_headers Set-Cookie Cache-Control;",
+    );
+    let minutes = |n: u64| Some(Duration::from_secs(60 * n));
+    assert_eq!(
+        [policy.valid(200), policy.valid(302), policy.valid(404)],
+        [minutes(10), minutes(10), minutes(1)]
+    );
+    assert!(policy.stale.error && policy.stale.updating && !policy.stale.timeout);
+    assert_eq!(policy.stale.statuses, [500, 404]);
+    assert!(policy.revalidate && policy.background_update);
+    assert_eq!(policy.min_uses, 2);
+    assert_eq!((policy.lock_timeout, policy.lock_age), (Duration::from_secs(1), Duration::from_secs(2)));
+    assert!(policy.ignore.set_cookie && policy.ignore.cache_control && !policy.ignore.expires);
+}
+
+#[test]
+fn without_codes_a_validity_is_for_200_301_and_302() {
+    let policy = policy_of("proxy_cache_valid 5s;");
+    for (status, wanted) in [(200, Some(5)), (301, Some(5)), (302, Some(5)), (404, None)] {
+        assert_eq!(policy.valid(status), wanted.map(Duration::from_secs), "{status}");
+    }
+}
+
+#[test]
+fn off_among_the_reasons_to_serve_stale_is_off() {
+    assert_eq!(policy_of("proxy_cache_use_stale error off;").stale, UseStale::default());
+}
+
+#[test]
+fn levels_inherit_and_switch_off() {
+    let config = load(&format!(
+        "{PATH} proxy_cache z; proxy_cache_key $uri; proxy_cache_valid 1m;
+         server {{ listen 127.0.0.1:1; location /off {{ proxy_cache off; }} location /other {{ proxy_cache_valid 404 1s; }} }}"
+    ))
+    .unwrap();
+    let http = config.http.unwrap();
+    let policies: Vec<Option<Policy>> =
+        http.levels.iter().map(|l| l.conf.proxy_cache.active.as_ref().map(|a| (*a.policy).clone())).collect();
+    let [_, server, off, other] = &policies[..] else { panic!("{} levels", policies.len()) };
+    assert!(server.as_ref().unwrap().valid(200).is_some());
+    assert!(off.is_none());
+    let other = other.as_ref().unwrap();
+    assert!(other.valid(200).is_none() && other.valid(404).is_some(), "a list replaces the outer one");
+}
+
+#[test]
+fn values_named_twice_are_worth_a_warning() {
+    let config = with("proxy_cache_use_stale error error; proxy_ignore_headers Vary vary;").unwrap();
+    let warnings: Vec<&str> =
+        config.notes.iter().filter(|n| n.level == NoteLevel::Warn).map(|n| &*n.message).collect();
+    assert_eq!(warnings, ["duplicate value \"error\"", "duplicate value \"vary\""]);
+}
+
+#[test]
+fn the_operator_is_told_where_entries_are() {
+    let config = load("memory_cache size=4m;\nproxy_cache_path c keys_zone=z:1m max_size=10m;").unwrap();
+    let note = config.notes.iter().find(|n| n.message.contains("cache zone \"z\"")).unwrap();
+    assert!(note.message.contains("at most 4194304 bytes of the 10485760 of max_size"), "{}", note.message);
+    assert_eq!(note.at.line, 4);
+}
+
+#[test]
+fn every_stock_directive_of_the_cache_is_declared() {
+    for name in crate::conf::table::stock().keys().filter(|n| n.starts_with("proxy_cache")) {
+        let command = crate::conf::table::commands().get(name);
+        assert!(command.is_some_and(|c| matches!(c.support, Support::Works(_))), "{name}");
+    }
+}
+
+#[test]
+fn a_range_is_far_as_nginx_reads_it() {
+    for (range, far) in [
+        ("bytes=0-", false),
+        ("bytes=99-200", false),
+        ("bytes=100-", true),
+        ("BYTES= 100-", true),
+        ("bytes=-5", true),
+        ("bytes=5", true),
+        ("bytes=99999999999999999999-", true),
+        ("items=100-", false),
+        ("x", false),
+    ] {
+        assert_eq!(begins_beyond(range.as_bytes(), 100), far, "{range}");
+    }
+    assert!(begins_beyond(b"bytes=0-", 0));
+}
+
+fn runtime(text: &str, shared: &AllShared) -> Runtime {
+    Runtime::build(load(text).unwrap().http.as_ref().unwrap(), &shared.proxy_cache).unwrap()
+}
+
+fn keep(zone: &Zone, path: &'static str) {
+    use crate::cache::entry::Entry;
+    let key = Key::new(path.into());
+    let failure = Failure {
+        status: 502,
+        kind: crate::upstream::FailureKind::Error,
+        message: String::new(),
+        attempts: Vec::new(),
+    };
+    let now = tokio::time::Instant::now();
+    let entry = Entry::failure(key.text.clone(), &failure, now, Duration::from_secs(60));
+    zone.keep(&key, Arc::new(entry));
+}
+
+fn has(zone: &Zone, path: &'static str) -> bool {
+    zone.store.get(&Key::new(path.into())).is_some()
+}
+
+#[test]
+fn a_zone_survives_a_reload_and_goes_with_its_last_generation() {
+    // The path is absolute: each load has its own prefix.
+    let text = "memory_cache size=8m; proxy_cache_path /c keys_zone=z:1m;";
+    let shared = AllShared::default();
+    let first = runtime(text, &shared);
+    keep(&first.zones()[0], "/a");
+    let second = runtime(text, &shared);
+    assert!(Arc::ptr_eq(&first.zones()[0], &second.zones()[0]));
+    drop(first);
+    // Another size: the entries move over, the old generation keeps its own.
+    let third = runtime("memory_cache size=4m; proxy_cache_path /c keys_zone=z:1m;", &shared);
+    assert_eq!(third.zones()[0].spec.bound, 4 << 20);
+    assert!(has(&third.zones()[0], "/a") && has(&second.zones()[0], "/a"));
+    // A reload that fails in another module leaves nothing behind.
+    drop(third);
+    let fourth = runtime(text, &shared);
+    assert!(Arc::ptr_eq(&second.zones()[0], &fourth.zones()[0]));
+    // Another path is another zone, and so is a zone that nobody used for a while.
+    assert!(!has(&runtime("proxy_cache_path /d keys_zone=z:1m;", &shared).zones()[0], "/a"));
+    drop((second, fourth));
+    assert!(!has(&runtime(text, &shared).zones()[0], "/a"));
+}
+
+#[test]
+fn zones_divide_the_memory() {
+    let shared = AllShared::default();
+    let runtime = runtime(
+        "memory_cache size=10m; proxy_cache_path /a keys_zone=a:1m max_size=2m; proxy_cache_path /b keys_zone=b:1m;",
+        &shared,
+    );
+    let bounds: Vec<u64> = runtime.zones().iter().map(|z| z.spec.bound >> 20).collect();
+    assert_eq!(bounds, [2, 8]);
+}

@@ -1,0 +1,245 @@
+//! The handshake: the first byte tells TLS from plain HTTP, the name tells the server.
+
+use super::{ciphers, groups};
+use crate::conf::values::os_error;
+use crate::edge::Local;
+use crate::edge::connection::Socket;
+use crate::http::io::Io;
+use crate::http::request::{Address, TlsInfo};
+use crate::http::router::{Bound, address_text};
+use crate::observe::error_log::Level;
+use rustls::server::{ClientHello, ServerConnection};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// What came of a handshake.
+pub enum Accepted {
+    /// A session.
+    Tls {
+        /// The connection.
+        io: Io,
+        /// What is known of the session.
+        info: TlsInfo,
+        /// Whether the client chose HTTP/2.
+        h2: bool,
+    },
+    /// The client speaks plain HTTP; nothing was read.
+    Plain(Socket),
+    /// It failed, and was counted and logged.
+    Failed,
+}
+
+/// Who wants in, for the log.
+pub struct Client<'a> {
+    /// The connection's number.
+    pub serial: u64,
+    /// Its address.
+    pub peer: &'a Address,
+}
+
+/// The first byte of a TLS connection: a handshake record.
+const HANDSHAKE_RECORD: u8 = 0x16;
+
+/// Takes a handshake, which has `client_header_timeout` in all. rustls bounds a hello at 64 KB.
+pub async fn accept(local: &Local, bound: &Bound, socket: Socket, client: &Client<'_>) -> Accepted {
+    let http = &local.generation.http;
+    let server = &http.servers[bound.names.default];
+    let time = *server.conf.core.client_header_timeout;
+    let counters = &local.worker.metrics.connections;
+    counters.reading.add(1);
+    // Boxed: a handshake's state is large, and the connection outlives it.
+    let outcome = match timeout(time, Box::pin(shake(local, bound, socket))).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Failure::Timeout),
+    };
+    counters.reading.add(-1);
+    let failure = match outcome {
+        Ok(Shaken::Plain(socket)) => return Accepted::Plain(socket),
+        Ok(Shaken::Tls { io, info, h2 }) => {
+            let kind = if info.resumed { &counters.handshakes_resumed } else { &counters.handshakes };
+            kind.inc();
+            return Accepted::Tls { io, info, h2 };
+        }
+        Err(failure) => failure,
+    };
+    // One that connects and leaves without a byte has not failed at anything.
+    if !matches!(failure, Failure::Left) {
+        counters.handshakes_failed.inc();
+    }
+    let level = &http.levels[server.level].conf.core.error_logs;
+    let log = local.generation.error_log();
+    if log.wants(level, Level::Info) {
+        let peer = match client.peer.ip() {
+            Some(ip) => ip.to_string(),
+            None => address_text(client.peer),
+        };
+        log.write(
+            level,
+            Level::Info,
+            format_args!(
+                "*{} {failure} while SSL handshaking, client: {peer}, server: {}",
+                client.serial, bound.addr
+            ),
+        );
+    }
+    Accepted::Failed
+}
+
+enum Shaken {
+    Plain(Socket),
+    Tls { io: Io, info: TlsInfo, h2: bool },
+}
+
+/// Why there is no session. Displays as nginx logs it.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("client timed out (110: Connection timed out)")]
+    Timeout,
+    #[error("client closed connection")]
+    Left,
+    #[error("peer closed connection in SSL handshake")]
+    Closed,
+    #[error("peer closed connection in SSL handshake ({})", os_error(.0))]
+    Io(io::Error),
+    #[error("SSL_do_handshake() failed (SSL: {0})")]
+    Tls(String),
+    #[error("handshake rejected")]
+    Rejected,
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Failure {
+        match e.kind() {
+            io::ErrorKind::UnexpectedEof => Failure::Closed,
+            // What rustls refuses comes wrapped; its text is about the protocol.
+            _ if e.get_ref().is_some() => Failure::Tls(e.to_string()),
+            _ => Failure::Io(e),
+        }
+    }
+}
+
+async fn shake(local: &Local, bound: &Bound, socket: Socket) -> Result<Shaken, Failure> {
+    match await_hello(local, &socket).await? {
+        None => return Err(Failure::Left),
+        Some(HANDSHAKE_RECORD) => {}
+        Some(_) => return Ok(Shaken::Plain(socket)),
+    }
+    let (io, info, h2) = match socket {
+        Socket::Tcp(stream) => {
+            let (tls, info, h2) = handshake(local, bound, stream).await?;
+            (Io::Tls(tls), info, h2)
+        }
+        Socket::Unix(stream) => {
+            let (tls, info, h2) = handshake(local, bound, stream).await?;
+            (Io::TlsUnix(tls), info, h2)
+        }
+    };
+    Ok(Shaken::Tls { io, info, h2 })
+}
+
+/// The first byte, or `None` when there is none to come: the client closed, or the process is ending
+/// and does not wait for one that has said nothing yet.
+async fn await_hello(local: &Local, socket: &Socket) -> io::Result<Option<u8>> {
+    let mut quit = pin!(local.worker.quit());
+    // Registered before looking, so that no wake-up is lost.
+    quit.as_mut().enable();
+    if local.worker.quitting() {
+        return Ok(None);
+    }
+    tokio::select! {
+        biased;
+        byte = first_byte(socket) => byte,
+        () = quit => Ok(None),
+    }
+}
+
+/// The first byte, left where it is; `None` when the client closed without one.
+async fn first_byte(socket: &Socket) -> io::Result<Option<u8>> {
+    use rustix::net::{RecvFlags, recv};
+    let mut byte = [0];
+    loop {
+        let peeked = match socket {
+            Socket::Tcp(stream) => {
+                stream.readable().await?;
+                stream.try_io(Interest::READABLE, || Ok(recv(stream, &mut byte, RecvFlags::PEEK)?.0))
+            }
+            Socket::Unix(stream) => {
+                stream.readable().await?;
+                stream.try_io(Interest::READABLE, || Ok(recv(stream, &mut byte, RecvFlags::PEEK)?.0))
+            }
+        };
+        match peeked {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(Some(byte[0])),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+async fn handshake<S>(
+    local: &Local,
+    bound: &Bound,
+    stream: S,
+) -> Result<(Box<TlsStream<S>>, TlsInfo, bool), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+    let Some(config) = choose(local, bound, &start.client_hello()) else {
+        let mut stream = start.io;
+        let _ = timeout(Duration::from_secs(1), stream.write_all(&UNRECOGNIZED_NAME)).await;
+        let _ = stream.shutdown().await;
+        return Err(Failure::Rejected);
+    };
+    let tls = start.into_stream(config).await?;
+    let session = tls.get_ref().1;
+    let info = info(session);
+    let h2 = session.alpn_protocol() == Some(b"h2");
+    Ok((Box::new(tls), info, h2))
+}
+
+/// A fatal `unrecognized_name` alert, in the clear as everything before the server's hello.
+const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 0x03, 0x03, 0, 2, 2, 112];
+
+/// The configuration of the server for the name that the client asks for; `None` when that server
+/// rejects handshakes. A server without certificates answers with the default server's.
+fn choose(local: &Local, bound: &Bound, hello: &ClientHello<'_>) -> Option<Arc<ServerConfig>> {
+    let servers = &local.generation.http.servers;
+    let default = &servers[bound.names.default].conf;
+    let server = match hello.server_name() {
+        Some(name) => &servers[bound.names.find(name.to_ascii_lowercase().as_bytes(), None)].conf,
+        None => default,
+    };
+    if *server.ssl.reject_handshake {
+        return None;
+    }
+    let tls = server.ssl.tls.as_ref().or(default.ssl.tls.as_ref())?;
+    Some(tls.config(bound.http2 || *server.http2.on).clone())
+}
+
+fn info(session: &ServerConnection) -> TlsInfo {
+    TlsInfo {
+        protocol: match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLSv1.3",
+        },
+        cipher: session.negotiated_cipher_suite().map_or("", |s| ciphers::name(s.suite())),
+        curve: session.negotiated_key_exchange_group().map_or("", |g| groups::name(g.name())),
+        alpn: match session.alpn_protocol() {
+            Some(b"h2") => "h2",
+            Some(b"http/1.1") => "http/1.1",
+            Some(b"http/1.0") => "http/1.0",
+            _ => "",
+        },
+        server_name: session.server_name().map(Arc::from),
+        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+    }
+}

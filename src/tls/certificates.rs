@@ -1,0 +1,128 @@
+//! Certificates and their keys: read from files, checked, chosen for a client.
+
+use super::sessions::Context;
+use crate::conf::values::os_error;
+use crate::conf::{At, ConfError, ConfResult};
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys, SignatureAlgorithm};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A certificate's or a key's file, and the directive that names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFile {
+    /// As written.
+    pub text: String,
+    /// Joined to the directory of the configuration.
+    pub path: PathBuf,
+    /// Where it stands.
+    pub at: At,
+}
+
+/// The certificates of a server, one for each kind of key.
+#[derive(Debug)]
+pub struct Certificates(Vec<Arc<CertifiedKey>>);
+
+impl Certificates {
+    /// Reads the pairs. The error names the file that is missing, broken, or does not match.
+    pub fn load(pairs: &[(NamedFile, NamedFile)], provider: &CryptoProvider) -> ConfResult<Certificates> {
+        let mut all = Vec::new();
+        for (certificate, key) in pairs {
+            all.push(Arc::new(load(certificate, key, provider)?));
+        }
+        // An ECDSA signature costs a tenth of an RSA one: where the client takes both, it is chosen.
+        all.sort_by_key(|pair: &Arc<CertifiedKey>| pair.key.algorithm() == SignatureAlgorithm::RSA);
+        Ok(Certificates(all))
+    }
+
+    /// The context of sessions under these certificates.
+    pub fn context(&self) -> Context {
+        // Clients are asked for no certificate yet; how they are asked belongs into the second part.
+        Context::of(self.0.iter().flat_map(|pair| pair.cert.iter()), b"")
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let fits = |pair: &&Arc<CertifiedKey>| pair.key.choose_scheme(hello.signature_schemes()).is_some();
+        // Where none fits, rustls finds the words for it.
+        self.0.iter().find(fits).or(self.0.first()).cloned()
+    }
+}
+
+fn load(certificate: &NamedFile, key: &NamedFile, provider: &CryptoProvider) -> ConfResult<CertifiedKey> {
+    let chain = chain(certificate)?;
+    let secret = private_key(key)?;
+    CertifiedKey::from_der(chain, secret, provider).map_err(|e| match e {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => ConfError::new(format!(
+            "SSL_CTX_use_PrivateKey(\"{}\") failed (key values mismatch)",
+            key.path.display()
+        ))
+        .hint(format!(
+            "this key does not belong to the first certificate in \"{}\"",
+            certificate.path.display()
+        ))
+        .at(&key.at),
+        Error::InvalidCertificate(e) => {
+            cannot("certificate", certificate, &format!("{e:?}")).hint("the first certificate cannot be read")
+        }
+        e => cannot("certificate key", key, &e.to_string())
+            .hint("keys are RSA of 2048 bits and more, ECDSA P-256, P-384 and P-521, Ed25519"),
+    })
+}
+
+fn chain(file: &NamedFile) -> ConfResult<Vec<CertificateDer<'static>>> {
+    let text = read("certificate", file)?;
+    let chain = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| cannot("certificate", file, &e.to_string()))?;
+    if chain.is_empty() {
+        let error = cannot("certificate", file, "no start line: Expecting: CERTIFICATE");
+        return Err(error.hint("the file must hold a certificate in PEM, the server's own first"));
+    }
+    Ok(chain)
+}
+
+fn private_key(file: &NamedFile) -> ConfResult<PrivateKeyDer<'static>> {
+    let text = read("certificate key", file)?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|e| {
+        let encrypted = memchr::memmem::find(&text, b"ENCRYPTED").is_some();
+        let hint = if encrypted {
+            "the key is encrypted; decrypt it, and let file permissions protect it"
+        } else {
+            "the file must hold an unencrypted private key in PEM"
+        };
+        cannot("certificate key", file, &e.to_string()).hint(hint)
+    })
+}
+
+fn read(what: &str, file: &NamedFile) -> ConfResult<Vec<u8>> {
+    std::fs::read(&file.path).map_err(|e| {
+        let reason = os_error(&e);
+        let error = cannot(what, file, &format!("fopen() failed ({reason})"));
+        match e.kind() {
+            std::io::ErrorKind::NotFound => error.hint(missing(&file.path)),
+            std::io::ErrorKind::PermissionDenied => {
+                error.hint("it is read by the process as it is started, not by \"user\": start it as root")
+            }
+            _ => error,
+        }
+    })
+}
+
+fn missing(path: &Path) -> String {
+    match path.parent() {
+        Some(directory) if !directory.exists() => {
+            format!("there is no directory {}; is it mounted?", directory.display())
+        }
+        _ => "there is no such file; relative paths begin at the configuration's directory".to_string(),
+    }
+}
+
+fn cannot(what: &str, file: &NamedFile, reason: &str) -> ConfError {
+    ConfError::new(format!("cannot load {what} \"{}\": {reason}", file.path.display())).at(&file.at)
+}

@@ -329,7 +329,10 @@ impl<'a> Site<'a> {
 impl Drop for Site<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("{}", String::from_utf8_lossy(&self.compose(&["logs"]).output().unwrap().stdout));
+            eprintln!(
+                "{}",
+                String::from_utf8_lossy(&self.compose(&["logs", "--tail", "12"]).output().unwrap().stdout)
+            );
         }
         let _ = self.compose(&["down", "--timeout", "1", "--volumes"]).output();
     }

@@ -4,6 +4,7 @@ use crate::conf::values::{flag, number_arg, one_of, size_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, NoteLevel};
 use crate::http::body::{Body, BodyError, BodyStream};
 use crate::http::date;
+use crate::http::filters;
 use crate::http::head::Version;
 use crate::http::regex::Regex;
 use crate::http::request::Request;
@@ -215,7 +216,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
     if !*conf.enable
         || !matches!(response.status, 200 | 403 | 404)
         || response.fields.get("content-encoding").is_some_and(|v| !v.is_empty())
-        || response.content_length().is_some_and(|n| n < *conf.min_length)
+        || filters::length(rq, response).is_some_and(|n| n < *conf.min_length)
         || !conf.types.has(response.content_type.as_ref())
         || response.tunnel.is_some()
     {
@@ -230,6 +231,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
     response.length = None;
     response.ranges = false;
     response.accept_ranges = false;
+    response.fields.remove("accept-ranges");
     weaken(&mut response.etag);
     let counts = Arc::new(Counts::default());
     rq.guards.push(Box::new(counts.clone()));

@@ -74,11 +74,7 @@ pub async fn find(
     path: &[u8],
     want: Want,
 ) -> Result<Found, Failure> {
-    let at_once = match cache {
-        Some(cache) => cache.find(path, want, policy, Wait::No),
-        None => load(path, want, Wait::No),
-    };
-    let stop = match at_once {
+    let stop = match find_now(cache, policy, path, want) {
         Ok(found) => return Ok(found),
         Err(Stop::Failed(failure)) => return Err(failure),
         Err(stop @ Stop::WouldWait) => stop,
@@ -93,6 +89,19 @@ pub async fn find(
         Stop::Failed(failure) => failure,
         Stop::WouldWait => Failure::of("open()", rustix::io::Errno::CANCELED),
     })
+}
+
+/// As [`find`], but says so when it would have to be waited for.
+pub fn find_now(
+    cache: Option<&Arc<FileCache>>,
+    policy: Policy,
+    path: &[u8],
+    want: Want,
+) -> Result<Found, Stop> {
+    match cache {
+        Some(cache) => cache.find(path, want, policy, Wait::No),
+        None => load(path, want, Wait::No),
+    }
 }
 
 /// Opens, looks and reads, without a cache.

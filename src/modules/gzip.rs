@@ -172,7 +172,9 @@ fn types(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 }
 
 fn gzip_proxied(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    let mut bits = 0;
+    // A second one adds to the first.
+    let set = b.loc().gzip.proxied.is_set();
+    let mut bits = if set { *b.loc().gzip.proxied } else { 0 };
     for word in &d.args {
         let Some((_, bit)) = proxied::WORDS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)) else {
             return Err(ConfError::new(format!("invalid value \"{word}\"")));
@@ -182,7 +184,8 @@ fn gzip_proxied(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         }
         bits |= bit;
     }
-    b.loc().gzip.proxied.set(bits)
+    b.loc().gzip.proxied.replace(bits);
+    Ok(())
 }
 
 fn disable(b: &mut Builder, d: &Directive) -> ConfResult<()> {

@@ -25,6 +25,8 @@ pub struct Conf {
 pub struct Added {
     name: Bytes,
     value: Template,
+    /// Whether the value is always the same.
+    constant: bool,
     /// Whether it is added whatever the status.
     always: bool,
 }
@@ -118,7 +120,8 @@ fn add_header(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     };
     let value = b.template(d.arg(1))?;
     let name = Bytes::copy_from_slice(d.arg(0).as_bytes());
-    b.loc().headers.added.edit().push(Arc::new(Added { name, value, always }));
+    let constant = value.constant().is_some();
+    b.loc().headers.added.edit().push(Arc::new(Added { name, value, constant, always }));
     Ok(())
 }
 
@@ -224,9 +227,14 @@ pub fn reads_response(loc: &crate::modules::LocConf) -> bool {
 }
 
 /// Adds what is configured to a response (ngx_http_headers_filter).
-pub fn apply(rq: &Request, response: &mut Response) {
-    let conf = &rq.loc().headers;
+pub fn apply(rq: &mut Request, response: &mut Response) {
+    let local = rq.local.clone();
+    let conf = &local.generation.http.levels[rq.level].conf.headers;
     let plain = is_plain(response.status);
+    // Values may ask for the status and the fields of this very response.
+    if matches!(*conf.expires, Expires::Variable { .. }) || conf.added.iter().any(|a| !a.constant) {
+        crate::http::h1::record(rq, response);
+    }
     if plain {
         set_expires(rq, &conf.expires, response);
     }

@@ -17,7 +17,6 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     // First, so that what follows knows an error page for what it is.
     if let Some(status) = rq.status_override.take() {
         response.status = status;
-        response.reason = None;
     }
     for (name, value) in rq.carried.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"content-type")) {
         response.fields.add(name.clone(), value.clone());
@@ -162,7 +161,6 @@ fn matches_tag(list: &[u8], etag: Option<&[u8]>, weak: bool) -> bool {
 
 fn not_modified(response: &mut Response) {
     response.status = 304;
-    response.reason = None;
     response.content_type = None;
     response.length = None;
     response.ranges = false;

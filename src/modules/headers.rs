@@ -223,18 +223,14 @@ fn is_plain(status: u16) -> bool {
 
 /// Whether a value that is added may depend on the response, so that the response must be known first.
 pub fn reads_response(loc: &crate::modules::LocConf) -> bool {
-    loc.headers.added.iter().any(|a| a.value.constant().is_none())
+    let conf = &loc.headers;
+    matches!(*conf.expires, Expires::Variable { .. }) || conf.added.iter().any(|a| !a.constant)
 }
 
 /// Adds what is configured to a response (ngx_http_headers_filter).
-pub fn apply(rq: &mut Request, response: &mut Response) {
-    let local = rq.local.clone();
-    let conf = &local.generation.http.levels[rq.level].conf.headers;
+pub fn apply(rq: &Request, response: &mut Response) {
+    let conf = &rq.loc().headers;
     let plain = is_plain(response.status);
-    // Values may ask for the status and the fields of this very response.
-    if matches!(*conf.expires, Expires::Variable { .. }) || conf.added.iter().any(|a| !a.constant) {
-        crate::http::h1::record(rq, response);
-    }
     if plain {
         set_expires(rq, &conf.expires, response);
     }

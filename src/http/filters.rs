@@ -13,6 +13,7 @@ use bytes::Bytes;
 use std::io::Write;
 
 /// Runs the filters. A refusal (412) takes the response's place: `error_page` applies to it.
+#[allow(clippy::result_large_err, reason = "it is rare, and taken apart at once")]
 pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> {
     // First, so that what follows knows an error page for what it is.
     if let Some(status) = rq.status_override.take() {

@@ -12,7 +12,7 @@
 use super::CacheStatus;
 use super::entry::Entry;
 use super::fill::{Fill, Reader, Told, failure};
-use super::filler::{self, Job, Outcome, Question, Upstream, serves_on_failure, serves_on_status};
+use super::filler::{self, Job, Outcome, Question, Upstream, serves_on_failure};
 use super::key::Key;
 use super::policy::Policy;
 use super::zone::{Begun, Found, Zone};
@@ -199,14 +199,14 @@ impl<V: Viewer> Visit<'_, V> {
                     let other = self.ask.key.variant(vary.variant_for(self.viewer.head()));
                     if other.hash == slot.hash { Waited::Alone } else { Waited::Again(Some(other)) }
                 }
-                _ => hit(Ok(reader.answer(&opening))),
+                _ => hit(Ok(reader.with_parts().answer(&opening))),
             },
             Told::Entry(entry) => match &entry.vary {
                 Some(vary) if !vary.suits(self.viewer.head()) => Waited::Again(None),
                 _ => hit(entry.answer()),
             },
             Told::Alone(status) => match stale {
-                Some(entry) if serves_on_status(policy, entry, status, now) => fall_back(entry),
+                Some(entry) if policy.stale.on_status(status) => fall_back(entry),
                 _ => Waited::Alone,
             },
             Told::Failed(status, kind, why) => match stale {
@@ -333,7 +333,7 @@ impl<V: Viewer> Visit<'_, V> {
         stale: Option<Arc<Entry>>,
     ) -> Served {
         match stale {
-            Some(entry) if serves_on_status(&self.ask.policy, &entry, answer.status, Instant::now()) => {
+            Some(entry) if self.ask.policy.stale.on_status(answer.status) => {
                 let attempts = answer.attempts;
                 let result = entry.answer().map(|answer| Answer { attempts, ..answer });
                 Served { status: CacheStatus::Stale, result }

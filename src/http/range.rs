@@ -39,6 +39,7 @@ pub fn apply(rq: &Request, response: &mut Response) -> Result<(), Unsatisfiable>
         Some(Parsed::Ranges(ranges)) => ranges,
     };
     response.status = 206;
+    response.reason = None;
     response.accept_ranges = false;
     match ranges.as_slice() {
         [range] => single(rq, response, range.clone(), length),

@@ -54,6 +54,14 @@ pub enum Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abandoned;
 
+/// Where a filler runs; it must not end while somebody reads what the filler receives.
+pub trait Home: Send + Sync {
+    /// One more reads.
+    fn hold(&self);
+    /// One less reads.
+    fn release(&self);
+}
+
 /// A growing answer.
 pub struct Fill {
     /// The text of the key it is for.
@@ -63,6 +71,7 @@ pub struct Fill {
     state: Mutex<State>,
     /// Wakes the filler of a passing fill when there may be room.
     room: Notify,
+    home: Option<Arc<dyn Home>>,
 }
 
 #[derive(Default)]
@@ -87,14 +96,15 @@ struct Place {
 }
 
 impl Fill {
-    /// A fill for the key with this text.
-    pub fn new(key: Bytes) -> Arc<Fill> {
+    /// A fill for the key with this text, whose filler runs at `home`.
+    pub fn new(key: Bytes, home: Option<Arc<dyn Home>>) -> Arc<Fill> {
         Arc::new(Fill {
             key,
             started: Instant::now(),
             told: watch::Sender::new(None),
             state: Mutex::default(),
             room: Notify::new(),
+            home,
         })
     }
 
@@ -121,13 +131,21 @@ impl Fill {
             return None;
         }
         let id = state.seat(0, true);
-        Some(Reader { fill: self.clone(), id, at: 0, end: u64::MAX, parts: false })
+        drop(state);
+        Some(self.reader(id, 0..u64::MAX))
     }
 
     /// A reader of `range`. A passing fill does not wait for it: several such are read one after the
     /// other, and would wait for each other.
     fn join_part(self: &Arc<Fill>, range: Range<u64>) -> Reader {
         let id = self.state.lock().seat(range.start, false);
+        self.reader(id, range)
+    }
+
+    fn reader(self: &Arc<Fill>, id: usize, range: Range<u64>) -> Reader {
+        if let Some(home) = &self.home {
+            home.hold();
+        }
         Reader { fill: self.clone(), id, at: range.start, end: range.end, parts: false }
     }
 
@@ -331,6 +349,9 @@ impl Drop for Reader {
         state.vacant.push(self.id);
         drop(state);
         self.fill.room.notify_one();
+        if let Some(home) = &self.fill.home {
+            home.release();
+        }
     }
 }
 

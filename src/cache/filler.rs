@@ -315,7 +315,7 @@ impl Drop for Filler {
         // Only if the task was ended from outside, or fell, has nobody been told yet.
         zone.leave(slot, fill);
         let why = "the fill was interrupted";
-        fill.tell(Told::Failed(502, FailureKind::Error, why.into()));
+        fill.tell(Told::Failed(502, FailureKind::Internal, why.into()));
         fill.finish(Err(why.into()));
     }
 }

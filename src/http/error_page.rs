@@ -13,7 +13,11 @@ pub fn choose(rq: &mut Request, response: Response) -> Flow {
     let status = response.status;
     // To these nginx says nothing at all.
     if matches!(status, 0 | 408 | 444 | 499) {
-        return Flow::Respond(Response { status: if status == 0 { 444 } else { status }, silent: true, ..Response::default() });
+        return Flow::Respond(Response {
+            status: if status == 0 { 444 } else { status },
+            silent: true,
+            ..Response::default()
+        });
     }
     // After these the connection's framing cannot be trusted.
     if matches!(status, 400 | 413 | 414 | 494 | 495 | 496 | 497 | 500 | 501) {

@@ -137,11 +137,8 @@ fn accel_limits(rq: &mut Request, fields: &Fields, answer: &mut Answer) {
 fn rewrite_redirect(rq: &Request, conf: &Conf, name: &str, value: &Bytes) -> Option<Bytes> {
     let rules = conf.redirects.as_ref()?;
     // Of `Refresh: 5; url=…` only the address is rewritten.
-    let start = if name == "refresh" {
-        memchr::memmem::find(&value.to_ascii_lowercase(), b"url=")? + 4
-    } else {
-        0
-    };
+    let start =
+        if name == "refresh" { memchr::memmem::find(&value.to_ascii_lowercase(), b"url=")? + 4 } else { 0 };
     for rule in rules {
         let subject = &value[start..];
         match rule {

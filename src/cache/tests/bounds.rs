@@ -115,7 +115,7 @@ async fn a_reader_that_leaves_frees_the_others_of_its_pace() {
 async fn what_passes_ends_when_nobody_reads_it() {
     let mut site = Site::sized(8 * MEGABYTE);
     let first = site.get("/live.flv");
-    let taken = endless(site.call().await, u64::MAX);
+    let taken = endless(site.call().await, 1024);
     drop(first.await.unwrap().result.unwrap());
     site.idle().await;
     assert!(taken.load(Ordering::Relaxed) <= 2 * MEGABYTE + WINDOW);

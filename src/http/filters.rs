@@ -162,6 +162,7 @@ fn matches_tag(list: &[u8], etag: Option<&[u8]>, weak: bool) -> bool {
 
 fn not_modified(response: &mut Response) {
     response.status = 304;
+    response.reason = None;
     response.content_type = None;
     response.length = None;
     response.ranges = false;

@@ -40,6 +40,7 @@ pub fn apply(rq: &Request, response: &mut Response) -> Result<(), Unsatisfiable>
         Some(Parsed::Ranges(ranges)) => ranges,
     };
     response.status = 206;
+    response.reason = None;
     response.accept_ranges = false;
     response.fields.remove("accept-ranges");
     match ranges.as_slice() {

@@ -131,6 +131,7 @@ impl Entry {
                 pieces => Body::Pieces(pieces.iter().cloned().collect()),
             },
             ranges: takes_ranges(&self.fields),
+            kept: true,
             tunnel: None,
             attempts: Vec::new(),
         })

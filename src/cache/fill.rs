@@ -294,6 +294,7 @@ impl Reader {
             length: opening.length,
             body: Body::Stream(Box::new(self)),
             ranges: takes_ranges(&opening.fields),
+            kept: true,
             tunnel: None,
             attempts: Vec::new(),
         }

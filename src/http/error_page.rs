@@ -39,7 +39,10 @@ pub fn choose(rq: &mut Request, response: Response) -> Flow {
 }
 
 fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
-    // What the error said of itself stays with it: the challenge of a 401, the location of a 3xx.
+    // What the error said of itself stays with it: the challenge of a 401, the length of a 416.
+    for (name, value) in response.fields.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"location")) {
+        rq.carried.add(name.clone(), value.clone());
+    }
     rq.status_override = match page.overwrite {
         None => Some(response.status),
         Some(0) => None,
@@ -77,7 +80,10 @@ fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
 pub fn built_in(rq: &mut Request, mut response: Response) -> Response {
     rq.status_override = None;
     let tokens = *rq.loc().core.server_tokens;
-    let (wire, page) = page(response.status, tokens);
+    let (wire, mut page) = page(response.status, tokens);
+    if wire >= 400 && !page.is_empty() && pads(rq) {
+        page = [&page[..], PADDING.repeat(6).as_bytes()].concat().into();
+    }
     response.status = wire;
     response.length = Some(page.len() as u64);
     if !page.is_empty() {
@@ -86,6 +92,18 @@ pub fn built_in(rq: &mut Request, mut response: Response) -> Response {
     }
     response
 }
+
+/// Browsers that show a page of their own in place of a short one (`msie_padding`).
+fn pads(rq: &Request) -> bool {
+    let agent = rq.head.get("user-agent").unwrap_or_default();
+    let holds = |what: &[u8]| memchr::memmem::find(agent, what).is_some();
+    *rq.loc().core.msie_padding
+        && rq.version() > crate::http::Version::Http09
+        && (holds(b"Chrome/") || holds(b"MSIE "))
+        && !holds(b"Opera")
+}
+
+const PADDING: &str = "<!-- a padding to disable MSIE and Chrome friendly error page -->\r\n";
 
 /// The status for the wire and nginx's page for it; empty for a status that has none.
 pub fn page(status: u16, tokens: bool) -> (u16, Bytes) {

@@ -39,7 +39,14 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     if let Err(refusal) = range::apply(rq, response) {
         let has_page = rq.loc().core.error_pages.iter().any(|p| p.statuses.contains(&416));
         if has_page && !rq.in_error_page {
-            return Err(Response::new(416));
+            // What was said of the body stays with the page in its place, as in nginx.
+            let mut page = Response::new(416);
+            page.fields = std::mem::take(&mut response.fields);
+            page.fields.set("Content-Range", format!("bytes */{}", refusal.length));
+            if let Some(etag) = response.etag.take() {
+                page.fields.add_static("ETag", etag);
+            }
+            return Err(page);
         }
         unsatisfiable(rq, response, &refusal);
     }

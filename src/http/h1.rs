@@ -637,9 +637,7 @@ async fn send(
                 let length = piece.len() as u64;
                 body_bytes += length;
                 if plan.chunked {
-                    out.push(Bytes::from(format!("{length:x}\r\n")));
-                    out.push(piece);
-                    out.push(Bytes::from_static(b"\r\n"));
+                    out.push_chunk(piece);
                 } else {
                     out.push(piece);
                 }
@@ -656,6 +654,7 @@ async fn send(
                 return Err(BodyError::Upstream(format!("body of {length} bytes ended after {body_bytes}")));
             }
             if plan.chunked {
+                out.close_chunk();
                 out.push(Bytes::from_static(b"0\r\n\r\n"));
             }
         }
@@ -712,6 +711,9 @@ async fn next_piece(
 /// Bytes on their way to the client.
 struct Outgoing {
     queue: VecDeque<Bytes>,
+    /// Pieces that will be one chunk.
+    chunk: VecDeque<Bytes>,
+    chunk_bytes: usize,
     queued: usize,
     written: u64,
     timeout: Duration,
@@ -726,6 +728,8 @@ impl Outgoing {
     fn new(timeout: Duration, ahead_limit: usize) -> Outgoing {
         Outgoing {
             queue: VecDeque::new(),
+            chunk: VecDeque::new(),
+            chunk_bytes: 0,
             queued: 0,
             written: 0,
             timeout,
@@ -739,6 +743,25 @@ impl Outgoing {
         if !bytes.is_empty() {
             self.queued += bytes.len();
             self.queue.push_back(bytes);
+        }
+    }
+
+    /// Adds a piece to the chunk that the next write will send: one chunk for what is at hand.
+    fn push_chunk(&mut self, piece: Bytes) {
+        self.queued += piece.len();
+        self.chunk_bytes += piece.len();
+        self.chunk.push_back(piece);
+    }
+
+    fn close_chunk(&mut self) {
+        let bytes = std::mem::take(&mut self.chunk_bytes);
+        if bytes > 0 {
+            self.queued -= bytes;
+            self.push(Bytes::from(format!("{bytes:x}\r\n")));
+            while let Some(piece) = self.chunk.pop_front() {
+                self.push(piece);
+            }
+            self.push(Bytes::from_static(b"\r\n"));
         }
     }
 
@@ -779,6 +802,7 @@ impl Outgoing {
 
     /// Writes everything; each write has `send_timeout`.
     async fn write(&mut self, io: &mut Io, body: &mut Body) -> Result<(), BodyError> {
+        self.close_chunk();
         while !self.queue.is_empty() {
             let n = timeout(self.timeout, self.write_some(io, body))
                 .await

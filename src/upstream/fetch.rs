@@ -322,6 +322,7 @@ impl Plan {
             length: head.length,
             body: Body::Empty,
             ranges: false,
+            kept: false,
             tunnel: None,
             attempts,
         };

@@ -72,6 +72,9 @@ pub struct Answer {
     pub body: Body,
     /// Whether ranges may be cut from it: it is whole, and from the cache or about to be.
     pub ranges: bool,
+    /// Whether it comes from the cache or is about to be kept there: the client's conditions are then
+    /// ours to answer.
+    pub kept: bool,
     /// A protocol switch.
     pub tunnel: Option<Box<dyn Tunnel>>,
     /// The attempts it took.

@@ -65,7 +65,17 @@ impl Call {
         }
         let attempts = vec![Attempt { status, ..Attempt::default() }];
         let reason = Bytes::from_static(b"OK");
-        let answer = Answer { status, reason, fields, length, body, ranges: false, tunnel: None, attempts };
+        let answer = Answer {
+            status,
+            reason,
+            fields,
+            length,
+            body,
+            ranges: false,
+            kept: false,
+            tunnel: None,
+            attempts,
+        };
         assert!(self.reply.send(Ok(answer)).is_ok(), "nobody awaits the answer");
     }
 

@@ -164,6 +164,8 @@ settings! {
         inherit max_ranges: Option<u64> = None,
         /// Whether a missing file is logged.
         inherit log_not_found: bool = true,
+        /// Whether pages are padded for browsers that hide short ones.
+        inherit msie_padding: bool = true,
         /// Whether chunked responses may be sent.
         inherit chunked_transfer_encoding: bool = true,
         /// Whether one of several access checks is enough.
@@ -501,7 +503,14 @@ pub const COMMANDS: &[Command] = &[
     Command::no_effect("types_hash_bucket_size", TABLES),
     Command::no_effect("variables_hash_max_size", TABLES),
     Command::no_effect("variables_hash_bucket_size", TABLES),
-    Command::no_effect("msie_padding", "the browser it was for is gone"),
+    Command::works(
+        "msie_padding",
+        |b, d| {
+            let v = flag(d)?;
+            b.loc().core.msie_padding.set(v)
+        },
+        "whether pages are padded for browsers that hide short ones",
+    ),
     Command::no_effect("msie_refresh", "the browser it was for is gone"),
 ];
 

@@ -48,7 +48,7 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     }
     let mut response = response(rq, conf, status, &fields);
     response.reason = Some((status, std::mem::take(&mut answer.reason)));
-    response.unconditional = !answer.ranges;
+    response.unconditional = !answer.kept;
     response.length = answer.length;
     if answer.tunnel.is_some() {
         response.tunnel = answer.tunnel;

@@ -20,7 +20,11 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
         response.status = status;
     }
     for (name, value) in rq.carried.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"content-type")) {
-        response.fields.add(name.clone(), value.clone());
+        if name.eq_ignore_ascii_case(b"etag") {
+            response.etag.get_or_insert_with(|| value.clone());
+        } else {
+            response.fields.add(name.clone(), value.clone());
+        }
     }
     if response.status == 200 && !response.unconditional {
         match check(rq, response) {
@@ -39,6 +43,13 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     if let Err(refusal) = range::apply(rq, response) {
         let has_page = rq.loc().core.error_pages.iter().any(|p| p.statuses.contains(&416));
         if has_page && !rq.in_error_page {
+            // What was added so far stays with the answer, whoever gives it.
+            rq.carried = std::mem::take(&mut response.fields);
+            rq.carried.remove("accept-ranges");
+            rq.carried.set("Content-Range", format!("bytes */{}", refusal.length));
+            if let Some(etag) = response.etag.take() {
+                rq.carried.set("ETag", etag);
+            }
             return Err(Response::new(416));
         }
         unsatisfiable(rq, response, &refusal);

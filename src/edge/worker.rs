@@ -99,10 +99,13 @@ impl Handle {
     }
 }
 
+/// Room for the deepest way of a request; a page is only taken when it is touched.
+const STACK: usize = 8 << 20;
+
 /// Starts a worker thread. It takes `identity` before anything else.
 pub fn start(edge: Arc<Edge>, index: usize, identity: Option<Identity>) -> io::Result<Handle> {
     let (orders, inbox) = mpsc::unbounded_channel();
-    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
         if let Some(identity) = identity
             && let Err(e) = identity.assume()
         {

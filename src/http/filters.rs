@@ -20,7 +20,11 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
         response.status = status;
     }
     for (name, value) in rq.carried.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"content-type")) {
-        response.fields.add(name.clone(), value.clone());
+        if name.eq_ignore_ascii_case(b"etag") {
+            response.etag.get_or_insert_with(|| value.clone());
+        } else {
+            response.fields.add(name.clone(), value.clone());
+        }
     }
     if response.status == 200 && !response.unconditional {
         match check(rq, response) {
@@ -33,8 +37,9 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     if headers::reads_response(rq.loc()) {
         super::h1::record(rq, response);
     }
-    headers::apply(rq, response);
+    // Before fields are added: a `Location` among them is sent as it is written.
     complete_location(rq, response);
+    headers::apply(rq, response);
     gzip::apply(rq, response);
     if let Err(refusal) = range::apply(rq, response) {
         let has_page = rq.loc().core.error_pages.iter().any(|p| p.statuses.contains(&416));

@@ -32,7 +32,7 @@ Options:
   -c filename   : set configuration file (default: /etc/nginx/nginx.conf)
   -g directives : set global directives out of configuration file
   --demo        : start the embedded demonstration site too (127.0.0.1:8099,
-                  or the address in EDGEWATER_DEMO)
+                  or the address in EDGEWATER_DEMO), in the foreground
 
 ";
 
@@ -173,7 +173,7 @@ fn options(args: &Args) -> Options {
         Some(path) => Target::File(log_file::at(&prefix.join(path))),
         None => Target::File(log_file::at(Path::new(ERROR_LOG))),
     };
-    Options { prefix, file, globals: args.globals.clone(), error_log }
+    Options { prefix, file, globals: args.globals.clone(), error_log, foreground: args.demo }
 }
 
 fn fail(args: &Args, options: &Options, e: &ConfError) -> i32 {

@@ -27,11 +27,14 @@ pub struct Options {
     pub globals: String,
     /// `-e`, or the default error log.
     pub error_log: Target,
+    /// Whether to stay in the foreground whatever the configuration says: a thread was started that
+    /// would not survive going to the background.
+    pub foreground: bool,
 }
 
 /// Runs until told to end. Returns after a graceful or a fast end.
 pub fn run(options: &Options, config: Config) -> ConfResult<()> {
-    let daemon = *config.main.daemon;
+    let daemon = *config.main.daemon && !options.foreground;
     let pid_path = (*config.main.pid).clone().unwrap_or_else(|| PathBuf::from(pid_file::DEFAULT));
     let identity = config.main.user.as_ref().and_then(|(u, g)| Identity::of(u, g.as_deref()));
     let count = config.main.workers.unwrap_or_else(cores);
@@ -96,8 +99,9 @@ fn raise_descriptors(wanted: Option<u64>) {
             Rlimit { current: Some(wanted), maximum: Some(wanted.max(now.maximum.unwrap_or(wanted))) };
         if let Err(e) = setrlimit(Resource::Nofile, limit) {
             log(Level::Alert, format_args!("setrlimit(RLIMIT_NOFILE, {wanted}) failed ({e})"));
+        } else {
+            return;
         }
-        return;
     }
     let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
 }

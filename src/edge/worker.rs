@@ -105,15 +105,16 @@ const STACK: usize = 8 << 20;
 /// Starts a worker thread. It takes `identity` before anything else.
 pub fn start(edge: Arc<Edge>, index: usize, identity: Option<Identity>) -> io::Result<Handle> {
     let (orders, inbox) = mpsc::unbounded_channel();
-    let thread = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
-        if let Some(identity) = identity
-            && let Err(e) = identity.assume()
-        {
-            log(Level::Emerg, format_args!("setuid() of worker {index} failed: {e}"));
-            std::process::exit(2);
-        }
-        run(edge, index, inbox);
-    })?;
+    let thread =
+        std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK).spawn(move || {
+            if let Some(identity) = identity
+                && let Err(e) = identity.assume()
+            {
+                log(Level::Emerg, format_args!("setuid() of worker {index} failed: {e}"));
+                std::process::exit(2);
+            }
+            run(edge, index, inbox);
+        })?;
     Ok(Handle { orders, thread: Some(thread) })
 }
 

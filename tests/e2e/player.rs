@@ -57,7 +57,8 @@ async fn the_demo_plays_in_chromium() {
     let outcome = browser.run_async(TEN_SECONDS_PLAYED);
     fs::write(screenshot_path(), browser.screenshot()).unwrap();
     let console = browser.console();
-    assert_eq!(outcome, json!("played"), "console: {console:#?}");
+    let log = fs::read_to_string(&demo.log).unwrap_or_default();
+    assert_eq!(outcome, json!("played"), "console: {console:#?}\naccess log:\n{log}");
 
     let colours = browser.run(COLOURS_SEEN).as_u64().unwrap();
     assert!(colours > 4, "only {colours} colours in the picture");
@@ -87,6 +88,8 @@ fn the_page_reached_all_of_the_site(browser: &Browser) {
 /// The demo as `make demo` starts it, on other ports.
 struct Demo {
     address: SocketAddr,
+    /// The access log, which tells what the browser asked for.
+    log: std::path::PathBuf,
     /// Ended when this is dropped, in this order.
     _running: (Box<dyn Any>, Box<dyn Any>),
 }
@@ -114,7 +117,8 @@ impl Demo {
             async { tokio::net::TcpStream::connect(address).await.ok() }
         })
         .await;
-        Demo { address, _running: (Box::new(edge), Box::new(prepared)) }
+        let log = prepared.prefix().join("logs/access.log");
+        Demo { address, log, _running: (Box::new(edge), Box::new(prepared)) }
     }
 
     async fn behind_nginx() -> Demo {
@@ -125,7 +129,8 @@ impl Demo {
             .swap("listen 8443      ssl;", "listen 8443 ssl http2;")
             .start()
             .await;
-        Demo { address: edge.addr(8443), _running: (Box::new(edge), Box::new(site)) }
+        let log = edge.prefix().join("logs/access.log");
+        Demo { address: edge.addr(8443), log, _running: (Box::new(edge), Box::new(site)) }
     }
 }
 

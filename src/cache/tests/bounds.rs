@@ -199,3 +199,37 @@ async fn parts_are_cut_from_what_grows_and_fail_when_it_is_no_longer_held() {
     assert_eq!(body.collect(usize::MAX).await.unwrap().unwrap().len() as u64, 10 + 64 * PIECE);
     assert!(early.next().await.unwrap().is_err());
 }
+
+#[tokio::test]
+async fn what_is_kept_and_what_is_still_read_are_the_same_memory() {
+    let mut site = Site::new();
+    let slow = site.get("/a");
+    let pieces = site.call().await.open(200, &[], None);
+    for text in ["in ", "several ", "pieces"] {
+        pieces.send(Ok(Bytes::from_static(text.as_bytes()))).unwrap();
+    }
+    drop(pieces);
+    let mut slow = slow.await.unwrap().result.unwrap().body;
+    site.idle().await;
+    let Body::Bytes(kept) = site.get("/a").await.unwrap().result.unwrap().body else {
+        panic!("a small body is kept in one piece");
+    };
+    let read = slow.next().await.unwrap().unwrap();
+    assert_eq!((read.as_ptr(), read.len()), (kept.as_ptr(), kept.len()));
+}
+
+#[tokio::test]
+async fn what_was_kept_a_moment_ago_is_not_asked_for_again() {
+    let mut site = Site::new();
+    site.kept("/a", &[], "new").await;
+    let key = Key::new(Bytes::from_static(b"/a"));
+    let patience = Duration::from_secs(5);
+    let new = || super::super::fill::Fill::new(Bytes::new(), None);
+    let kept = site.zone.store.get(&key).unwrap();
+    // One who saw nothing there, and one who saw something older, look again.
+    use super::super::zone::Begun;
+    let older = Arc::new(kept.refreshed(kept.times));
+    assert!(matches!(site.zone.begin(&key, patience, None, new), Begun::Changed));
+    assert!(matches!(site.zone.begin(&key, patience, Some(&older), new), Begun::Changed));
+    assert!(matches!(site.zone.begin(&key, patience, Some(&kept), new), Begun::Started(_)));
+}

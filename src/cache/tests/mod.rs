@@ -230,7 +230,8 @@ async fn whole(answer: Answer) -> Result<String, BodyError> {
 
 /// What a request came to: how the cache answered, status, body.
 async fn text(request: JoinHandle<Served>) -> (CacheStatus, u16, String) {
-    let Served { status, result } = request.await.unwrap();
+    let served = tokio::time::timeout(Duration::from_secs(30), request).await;
+    let Served { status, result } = served.expect("the request waits in vain").unwrap();
     let answer = result.unwrap();
     let code = answer.status;
     (status, code, whole(answer).await.unwrap())

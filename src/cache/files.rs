@@ -74,11 +74,7 @@ pub async fn find(
     path: &[u8],
     want: Want,
 ) -> Result<Found, Failure> {
-    let at_once = match cache {
-        Some(cache) => cache.find(path, want, policy, Wait::No),
-        None => load(path, want, Wait::No),
-    };
-    let stop = match at_once {
+    let stop = match find_now(cache, policy, path, want) {
         Ok(found) => return Ok(found),
         Err(Stop::Failed(failure)) => return Err(failure),
         Err(stop @ Stop::WouldWait) => stop,
@@ -93,6 +89,19 @@ pub async fn find(
         Stop::Failed(failure) => failure,
         Stop::WouldWait => Failure::of("open()", rustix::io::Errno::CANCELED),
     })
+}
+
+/// As [`find`], but says so when it would have to be waited for.
+pub fn find_now(
+    cache: Option<&Arc<FileCache>>,
+    policy: Policy,
+    path: &[u8],
+    want: Want,
+) -> Result<Found, Stop> {
+    match cache {
+        Some(cache) => cache.find(path, want, policy, Wait::No),
+        None => load(path, want, Wait::No),
+    }
 }
 
 /// Opens, looks and reads, without a cache.
@@ -183,7 +192,7 @@ impl FileCache {
         };
         let age = self.now().saturating_sub(entry.checked.load(Ordering::Relaxed));
         let believed = u128::from(age) < policy.valid.as_millis();
-        if let Some(result) = self.held(&entry, path, believed, want, wait) {
+        if let Some(result) = self.held(&entry, path, believed, want, policy, wait) {
             entry.use_once(policy.min_uses);
             return result;
         }
@@ -198,6 +207,7 @@ impl FileCache {
         path: &[u8],
         believed: bool,
         want: Want,
+        policy: Policy,
         wait: Wait,
     ) -> Option<Result<Found, Stop>> {
         let held = match entry.found {
@@ -209,8 +219,11 @@ impl FileCache {
         if !believed {
             match stat(path, wait) {
                 Ok(is) if is == held => entry.checked.store(self.now(), Ordering::Relaxed),
-                Err(Stop::WouldWait) => return Some(Err(Stop::WouldWait)),
-                _ => return None,
+                Ok(_) => return None,
+                Err(stop) => {
+                    self.hold_failure(path, stop, policy, entry.uses.load(Ordering::Relaxed));
+                    return Some(Err(stop));
+                }
             }
         }
         let content = match (want, content) {
@@ -254,19 +267,31 @@ impl FileCache {
         (self.kept.fetch_add(length, Ordering::Relaxed) + length <= KEPT).then_some(kept)
     }
 
+    /// Holds a failure, or forgets the file.
+    fn hold_failure(&self, path: &[u8], stop: Stop, policy: Policy, uses: u32) {
+        match stop {
+            Stop::WouldWait => {}
+            Stop::Failed(failure) if policy.errors => {
+                // What is held of a failure is told as one of opening, as in nginx.
+                let failure = Failure { call: "open()", ..failure };
+                let entry = Entry::new(Err(failure), self.now(), uses.saturating_add(1));
+                self.entries.insert(Bytes::copy_from_slice(path), Arc::new(entry));
+            }
+            Stop::Failed(_) => self.entries.invalidate(path),
+        }
+    }
+
     /// Opens the file, or looks at it, and holds what was found; `uses` were counted before.
     fn load(&self, path: &[u8], want: Want, policy: Policy, wait: Wait, uses: u32) -> Result<Found, Stop> {
         let now = self.now();
         for _ in 0..ATTEMPTS {
             let loaded = load(path, want.min(Want::Open), wait);
             let entry = match &loaded {
-                Err(Stop::WouldWait) => return loaded,
-                Err(Stop::Failed(_)) if !policy.errors => {
-                    self.entries.invalidate(path);
+                Ok(found) => Entry::new(Ok(found.stat), now, uses),
+                Err(stop) => {
+                    self.hold_failure(path, *stop, policy, uses);
                     return loaded;
                 }
-                Err(Stop::Failed(failure)) => Entry::new(Err(*failure), now, uses),
-                Ok(found) => Entry::new(Ok(found.stat), now, uses),
             };
             entry.use_once(policy.min_uses);
             let found = match loaded {
@@ -362,7 +387,11 @@ mod tests {
         assert!(matches!(gone, Stop::Failed(f) if f.is_missing()));
         write(&path, "back");
         let held = cache.find(path.as_os_str().as_bytes(), Want::Content, FOREVER, Wait::Yes).unwrap_err();
-        assert_eq!(held, gone, "failures are held");
+        let words = |stop| match stop {
+            Stop::Failed(f) => (f.errno, f.call),
+            Stop::WouldWait => panic!(),
+        };
+        assert_eq!((words(gone), words(held)), ((2, "stat()"), (2, "open()")), "failures are held");
         assert_eq!(get(&cache, &path, NEVER), "back");
     }
 

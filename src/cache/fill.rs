@@ -13,6 +13,7 @@ use crate::upstream::{Answer, Failure, FailureKind};
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio::sync::{Notify, watch};
@@ -53,6 +54,14 @@ pub enum Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abandoned;
 
+/// Where a filler runs; it must not end while somebody reads what the filler receives.
+pub trait Home: Send + Sync {
+    /// One more reads.
+    fn hold(&self);
+    /// One less reads.
+    fn release(&self);
+}
+
 /// A growing answer.
 pub struct Fill {
     /// The text of the key it is for.
@@ -62,6 +71,7 @@ pub struct Fill {
     state: Mutex<State>,
     /// Wakes the filler of a passing fill when there may be room.
     room: Notify,
+    home: Option<Arc<dyn Home>>,
 }
 
 #[derive(Default)]
@@ -80,18 +90,21 @@ struct State {
 /// Where a reader is, and what wakes it when it waits.
 struct Place {
     at: u64,
+    /// Whether a passing fill waits for it.
+    awaited: bool,
     waker: Option<Waker>,
 }
 
 impl Fill {
-    /// A fill for the key with this text.
-    pub fn new(key: Bytes) -> Arc<Fill> {
+    /// A fill for the key with this text, whose filler runs at `home`.
+    pub fn new(key: Bytes, home: Option<Arc<dyn Home>>) -> Arc<Fill> {
         Arc::new(Fill {
             key,
             started: Instant::now(),
             told: watch::Sender::new(None),
             state: Mutex::default(),
             room: Notify::new(),
+            home,
         })
     }
 
@@ -117,18 +130,23 @@ impl Fill {
         if state.start > 0 {
             return None;
         }
-        let place = Some(Place { at: 0, waker: None });
-        let id = match state.vacant.pop() {
-            Some(id) => {
-                state.readers[id] = place;
-                id
-            }
-            None => {
-                state.readers.push(place);
-                state.readers.len() - 1
-            }
-        };
-        Some(Reader { fill: self.clone(), id, at: 0 })
+        let id = state.seat(0, true);
+        drop(state);
+        Some(self.reader(id, 0..u64::MAX))
+    }
+
+    /// A reader of `range`. A passing fill does not wait for it: several such are read one after the
+    /// other, and would wait for each other.
+    fn join_part(self: &Arc<Fill>, range: Range<u64>) -> Reader {
+        let id = self.state.lock().seat(range.start, false);
+        self.reader(id, range)
+    }
+
+    fn reader(self: &Arc<Fill>, id: usize, range: Range<u64>) -> Reader {
+        if let Some(home) = &self.home {
+            home.hold();
+        }
+        Reader { fill: self.clone(), id, at: range.start, end: range.end, parts: false }
     }
 
     /// From now on what was read by all is forgotten: the answer is too large to be kept.
@@ -196,13 +214,28 @@ impl Fill {
 }
 
 impl State {
+    fn seat(&mut self, at: u64, awaited: bool) -> usize {
+        let place = Some(Place { at, awaited, waker: None });
+        match self.vacant.pop() {
+            Some(id) => {
+                self.readers[id] = place;
+                id
+            }
+            None => {
+                self.readers.push(place);
+                self.readers.len() - 1
+            }
+        }
+    }
+
     fn take_wakers(&mut self) -> Vec<Waker> {
         self.readers.iter_mut().flatten().filter_map(|place| place.waker.take()).collect()
     }
 
     /// Forgets what all have read; whether `more` bytes fit then.
     fn make_room(&mut self, more: u64) -> Result<bool, Abandoned> {
-        let slowest = self.readers.iter().flatten().map(|place| place.at).min().ok_or(Abandoned)?;
+        let awaited = self.readers.iter().flatten().filter(|place| place.awaited);
+        let slowest = awaited.map(|place| place.at).min().ok_or(Abandoned)?;
         while let Some((at, piece)) = self.pieces.front()
             && at + piece.len() as u64 <= slowest
         {
@@ -223,11 +256,15 @@ impl State {
     }
 }
 
-/// One who reads a fill, from the first byte on.
+/// One who reads a fill, from the first byte on, or a part of it.
 pub struct Reader {
     fill: Arc<Fill>,
     id: usize,
     at: u64,
+    /// Where it stops.
+    end: u64,
+    /// Whether parts can be had of it.
+    parts: bool,
 }
 
 impl Reader {
@@ -239,6 +276,13 @@ impl Reader {
             // The sender lives as long as the fill, which we hold.
             Ok(None) | Err(_) => Told::Failed(502, FailureKind::Error, "the fill is gone".into()),
         }
+    }
+
+    /// The same reader, of which parts can be had: as nginx cuts several ranges from what it has, and
+    /// only one from what it is receiving.
+    pub fn with_parts(mut self) -> Reader {
+        self.parts = true;
+        self
     }
 
     /// The answer that begins with `opening` and whose body is read here.
@@ -258,8 +302,16 @@ impl Reader {
 
 impl BodyStream for Reader {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.at >= self.end {
+            return Poll::Ready(None);
+        }
         let mut state = self.fill.state.lock();
-        if let Some(piece) = state.piece_at(self.at) {
+        if self.at < state.start {
+            let why = "the fill became too large to be kept while a part of it was read";
+            return Poll::Ready(Some(Err(BodyError::Upstream(why.into()))));
+        }
+        if let Some(mut piece) = state.piece_at(self.at) {
+            piece.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
             self.at += piece.len() as u64;
             let passing = state.passing;
             if let Some(place) = &mut state.readers[self.id] {
@@ -282,6 +334,12 @@ impl BodyStream for Reader {
             }
         }
     }
+
+    fn part(&self, range: Range<u64>) -> Option<Body> {
+        let (start, end) = (self.at.checked_add(range.start)?, self.at.checked_add(range.end)?);
+        let part = || self.fill.join_part(start..end.min(self.end));
+        self.parts.then(|| Body::Stream(Box::new(part())))
+    }
 }
 
 impl Drop for Reader {
@@ -291,6 +349,9 @@ impl Drop for Reader {
         state.vacant.push(self.id);
         drop(state);
         self.fill.room.notify_one();
+        if let Some(home) = &self.fill.home {
+            home.release();
+        }
     }
 }
 

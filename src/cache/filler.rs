@@ -6,7 +6,7 @@ use super::entry::{Entry, PIECE, Times, Validators, pack_fields};
 use super::fill::{Fill, Opening, Told};
 use super::freshness::{self, Lifetime, Refusal};
 use super::key::Key;
-use super::policy::{Policy, UseStale};
+use super::policy::Policy;
 use super::vary::Vary;
 use super::zone::Zone;
 use crate::http::body::Body;
@@ -112,7 +112,7 @@ impl Filler {
             (Ok(answer), Some((_, stale))) if answer.status == 304 => {
                 self.confirmed(answer, &stale, now, outcome)
             }
-            (Ok(answer), _) => match self.judge(&answer, now) {
+            (Ok(answer), _) => match self.judge(&answer) {
                 Err(refusal) => self.alone(answer, refusal, outcome),
                 Ok(_) if forbids(question, answer.status, &answer.fields).await => {
                     self.alone(answer, Some(Refusal::NoCache), outcome)
@@ -164,9 +164,9 @@ impl Filler {
     }
 
     /// Whether the answer may be kept and shared; `Err(None)` when something better is kept.
-    fn judge(&self, answer: &Answer, now: Instant) -> Result<(Lifetime, Option<Vary>), Option<Refusal>> {
+    fn judge(&self, answer: &Answer) -> Result<(Lifetime, Option<Vary>), Option<Refusal>> {
         let Job { zone, policy, stale, asked, .. } = &self.job;
-        if stale.as_ref().is_some_and(|s| serves_on_status(policy, s, answer.status, now)) {
+        if stale.is_some() && policy.stale.on_status(answer.status) {
             return Err(None);
         }
         if answer.tunnel.is_some() {
@@ -315,7 +315,7 @@ impl Drop for Filler {
         // Only if the task was ended from outside, or fell, has nobody been told yet.
         zone.leave(slot, fill);
         let why = "the fill was interrupted";
-        fill.tell(Told::Failed(502, FailureKind::Error, why.into()));
+        fill.tell(Told::Failed(502, FailureKind::Internal, why.into()));
         fill.finish(Err(why.into()));
     }
 }
@@ -355,10 +355,4 @@ pub fn serves_on_failure(policy: &Policy, entry: &Entry, kind: FailureKind, now:
     let stated =
         now < entry.times.error_until && !matches!(kind, FailureKind::Client | FailureKind::Internal);
     stated || policy.stale.on_failure(kind)
-}
-
-/// Whether `entry`, which is stale, is served in place of an answer of this status.
-pub fn serves_on_status(policy: &Policy, entry: &Entry, status: u16, now: Instant) -> bool {
-    let stated = now < entry.times.error_until && UseStale::STATUSES.contains(&status);
-    stated || policy.stale.on_status(status)
 }

@@ -101,8 +101,4 @@ impl UseStale {
     pub fn on_status(&self, status: u16) -> bool {
         self.statuses.contains(&status)
     }
-
-    /// The statuses that `stale-if-error` speaks of, as nginx reads it: all that
-    /// `proxy_cache_use_stale` can name.
-    pub const STATUSES: [u16; 7] = [500, 502, 503, 504, 403, 404, 429];
 }

@@ -11,8 +11,8 @@
 
 use super::CacheStatus;
 use super::entry::Entry;
-use super::fill::{Fill, Reader, Told, failure};
-use super::filler::{self, Job, Outcome, Question, Upstream, serves_on_failure, serves_on_status};
+use super::fill::{Fill, Home, Reader, Told, failure};
+use super::filler::{self, Job, Outcome, Question, Upstream, serves_on_failure};
 use super::key::Key;
 use super::policy::Policy;
 use super::zone::{Begun, Found, Zone};
@@ -57,6 +57,10 @@ pub trait Viewer: Send {
     fn head(&self) -> &Head;
     /// Whether `proxy_no_cache` holds, given the answer if there is one.
     fn no_cache(&mut self, answer: Option<(u16, &Fields)>) -> bool;
+    /// Where a filler for it runs.
+    fn home(&self) -> Option<Arc<dyn Home>> {
+        None
+    }
     /// Puts back into what goes upstream what only a cached request leaves out: conditions, ranges.
     fn plain(&mut self, upstream: &mut Self::Upstream);
 }
@@ -157,7 +161,7 @@ impl<V: Viewer> Visit<'_, V> {
                     if turn == TURNS || zone.is_apart(&slot) {
                         return self.own(upstream, missed, slot, stale).await;
                     }
-                    zone.begin(&slot, policy.lock_age, stale.as_ref())
+                    zone.begin(&slot, policy.lock_age, stale.as_ref(), || self.fill(&slot))
                 }
             };
             match joined {
@@ -199,18 +203,20 @@ impl<V: Viewer> Visit<'_, V> {
                     let other = self.ask.key.variant(vary.variant_for(self.viewer.head()));
                     if other.hash == slot.hash { Waited::Alone } else { Waited::Again(Some(other)) }
                 }
-                _ => hit(Ok(reader.answer(&opening))),
+                _ => hit(Ok(reader.with_parts().answer(&opening))),
             },
             Told::Entry(entry) => match &entry.vary {
                 Some(vary) if !vary.suits(self.viewer.head()) => Waited::Again(None),
                 _ => hit(entry.answer()),
             },
             Told::Alone(status) => match stale {
-                Some(entry) if serves_on_status(policy, entry, status, now) => fall_back(entry),
+                Some(entry) if policy.stale.on_status(status) => fall_back(entry),
                 _ => Waited::Alone,
             },
             Told::Failed(status, kind, why) => match stale {
                 Some(entry) if serves_on_failure(policy, entry, kind, now) => fall_back(entry),
+                // The filler's worker ended, not the upstream.
+                _ if kind == FailureKind::Internal => Waited::Alone,
                 _ => {
                     let status_word = if stale.is_some() { CacheStatus::Expired } else { CacheStatus::Miss };
                     let result = Err(failure(status, kind, &why));
@@ -229,7 +235,8 @@ impl<V: Viewer> Visit<'_, V> {
         };
         let mut status = CacheStatus::Stale;
         if !no_cache {
-            match self.ask.zone.begin(&slot, self.ask.policy.lock_age, Some(entry)) {
+            let overdue = self.ask.policy.lock_age;
+            match self.ask.zone.begin(&slot, overdue, Some(entry), || self.fill(&slot)) {
                 Begun::Started(fill) => {
                     let job = Job { ask: false, ..self.job(slot, Some(entry.clone()), fill) };
                     filler::spawn(job, upstream);
@@ -238,6 +245,10 @@ impl<V: Viewer> Visit<'_, V> {
             }
         }
         Served { status, result: entry.answer() }
+    }
+
+    fn fill(&self, slot: &Key) -> Arc<Fill> {
+        Fill::new(slot.text.clone(), self.viewer.home())
     }
 
     fn job(&self, slot: Key, stale: Option<Arc<Entry>>, fill: Arc<Fill>) -> Job {
@@ -262,7 +273,7 @@ impl<V: Viewer> Visit<'_, V> {
         slot: Key,
         stale: Option<Arc<Entry>>,
     ) -> Served {
-        let fill = Fill::new(slot.text.clone());
+        let fill = self.fill(&slot);
         self.lead(upstream, status, slot, stale, fill).await
     }
 
@@ -333,7 +344,7 @@ impl<V: Viewer> Visit<'_, V> {
         stale: Option<Arc<Entry>>,
     ) -> Served {
         match stale {
-            Some(entry) if serves_on_status(&self.ask.policy, &entry, answer.status, Instant::now()) => {
+            Some(entry) if self.ask.policy.stale.on_status(answer.status) => {
                 let attempts = answer.attempts;
                 let result = entry.answer().map(|answer| Answer { attempts, ..answer });
                 Served { status: CacheStatus::Stale, result }

@@ -135,8 +135,15 @@ impl Zone {
         Some(reader)
     }
 
-    /// Starts a fill for `slot`, unless there is one or what is kept is no longer `seen`.
-    pub fn begin(&self, slot: &Key, overdue: Duration, seen: Option<&Arc<Entry>>) -> Begun {
+    /// Puts a `new` fill for `slot` into the table, unless there is one or what is kept is no longer
+    /// `seen`.
+    pub fn begin(
+        &self,
+        slot: &Key,
+        overdue: Duration,
+        seen: Option<&Arc<Entry>>,
+        new: impl FnOnce() -> Arc<Fill>,
+    ) -> Begun {
         if let Some(reader) = self.join(slot, overdue) {
             return Begun::Joined(reader);
         }
@@ -152,7 +159,7 @@ impl Zone {
         if newer.is_some_and(|entry| !seen.is_some_and(|seen| Arc::ptr_eq(&entry, seen))) {
             return Begun::Changed;
         }
-        let fill = Fill::new(slot.text.clone());
+        let fill = new();
         fills.insert(slot.hash, fill.clone());
         Begun::Started(fill)
     }

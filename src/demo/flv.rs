@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use super::clip;
 
 /// The clip's frames; parsed once.
+#[expect(clippy::expect_used, reason = "the clip is part of the program, and a test parses it")]
 pub static CLIP: LazyLock<FlvClip> = LazyLock::new(|| {
     FlvClip::parse(clip::FLV).expect("the embedded clip is an FLV file, as the tests of this module check")
 });

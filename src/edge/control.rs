@@ -47,6 +47,11 @@ pub fn run(options: &Options, config: Config) -> ConfResult<()> {
     if daemon {
         super::daemon::detach().map_err(|e| ConfError::new(format!("fork() failed ({e})")))?;
     }
+    // Signals are taken from here on, before the pid file invites them, so that none ends the
+    // process by default.
+    let wanted = [SIGHUP, SIGQUIT, SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD, SIGPIPE];
+    let mut signals =
+        Signals::new(wanted).map_err(|e| ConfError::new(format!("sigaction() failed ({e})")))?;
     let pid = PidFile::write(&pid_path).map_err(|e| {
         ConfError::new(format!(
             "open() \"{}\" failed ({})",
@@ -54,10 +59,6 @@ pub fn run(options: &Options, config: Config) -> ConfResult<()> {
             crate::conf::values::os_error(&e)
         ))
     })?;
-    // Signals are taken from here on, so that none is lost while the workers start.
-    let wanted = [SIGHUP, SIGQUIT, SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD, SIGPIPE];
-    let mut signals =
-        Signals::new(wanted).map_err(|e| ConfError::new(format!("sigaction() failed ({e})")))?;
     let metrics = (0..count).map(|_| Arc::default()).collect();
     error_log::install(generation.log.clone());
     let edge = Arc::new(Edge::new(shared, generation, metrics));

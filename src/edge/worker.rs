@@ -2,10 +2,11 @@
 
 use super::privileges::Identity;
 use super::{Edge, Local, connection};
+use crate::cache::fill::Home;
 use crate::http::request::Address;
 use crate::http::router::ListenAddr;
 use crate::observe::error_log::{Level, log};
-use crate::observe::metrics::WorkerMetrics;
+use crate::observe::metrics::{Gauge, WorkerMetrics};
 use socket2::Socket;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,6 +29,8 @@ pub struct Worker {
     quit: Notify,
     /// Wakes the worker when its last connection is gone.
     empty: Notify,
+    /// Readers, on any worker, of what this one receives for the cache.
+    readers: Gauge,
 }
 
 impl Worker {
@@ -39,6 +42,31 @@ impl Worker {
     /// Ends when the process begins to end gracefully. Register before looking at [`Self::quitting`].
     pub fn quit(&self) -> tokio::sync::futures::Notified<'_> {
         self.quit.notified()
+    }
+}
+
+impl Worker {
+    fn is_empty(&self) -> bool {
+        self.metrics.connections.active.get() <= 0 && self.readers.get() <= 0
+    }
+
+    fn wake_if_empty(&self) {
+        if self.quitting() && self.is_empty() {
+            self.empty.notify_waiters();
+            self.empty.notify_one();
+        }
+    }
+}
+
+/// A worker that ends gracefully goes on receiving what is still read.
+impl Home for Worker {
+    fn hold(&self) {
+        self.readers.add(1);
+    }
+
+    fn release(&self) {
+        self.readers.add(-1);
+        self.wake_if_empty();
     }
 }
 
@@ -126,6 +154,7 @@ fn run(edge: Arc<Edge>, index: usize, inbox: mpsc::UnboundedReceiver<Order>) {
         quitting: AtomicBool::new(false),
         quit: Notify::new(),
         empty: Notify::new(),
+        readers: Gauge::default(),
     });
     runtime.spawn(sweep(edge.clone(), index));
     runtime.block_on(obey(edge, worker, inbox));
@@ -168,7 +197,7 @@ async fn obey(edge: Arc<Edge>, worker: Arc<Worker>, mut inbox: mpsc::UnboundedRe
     worker.quit.notify_waiters();
     loop {
         let empty = worker.empty.notified();
-        if worker.metrics.connections.active.get() <= 0 {
+        if worker.is_empty() {
             return;
         }
         empty.await;
@@ -223,12 +252,8 @@ pub struct Open(Arc<Worker>);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let active = &self.0.metrics.connections.active;
-        active.add(-1);
-        if self.0.quitting() && active.get() <= 0 {
-            self.0.empty.notify_waiters();
-            self.0.empty.notify_one();
-        }
+        self.0.metrics.connections.active.add(-1);
+        self.0.wake_if_empty();
     }
 }
 

@@ -8,11 +8,17 @@ pub fn http_date(at: Seconds) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at.min(253_402_300_799)))
 }
 
-/// Reads an HTTP date in any of its three forms.
+/// Reads an HTTP date in any of its three forms. The day of the week is not checked, as in nginx.
 pub fn parse_http_date(text: &[u8]) -> Option<Seconds> {
     let text = std::str::from_utf8(text).ok()?;
-    let time = httpdate::parse_http_date(text).ok()?;
+    let time = httpdate::parse_http_date(text).ok().or_else(|| with_any_weekday(text))?;
     time.duration_since(UNIX_EPOCH).ok().map(|d| d.as_secs())
+}
+
+fn with_any_weekday(text: &str) -> Option<SystemTime> {
+    let (_, rest) = text.split_once(", ")?;
+    let days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+    days.iter().find_map(|day| httpdate::parse_http_date(&format!("{day}, {rest}")).ok())
 }
 
 /// Seconds since 1970.
@@ -39,4 +45,20 @@ pub fn append_now(out: &mut Vec<u8>) {
         }
         out.extend_from_slice(text.as_bytes());
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_read_whatever_the_day_of_the_week() {
+        let at = parse_http_date(b"Wed, 02 Jan 2064 03:04:05 GMT");
+        assert_eq!(at, Some(2_966_468_645));
+        assert_eq!(parse_http_date(b"Tue, 02 Jan 2064 03:04:05 GMT"), at);
+        assert_eq!(parse_http_date(b"Sun Nov  6 08:49:37 1994"), Some(784_111_777));
+        for bad in ["", "0", "-1", "Tue, 32 Jan 2064 03:04:05 GMT", "tomorrow, 02"] {
+            assert_eq!(parse_http_date(bad.as_bytes()), None, "{bad}");
+        }
+    }
 }

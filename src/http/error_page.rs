@@ -62,10 +62,8 @@ fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
             Flow::Internal { uri, args }
         }
         ErrorTarget::Url(url) => {
-            let status = match page.overwrite {
-                Some(code @ (301 | 302 | 303 | 307 | 308)) => code,
-                _ => 302,
-            };
+            let redirects = |code: &u16| matches!(code, 301 | 302 | 303 | 307 | 308);
+            let status = page.overwrite.filter(redirects).unwrap_or(302);
             rq.status_override = None;
             let location = url.eval(rq);
             let mut response = Response::new(status);

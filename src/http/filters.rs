@@ -3,6 +3,7 @@
 
 use super::date;
 use super::error_page;
+use super::head::Method;
 use super::range::{self, Unsatisfiable};
 use super::request::{Address, Request};
 use super::response::Response;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use std::io::Write;
 
 /// Runs the filters. A refusal (412) takes the response's place: `error_page` applies to it.
+#[allow(clippy::result_large_err, reason = "it is rare, and taken apart at once")]
 pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> {
     // First, so that what follows knows an error page for what it is.
     if let Some(status) = rq.status_override.take() {
@@ -80,6 +82,11 @@ fn complete_location(rq: &Request, response: &mut Response) {
     }
     location.extend_from_slice(path);
     response.fields.set("Location", location);
+}
+
+/// The length of the body that GET would get, when it is known. A HEAD has no body to take it from.
+pub fn length(rq: &Request, response: &Response) -> Option<u64> {
+    if rq.method == Method::Head { response.length } else { response.content_length() }
 }
 
 enum Check {
@@ -155,6 +162,7 @@ fn matches_tag(list: &[u8], etag: Option<&[u8]>, weak: bool) -> bool {
 
 fn not_modified(response: &mut Response) {
     response.status = 304;
+    response.reason = None;
     response.content_type = None;
     response.length = None;
     response.ranges = false;
@@ -167,6 +175,7 @@ fn not_modified(response: &mut Response) {
 fn unsatisfiable(rq: &mut Request, response: &mut Response, refusal: &Unsatisfiable) {
     let mut page = error_page::built_in(rq, Response::new(416));
     page.fields = std::mem::take(&mut response.fields);
+    page.fields.remove("accept-ranges");
     page.fields.set("Content-Range", format!("bytes */{}", refusal.length));
     page.vary = response.vary;
     *response = page;

@@ -153,6 +153,7 @@ fn internal_redirect(rq: &mut Request, uri: Bytes, args: Bytes) -> Flow {
     rq.valid_location = true;
     rq.uri_below_alias = false;
     rq.internal = true;
+    rq.proxy_target = None;
     rq.level = rq.http().servers[rq.server].level;
     Flow::Continue
 }

@@ -24,7 +24,7 @@ pub struct Unsatisfiable {
 /// Cuts the ranges the client asked for, when the response allows it.
 pub fn apply(rq: &Request, response: &mut Response) -> Result<(), Unsatisfiable> {
     let max = rq.loc().core.max_ranges.unwrap_or(u64::MAX);
-    let (Some(length), true) = (response.content_length(), response.ranges) else { return Ok(()) };
+    let (Some(length), true) = (super::filters::length(rq, response), response.ranges) else { return Ok(()) };
     if rq.version() < Version::Http10 || response.status != 200 || max == 0 {
         return Ok(());
     }
@@ -33,13 +33,16 @@ pub fn apply(rq: &Request, response: &mut Response) -> Result<(), Unsatisfiable>
     let ranges = match asked.map(|v| parse(&v[6..], length, max.min(most_ranges(rq, response)))) {
         None | Some(Parsed::Whole) => {
             response.accept_ranges = true;
+            response.fields.remove("accept-ranges");
             return Ok(());
         }
         Some(Parsed::Unsatisfiable) => return Err(Unsatisfiable { length }),
         Some(Parsed::Ranges(ranges)) => ranges,
     };
     response.status = 206;
+    response.reason = None;
     response.accept_ranges = false;
+    response.fields.remove("accept-ranges");
     match ranges.as_slice() {
         [range] => single(rq, response, range.clone(), length),
         _ => several(rq, response, &ranges, length),

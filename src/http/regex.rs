@@ -49,7 +49,9 @@ impl Regex {
             Engine::Linear(r) => named(r.capture_names()),
             Engine::Backtracking(r) => named(r.capture_names()),
         };
-        if let Some((_, twice)) = names.iter().enumerate().find(|(i, (_, n))| names[..*i].iter().any(|(_, m)| m == n)) {
+        if let Some((_, twice)) =
+            names.iter().enumerate().find(|(i, (_, n))| names[..*i].iter().any(|(_, m)| m == n))
+        {
             let name = &twice.1;
             return Err(ConfError::new(format!(
                 "pcre_compile() failed: two named subpatterns have the same name (\"{name}\") in \"{pattern}\""

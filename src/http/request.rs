@@ -348,7 +348,7 @@ impl Request {
 
     /// A number for the request that no other has (`$request_id`).
     pub fn id(&self) -> [u8; 16] {
-        *self.id.borrow_mut().get_or_insert_with(|| crate::edge::random::bytes())
+        *self.id.borrow_mut().get_or_insert_with(crate::edge::random::bytes)
     }
 
     /// Appends a variable's value; false when it has none.

@@ -4,6 +4,7 @@ use crate::conf::values::{flag, number_arg, one_of, size_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, NoteLevel};
 use crate::http::body::{Body, BodyError, BodyStream};
 use crate::http::date;
+use crate::http::filters;
 use crate::http::head::Version;
 use crate::http::regex::Regex;
 use crate::http::request::Request;
@@ -171,7 +172,9 @@ fn types(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 }
 
 fn gzip_proxied(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    let mut bits = 0;
+    // A second one adds to the first.
+    let set = b.loc().gzip.proxied.is_set();
+    let mut bits = if set { *b.loc().gzip.proxied } else { 0 };
     for word in &d.args {
         let Some((_, bit)) = proxied::WORDS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)) else {
             return Err(ConfError::new(format!("invalid value \"{word}\"")));
@@ -181,7 +184,8 @@ fn gzip_proxied(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         }
         bits |= bit;
     }
-    b.loc().gzip.proxied.set(bits)
+    b.loc().gzip.proxied.replace(bits);
+    Ok(())
 }
 
 fn disable(b: &mut Builder, d: &Directive) -> ConfResult<()> {
@@ -215,7 +219,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
     if !*conf.enable
         || !matches!(response.status, 200 | 403 | 404)
         || response.fields.get("content-encoding").is_some_and(|v| !v.is_empty())
-        || response.content_length().is_some_and(|n| n < *conf.min_length)
+        || filters::length(rq, response).is_some_and(|n| n < *conf.min_length)
         || !conf.types.has(response.content_type.as_ref())
         || response.tunnel.is_some()
     {
@@ -230,6 +234,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
     response.length = None;
     response.ranges = false;
     response.accept_ranges = false;
+    response.fields.remove("accept-ranges");
     weaken(&mut response.etag);
     let counts = Arc::new(Counts::default());
     rq.guards.push(Box::new(counts.clone()));

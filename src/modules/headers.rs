@@ -25,6 +25,8 @@ pub struct Conf {
 pub struct Added {
     name: Bytes,
     value: Template,
+    /// Whether the value is always the same.
+    constant: bool,
     /// Whether it is added whatever the status.
     always: bool,
 }
@@ -118,7 +120,8 @@ fn add_header(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     };
     let value = b.template(d.arg(1))?;
     let name = Bytes::copy_from_slice(d.arg(0).as_bytes());
-    b.loc().headers.added.edit().push(Arc::new(Added { name, value, always }));
+    let constant = value.constant().is_some();
+    b.loc().headers.added.edit().push(Arc::new(Added { name, value, constant, always }));
     Ok(())
 }
 
@@ -220,7 +223,8 @@ fn is_plain(status: u16) -> bool {
 
 /// Whether a value that is added may depend on the response, so that the response must be known first.
 pub fn reads_response(loc: &crate::modules::LocConf) -> bool {
-    loc.headers.added.iter().any(|a| a.value.constant().is_none())
+    let conf = &loc.headers;
+    matches!(*conf.expires, Expires::Variable { .. }) || conf.added.iter().any(|a| !a.constant)
 }
 
 /// Adds what is configured to a response (ngx_http_headers_filter).

@@ -47,13 +47,13 @@ fn index(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 pub const HANDLER: Handler = Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(handle) };
 
 fn handle(rq: &mut Request) -> Deciding<'_> {
+    if !rq.uri.ends_with(b"/") || !matches!(rq.method, Method::Get | Method::Head | Method::Post) {
+        return Box::pin(std::future::ready(Flow::Continue));
+    }
     Box::pin(find(rq))
 }
 
 async fn find(rq: &mut Request) -> Flow {
-    if !rq.uri.ends_with(b"/") || !matches!(rq.method, Method::Get | Method::Head | Method::Post) {
-        return Flow::Continue;
-    }
     let local = rq.local.clone();
     let names = &local.generation.http.levels[rq.level].conf.index.names;
     let mut directory: Option<Mapped> = None;

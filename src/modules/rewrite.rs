@@ -259,6 +259,7 @@ pub enum Place {
 }
 
 /// What running the steps came to.
+#[allow(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
 pub enum Ran {
     /// The URI stands; go on.
     Unchanged,
@@ -268,6 +269,7 @@ pub enum Ran {
     Flow(Flow),
 }
 
+#[allow(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
 enum End {
     /// All steps ran.
     Done,

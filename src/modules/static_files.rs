@@ -4,8 +4,8 @@
 use super::core::Alias;
 use super::gzip;
 use crate::cache::file_body::FileBody;
-use crate::cache::file_io::Failure;
-use crate::cache::files::{Content, FileCache, Found, Kind, Policy, Want, find};
+use crate::cache::file_io::{Failure, Stop};
+use crate::cache::files::{Content, Found, Kind, Policy, Want, find, find_now};
 use crate::conf::values::{one_of, os_error};
 use crate::conf::{Builder, Command, ConfResult};
 use crate::http::body::Body;
@@ -55,7 +55,7 @@ pub const COMMANDS: &[Command] = &[Command::works(
 )];
 
 /// Answers with files where a location has no handler of its own.
-pub const HANDLER: Handler = Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(serve) };
+pub const HANDLER: Handler = Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(handle) };
 
 /// Joins the prefix to what is relative by default or may come out so.
 pub fn finish(b: &mut Builder) -> ConfResult<()> {
@@ -144,13 +144,15 @@ pub async fn look(rq: &mut Request, path: &[u8], want: Want) -> Result<Found, Fa
     // By a handle of our own: a request may not be shared while something is waited for.
     let local = rq.local.clone();
     let core = &local.generation.http.levels[rq.level].conf.core;
-    let policy = Policy {
+    find(core.open_file_cache.as_ref(), policy(core), path, want).await
+}
+
+fn policy(core: &super::core::Loc) -> Policy {
+    Policy {
         valid: *core.open_file_cache_valid,
         min_uses: u32::try_from(*core.open_file_cache_min_uses).unwrap_or(u32::MAX),
         errors: *core.open_file_cache_errors,
-    };
-    let cache: Option<&Arc<FileCache>> = core.open_file_cache.as_ref();
-    find(cache, policy, path, want).await
+    }
 }
 
 /// Logs that a call failed for a file, in nginx's words.
@@ -159,46 +161,73 @@ pub fn log_failure(rq: &Request, level: Level, path: &[u8], failure: &Failure) {
     request_log(rq, level, format_args!("{} \"{path}\" failed ({error})", failure.call));
 }
 
-fn serve(rq: &mut Request) -> Deciding<'_> {
-    Box::pin(async move {
-        if !matches!(rq.method, Method::Get | Method::Head | Method::Post) {
-            return Flow::status(405);
+fn handle(rq: &mut Request) -> Deciding<'_> {
+    match at_hand(rq) {
+        Some(flow) => Box::pin(std::future::ready(flow)),
+        None => Box::pin(serve(rq)),
+    }
+}
+
+/// The answer when it can be had without waiting, which is so for nearly every file that is asked
+/// for often; `None` for everything that is not so plain.
+pub fn at_hand(rq: &Request) -> Option<Flow> {
+    let plain = rq.method == Method::Get
+        && !rq.uri.ends_with(b"/")
+        && *rq.loc().static_files.gzip_static == GzipStatic::Off;
+    if !plain {
+        return None;
+    }
+    let core = &rq.loc().core;
+    let Some(Mapped { path, .. }) = map(rq) else { return Some(Flow::status(500)) };
+    match find_now(core.open_file_cache.as_ref(), policy(core), &path, Want::Content) {
+        Ok(found) => Some(deliver(rq, &path, found)),
+        Err(Stop::Failed(failure)) => Some(missing(rq, &path, &failure)),
+        Err(Stop::WouldWait) => None,
+    }
+}
+
+async fn serve(rq: &mut Request) -> Flow {
+    if !matches!(rq.method, Method::Get | Method::Head | Method::Post) {
+        return Flow::status(405);
+    }
+    let Some(Mapped { path, .. }) = map(rq) else { return Flow::status(500) };
+    if rq.uri.ends_with(b"/") {
+        // The index module had its turn.
+        let path = String::from_utf8_lossy(&path);
+        request_log(rq, Level::Error, format_args!("directory index of \"{path}\" is forbidden"));
+        return Flow::status(403);
+    }
+    let want = if rq.method == Method::Get { Want::Content } else { Want::Open };
+    let mut vary = false;
+    if *rq.loc().static_files.gzip_static != GzipStatic::Off && rq.method != Method::Post {
+        match compressed(rq, &path, want).await {
+            Compressed::Answer(flow) => return flow,
+            Compressed::Refused => vary = true,
+            Compressed::None => {}
         }
-        let Some(Mapped { path, root: _ }) = map(rq) else { return Flow::status(500) };
-        if rq.uri.ends_with(b"/") {
-            // The index module had its turn.
-            let path = String::from_utf8_lossy(&path);
-            request_log(rq, Level::Error, format_args!("directory index of \"{path}\" is forbidden"));
-            return Flow::status(403);
-        }
-        let want = if rq.method == Method::Get { Want::Content } else { Want::Open };
-        let mut vary = false;
-        if *rq.loc().static_files.gzip_static != GzipStatic::Off && rq.method != Method::Post {
-            match compressed(rq, &path, want).await {
-                Compressed::Answer(flow) => return flow,
-                Compressed::Refused => vary = true,
-                Compressed::None => {}
-            }
-        }
-        let found = match look(rq, &path, want).await {
-            Ok(found) => found,
-            Err(failure) => return missing(rq, &path, &failure),
-        };
-        match found.stat.kind {
-            Kind::Directory => return add_slash(rq),
-            Kind::Other => {
-                let path = String::from_utf8_lossy(&path);
-                request_log(rq, Level::Crit, format_args!("\"{path}\" is not a regular file"));
-                return Flow::status(404);
-            }
-            Kind::File if rq.method == Method::Post => return Flow::status(405),
-            Kind::File => {}
-        }
-        let mut response = answer(rq, found);
+    }
+    let mut flow = match look(rq, &path, want).await {
+        Ok(found) => deliver(rq, &path, found),
+        Err(failure) => missing(rq, &path, &failure),
+    };
+    if let Flow::Respond(response) | Flow::Special(response) = &mut flow {
         response.vary = vary;
-        response.ranges = true;
-        Flow::Respond(response)
-    })
+    }
+    flow
+}
+
+/// The answer with what was found.
+fn deliver(rq: &Request, path: &[u8], found: Found) -> Flow {
+    match found.stat.kind {
+        Kind::Directory => add_slash(rq),
+        Kind::Other => {
+            let path = String::from_utf8_lossy(path);
+            request_log(rq, Level::Crit, format_args!("\"{path}\" is not a regular file"));
+            Flow::status(404)
+        }
+        Kind::File if rq.method == Method::Post => Flow::status(405),
+        Kind::File => Flow::Respond(answer(rq, found)),
+    }
 }
 
 /// The answer to a failure (ngx_http_static_handler).
@@ -231,6 +260,7 @@ fn answer(rq: &Request, found: Found) -> Response {
     let mut response = Response::new(200);
     response.content_type = content_type(rq);
     response.length = Some(size);
+    response.ranges = true;
     response.last_modified = Some(found.stat.mtime());
     if *rq.loc().core.etag {
         response.etag = Some(format!("\"{:x}-{size:x}\"", found.stat.mtime()).into());
@@ -307,5 +337,6 @@ async fn compressed(rq: &mut Request, path: &[u8], want: Want) -> Compressed {
     let mut response = answer(rq, found);
     response.fields.add_static("Content-Encoding", Bytes::from_static(b"gzip"));
     response.vary = !always;
+    response.ranges = false;
     Compressed::Answer(Flow::Respond(response))
 }

@@ -55,7 +55,7 @@ fn try_files(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let last = match last.strip_prefix('=') {
         Some(code) => match number(code) {
             Some(code) if code <= 999 => Last::Code(code as u16),
-            _ => return Err(ConfError::new(format!("invalid code \"{code}\""))),
+            _ => return Err(ConfError::new(format!("invalid code \"={code}\""))),
         },
         None => Last::Redirect(b.template(last)?),
     };

@@ -276,7 +276,7 @@ mod tests {
     }
 
     fn order(group: &Arc<Group>, n: usize) -> Vec<usize> {
-        (0..n).map(|_| group.selection(None, None).next().unwrap().index).collect()
+        (0..n).map(|_| group.selection(None, None).take().unwrap().index).collect()
     }
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
         let g = group(vec![peer(1, 1), peer(2, 1), backup], Method::RoundRobin);
         for _ in 0..2 {
             let mut selection = g.selection(None, None);
-            selection.next().unwrap().failed();
+            selection.take().unwrap().failed();
         }
         assert_eq!(order(&g, 3), [2, 2, 2]);
     }
@@ -302,28 +302,28 @@ mod tests {
         let mut small = peer(1, 1);
         small.max_conns = 1;
         let g = group(vec![small], Method::RoundRobin);
-        let held = g.selection(None, None).next().unwrap();
-        assert!(g.selection(None, None).next().is_none());
+        let held = g.selection(None, None).take().unwrap();
+        assert!(g.selection(None, None).take().is_none());
         drop(held);
-        assert!(g.selection(None, None).next().is_some());
+        assert!(g.selection(None, None).take().is_some());
     }
 
     #[test]
     fn least_conn_prefers_the_idle() {
         let g = group(vec![peer(1, 1), peer(2, 1)], Method::LeastConn);
-        let a = g.selection(None, None).next().unwrap();
-        let b = g.selection(None, None).next().unwrap();
+        let a = g.selection(None, None).take().unwrap();
+        let b = g.selection(None, None).take().unwrap();
         assert_ne!(a.index, b.index);
         let freed = a.index;
         drop(a);
-        assert_eq!(g.selection(None, None).next().unwrap().index, freed);
+        assert_eq!(g.selection(None, None).take().unwrap().index, freed);
     }
 
     #[test]
     fn a_key_stays_and_keys_spread() {
         for method in [Method::Hash(Template::literal("k")), Method::ConsistentHash(Template::literal("k"))] {
             let g = group(vec![peer(1, 1), peer(2, 1), peer(3, 1)], method);
-            let of = |key: String| g.selection(Some(key.into()), None).next().unwrap().index;
+            let of = |key: String| g.selection(Some(key.into()), None).take().unwrap().index;
             let mut seen: HashMap<usize, usize> = HashMap::new();
             for n in 0..300 {
                 assert_eq!(of(format!("room{n}")), of(format!("room{n}")));
@@ -337,8 +337,8 @@ mod tests {
     fn a_retry_goes_elsewhere() {
         let g = group(vec![peer(1, 1), peer(2, 1)], Method::IpHash);
         let mut selection = g.selection(None, Some([10, 0, 0, 1].into()));
-        let first = selection.next().unwrap().index;
-        assert_ne!(selection.next().unwrap().index, first);
-        assert!(selection.next().is_none());
+        let first = selection.take().unwrap().index;
+        assert_ne!(selection.take().unwrap().index, first);
+        assert!(selection.take().is_none());
     }
 }

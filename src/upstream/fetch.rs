@@ -54,7 +54,7 @@ impl Plan {
         let mut attempts: Vec<Attempt> = Vec::new();
         let mut last: Option<Failure> = None;
         loop {
-            let Some(mut taken) = selection.next() else {
+            let Some(mut taken) = selection.take() else {
                 if let Some(failure) = last {
                     return Err(Failure { attempts, ..failure });
                 }

@@ -243,7 +243,7 @@ pub struct Selection {
 
 impl Selection {
     /// The next peer, taken; `None` when there is none to ask.
-    pub fn next(&mut self) -> Option<Taken> {
+    pub fn take(&mut self) -> Option<Taken> {
         let index = balance::pick(self)?;
         self.tried[index] = true;
         self.group.metrics[index].active.add(1);

@@ -115,7 +115,7 @@ async fn a_reader_that_leaves_frees_the_others_of_its_pace() {
 async fn what_passes_ends_when_nobody_reads_it() {
     let mut site = Site::sized(8 * MEGABYTE);
     let first = site.get("/live.flv");
-    let taken = endless(site.call().await, u64::MAX);
+    let taken = endless(site.call().await, 1024);
     drop(first.await.unwrap().result.unwrap());
     site.idle().await;
     assert!(taken.load(Ordering::Relaxed) <= 2 * MEGABYTE + WINDOW);
@@ -169,4 +169,33 @@ async fn a_large_body_is_kept_in_pieces_and_whole() {
     assert!(matches!(&kept.body, Body::Pieces(pieces) if pieces.len() == 3));
     let mut body = kept.body;
     assert!(body.collect(usize::MAX).await.unwrap().unwrap()[..] == bytes[..]);
+}
+
+#[tokio::test]
+async fn parts_are_cut_from_what_grows_and_fail_when_it_is_no_longer_held() {
+    let mut site = Site::sized(8 * MEGABYTE);
+    let first = site.get("/a");
+    let pieces = site.call().await.open(200, &[], None);
+    let first = first.await.unwrap().result.unwrap();
+    let second = site.get("/a").await.unwrap().result.unwrap();
+    let part = |body: &Body, range| match body {
+        Body::Stream(stream) => stream.part(range),
+        _ => None,
+    };
+    assert!(part(&first.body, 0..0).is_none(), "nginx cuts one range from what it is receiving");
+    let mut late = part(&second.body, 3..7).unwrap();
+    let mut early = part(&second.body, 0..2).unwrap();
+    drop(second);
+    for text in ["0123", "4567", "89"] {
+        pieces.send(Ok(Bytes::from_static(text.as_bytes()))).unwrap();
+    }
+    assert_eq!(late.collect(100).await.unwrap().unwrap(), "3456");
+    // Now it turns out larger than may be kept, and goes at the pace of its one whole reader.
+    for _ in 0..64 {
+        pieces.send(Ok(Bytes::from(vec![0; PIECE as usize]))).unwrap();
+    }
+    drop(pieces);
+    let mut body = first.body;
+    assert_eq!(body.collect(usize::MAX).await.unwrap().unwrap().len() as u64, 10 + 64 * PIECE);
+    assert!(early.next().await.unwrap().is_err());
 }

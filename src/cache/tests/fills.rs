@@ -15,7 +15,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let fill = Fill::new(Bytes::new());
+            let fill = Fill::new(Bytes::new(), None);
             let mut readers = [fill.join().unwrap(), fill.join().unwrap()];
             let mut read = [Vec::new(), Vec::new()];
             let whole: Vec<u8> = parts.concat();

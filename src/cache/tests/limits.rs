@@ -6,6 +6,7 @@ use CacheStatus::{Hit, Miss};
 #[tokio::test(start_paused = true)]
 async fn who_waits_too_long_goes_by_itself_and_its_answer_is_not_kept() {
     let mut site = Site::new();
+    site.policy.lock_timeout = Duration::from_secs(5);
     site.policy.lock_age = Duration::from_secs(60);
     let first = site.get("/a");
     let call = site.call().await;

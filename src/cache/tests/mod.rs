@@ -138,7 +138,9 @@ impl Site {
         let (origin, calls) = mpsc::unbounded_channel();
         let spec = Spec { name: Arc::from("z"), bound, inactive: Duration::from_secs(600), keys: MEGABYTE };
         let ten = |status| Valid { status: Some(status), time: Duration::from_secs(10) };
-        let policy = Policy { valid: vec![ten(200), ten(404)], ..Policy::default() };
+        // Patience without end: where one waits in vain, the test must see it.
+        let lock_timeout = Duration::from_secs(3600);
+        let policy = Policy { valid: vec![ten(200), ten(404)], lock_timeout, ..Policy::default() };
         Site { zone: Arc::new(Zone::new(spec)), policy, calls, origin }
     }
 
@@ -164,7 +166,8 @@ impl Site {
 
     /// The next request that reaches the origin.
     async fn call(&mut self) -> Call {
-        self.calls.recv().await.unwrap()
+        let call = tokio::time::timeout(Duration::from_secs(30), self.calls.recv()).await;
+        call.expect("the origin waits in vain").unwrap()
     }
 
     /// Whether the origin has been asked since the last [`Self::call`].

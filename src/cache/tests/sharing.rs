@@ -269,12 +269,46 @@ async fn no_cache_may_depend_on_the_answer() {
 #[tokio::test]
 async fn a_filler_that_falls_leaves_nobody_waiting() {
     let mut site = Site::new();
-    let viewers: Vec<_> = (0..3).map(|_| site.get("/a")).collect();
+    let first = site.get("/a");
     let call = site.call().await;
+    let others = [site.get("/a"), site.get("/a")];
     site.readers(3).await;
     drop(call);
-    for viewer in viewers {
-        assert_eq!(failed(viewer).await, (Miss, 502));
+    assert_eq!(failed(first).await, (Miss, 502));
+    // It was not the upstream that failed, so the others ask it themselves.
+    for _ in 0..2 {
+        site.call().await.whole(200, &[], "up");
     }
-    assert_eq!((site.zone.filling(), site.zone.counters.filling.get()), (0, 0));
+    for other in others {
+        assert_eq!(text(other).await, (Miss, 200, "up".into()));
+    }
+    site.idle().await;
+    assert_eq!(site.zone.filling(), 0);
+}
+
+/// Counts those who read.
+#[derive(Default)]
+struct Held(std::sync::atomic::AtomicI64);
+
+impl super::super::fill::Home for Held {
+    fn hold(&self) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    fn release(&self) {
+        self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_fillers_home_is_held_while_somebody_reads() {
+    let home = Arc::new(Held::default());
+    let held = || home.0.load(std::sync::atomic::Ordering::Relaxed);
+    let fill = super::super::fill::Fill::new(Bytes::new(), Some(home.clone()));
+    let (one, two) = (fill.join().unwrap(), fill.join().unwrap().with_parts());
+    let part = two.part(0..1).unwrap();
+    assert_eq!(held(), 3);
+    drop((one, two));
+    assert_eq!(held(), 1);
+    drop(part);
+    assert_eq!(held(), 0);
 }

@@ -12,7 +12,7 @@ pub const VARIABLES: &[Variable] = &[
         joined(rq.head.all(&name.replace('_', "-")), if name == "cookie" { b"; " } else { b", " }, out)
     }),
     Variable::prefix("arg_", |rq, name, out| put_opt(out, uri::arg(&rq.args, name.as_bytes()))),
-    Variable::prefix("cookie_", |rq, name, out| cookie(rq, name, out)),
+    Variable::prefix("cookie_", cookie),
     Variable::prefix("sent_http_", sent_http),
     Variable {
         name: "args",

@@ -422,6 +422,10 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
     let Some((target, group)) = pass.resolve(rq).await? else { return Ok(Flow::status(502)) };
     rq.proxy_target = Some(Arc::new(target));
     let caching = crate::modules::proxy_cache::wants(rq);
+    // A hit needs no plan.
+    if caching && let Some(kept) = crate::modules::proxy_cache::ready(rq) {
+        return Ok(respond::flow(rq, kept?));
+    }
     let buffered = *rq.loc().proxy.request_buffering || caching || rq.version() == Version::Http2;
     let streams = !buffered && rq.has_body && rq.body.is_none();
     let body = if streams || !*rq.loc().proxy.pass_request_body {

@@ -71,8 +71,8 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields) -> Response
     let mut response = Response { status, upstream: true, ..Response::default() };
     for (name, value) in fields.iter() {
         let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
-        let passed = conf.pass_headers.iter().any(|n| *n == lower);
-        let hidden = HIDDEN.contains(&lower.as_str()) && !passed || conf.hide.iter().any(|n| *n == lower);
+        let passed = conf.pass_headers.contains(&lower);
+        let hidden = HIDDEN.contains(&lower.as_str()) && !passed || conf.hide.contains(&lower);
         if hidden {
             continue;
         }

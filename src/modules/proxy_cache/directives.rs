@@ -6,7 +6,6 @@ use crate::cache::policy::{IgnoreHeaders, Valid};
 use crate::conf::table::Arity;
 use crate::conf::values::{self, flag, size_arg, time_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
-use std::sync::Arc;
 
 const IN_MEMORY: &str = "answers on their way are held in memory";
 
@@ -107,12 +106,11 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 fn proxy_cache(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    let name = d.arg(0);
-    if name.contains('$') {
-        return Err(ConfError::new(format!("\"{{}}\" with a variable (\"{name}\") is not supported yet"))
-            .hint("name one zone; a location for each zone does the same"));
-    }
-    let zone = (name != "off").then(|| (Arc::from(name), d.at.clone()));
+    let zone = match d.arg(0) {
+        "off" => None,
+        "" => return Err(ConfError::new("zero size shared memory zone \"\"")),
+        name => Some((b.template(name)?, d.at.clone())),
+    };
     b.loc().proxy_cache.zone.set(zone)
 }
 

@@ -30,7 +30,7 @@ use crate::conf::{Builder, ConfError, ConfResult};
 use crate::http::head::Method;
 use crate::http::request::Request;
 use crate::http::template::Template;
-use crate::upstream::{Answer, Failure, Plan};
+use crate::upstream::{Answer, Failure, FailureKind, Plan};
 use predicate::Predicate;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +38,8 @@ use std::time::Duration;
 crate::settings! {
     /// What a level configures.
     pub struct Conf {
-        /// `proxy_cache`: a zone's name and where it was named, or off.
-        inherit zone: Option<(Arc<str>, At)> = None,
+        /// `proxy_cache`: a zone's name, perhaps with variables, and where it was named; or off.
+        inherit zone: Option<(Template, At)> = None,
         /// `proxy_cache_key`
         inherit key: Option<Template> = None,
         /// `proxy_cache_valid`, in order.
@@ -83,10 +83,17 @@ pub struct Methods {
 
 /// A level's cache.
 pub struct Active {
-    /// Index of the zone in [`Http`] and [`Runtime`].
-    zone: usize,
+    zone: Named,
     key: Template,
     policy: Arc<Policy>,
+}
+
+/// How a zone is named.
+enum Named {
+    /// By its index in [`Http`] and [`Runtime`].
+    Index(usize),
+    /// By a value; empty or `off` is none.
+    Value(Template),
 }
 
 /// Makes every level's cache ready, once everything is inherited.
@@ -97,11 +104,15 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
         let Some((name, at)) = (*conf.zone).clone() else { continue };
         let own_key = (*conf.key).clone();
         b.here = at.clone();
-        let zone = b.http.proxy_cache.position(&name).ok_or_else(|| {
-            ConfError::new(format!("\"proxy_cache\" zone \"{name}\" is unknown"))
-                .at(&at)
-                .hint(format!("declare it in http: proxy_cache_path <path> keys_zone={name}:10m;"))
-        })?;
+        let zone = match name.constant() {
+            None => Named::Value(name),
+            Some(_) => Named::Index(b.http.proxy_cache.position(&name.source).ok_or_else(|| {
+                let name = &name.source;
+                ConfError::new(format!("\"proxy_cache\" zone \"{name}\" is unknown"))
+                    .at(&at)
+                    .hint(format!("declare it in http: proxy_cache_path <path> keys_zone={name}:10m;"))
+            })?),
+        };
         let key = match own_key {
             Some(key) => key,
             None => b.template("$scheme$proxy_host$request_uri").map_err(|e| e.at(&at))?,
@@ -135,7 +146,10 @@ pub fn wants(rq: &Request) -> bool {
         Method::Post => conf.methods.post,
         _ => false,
     };
-    kept && conf.active.is_some()
+    kept && conf.active.as_ref().is_some_and(|active| match &active.zone {
+        Named::Index(_) => true,
+        Named::Value(name) => !matches!(&name.eval(rq)[..], b"" | b"off"),
+    })
 }
 
 /// Whether a request that the cache [`wants`] goes upstream with another method than its own: HEAD
@@ -159,10 +173,14 @@ pub fn ignores(rq: &Request, name: &str) -> bool {
 /// The answer to a request that the cache [`wants`], when a fresh one is kept and nothing forbids
 /// it. No plan is needed for it. Sets `rq.cache_status`.
 pub fn ready(rq: &mut Request) -> Option<Result<Answer, Failure>> {
-    if predicate::any(&rq.loc().proxy_cache.bypass, rq) {
+    // With a body the key may be made of it, and it is yet to be read.
+    if rq.has_body || predicate::any(&rq.loc().proxy_cache.bypass, rq) {
         return None;
     }
-    let (active, zone) = place(rq)?;
+    let (active, zone) = match place(rq) {
+        Ok(place) => place,
+        Err(failure) => return Some(Err(failure)),
+    };
     let entry = serve::fresh(&zone, &key(&active, rq), &rq.head)?;
     zone.counters.request(CacheStatus::Hit);
     rq.cache_status = Some(CacheStatus::Hit);
@@ -175,7 +193,7 @@ pub fn ready(rq: &mut Request) -> Option<Result<Answer, Failure>> {
 /// The plan is one for a request that is kept: without the client's conditions and ranges. Where
 /// the answer is not to be kept after all, they are put back.
 pub async fn fetch(rq: &mut Request, plan: Plan) -> Result<Answer, Failure> {
-    let Some((active, zone)) = place(rq) else { return plan.fetch().await };
+    let (active, zone) = place(rq)?;
     let conf = &rq.loc().proxy_cache;
     let ask = Ask {
         policy: active.policy.clone(),
@@ -191,10 +209,24 @@ pub async fn fetch(rq: &mut Request, plan: Plan) -> Result<Answer, Failure> {
     served.result
 }
 
-fn place(rq: &Request) -> Option<(Arc<Active>, Arc<Zone>)> {
-    let active = rq.loc().proxy_cache.active.as_ref()?.clone();
-    let zone = rq.generation().runtime.proxy_cache.zone(active.zone)?;
-    Some((active, zone))
+fn place(rq: &Request) -> Result<(Arc<Active>, Arc<Zone>), Failure> {
+    let failure = |message: String| {
+        crate::observe::request_error(rq, format_args!("{message}"));
+        Failure { status: 500, kind: FailureKind::Internal, message, attempts: Vec::new() }
+    };
+    let Some(active) = rq.loc().proxy_cache.active.as_ref() else {
+        return Err(failure("no cache is configured".into()));
+    };
+    let runtime = &rq.generation().runtime.proxy_cache;
+    let zone = match &active.zone {
+        Named::Index(index) => runtime.zone(*index).ok_or_else(|| failure("the cache is gone".into())),
+        Named::Value(name) => {
+            let name = name.eval(rq);
+            let name = String::from_utf8_lossy(&name);
+            runtime.zone_named(&name).ok_or_else(|| failure(format!("cache \"{name}\" not found")))
+        }
+    };
+    Ok((active.clone(), zone?))
 }
 
 fn key(active: &Active, rq: &Request) -> Key {

@@ -66,7 +66,7 @@ fn mistakes_are_named_in_nginxs_words() {
         ),
         ("proxy_cache_lock_timeout x;".into(), "\"proxy_cache_lock_timeout\" directive invalid value"),
         ("proxy_cache_key a; proxy_cache_key b;".into(), "\"proxy_cache_key\" directive is duplicate"),
-        ("proxy_cache $host;".into(), "\"proxy_cache\" with a variable (\"$host\") is not supported yet"),
+        ("proxy_cache '';".into(), "zero size shared memory zone \"\""),
         ("memory_cache 10m;".into(), "invalid parameter \"10m\""),
         ("memory_cache size=1k;".into(), "\"memory_cache\" directive invalid value"),
         ("memory_cache size=1m; memory_cache size=1m;".into(), "\"memory_cache\" directive is duplicate"),

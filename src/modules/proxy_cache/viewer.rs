@@ -2,6 +2,7 @@
 
 use super::predicate;
 use crate::cache::entry::Validators;
+use crate::cache::fill::Home;
 use crate::cache::filler::Upstream;
 use crate::cache::serve::Viewer;
 use crate::http::head::Head;
@@ -53,6 +54,10 @@ impl Viewer for Asking<'_> {
             self.0.upstream_fields = Some(Arc::new(fields.clone()));
         }
         predicate::any(&self.0.loc().proxy_cache.no_cache, self.0)
+    }
+
+    fn home(&self) -> Option<Arc<dyn Home>> {
+        Some(self.0.local.worker.clone())
     }
 
     fn plain(&mut self, upstream: &mut Planned) {

@@ -107,6 +107,11 @@ impl Runtime {
         self.zones.get(index).cloned()
     }
 
+    /// The zone of this name.
+    pub(super) fn zone_named(&self, name: &str) -> Option<Arc<Zone>> {
+        self.zones.iter().find(|zone| &*zone.spec.name == name).cloned()
+    }
+
     /// All zones.
     pub fn zones(&self) -> &[Arc<Zone>] {
         &self.zones

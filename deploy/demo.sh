@@ -24,4 +24,4 @@ cat <<TEXT
   Ctrl-C ends it.
 
 TEXT
-exec "$1" --demo -p target/demo -c "$PWD/conf/demo.conf" -g 'daemon off;'
+exec "$1" --demo -p target/demo -c "$PWD/conf/demo.conf" -e logs/error.log -g 'daemon off;'

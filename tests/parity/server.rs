@@ -38,7 +38,7 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
     lay_out(case, dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let mut transcript = Transcript::new(case, dir, address.ip, upstream_address.ip)?;
     if !case.checks.is_empty() {
-        check::run(case, binary, dir, &mut transcript)?;
+        check::run(case, binary, dir, address.ip, &mut transcript)?;
         return Ok(transcript);
     }
     let conf = configuration(case, binary, dir, address.ip, upstream_address.ip);

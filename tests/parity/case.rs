@@ -33,6 +33,7 @@
 //! sleep 1100ms                       only where time itself is the event
 //! --- check server                   instead of a script: pieces of configuration, one a line (⏎ is a line's end),
 //! ok listen 127.0.0.1:80;            in this context, each tested with `-t`; `ok` and `no` say what nginx says,
+//!                                    `{{port}}` is a free port,
 //! no listen 70000;                   and the line that is named as wrong is compared
 //! --- differs                        a difference on purpose: nginx's transcript line, ours, and why
 //! why: 1.31 answers 431

@@ -1,6 +1,7 @@
 //! Checks of the configuration language: is a piece of configuration accepted, and if not, which line is named?
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -14,9 +15,15 @@ use crate::transcript::Transcript;
 static LINE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"piece\.conf:([0-9]+)").unwrap());
 
 /// Tests each piece with `-t` and writes down the verdict.
-pub fn run(case: &Case, binary: &Binary, dir: &Path, transcript: &mut Transcript) -> Result<(), String> {
+pub fn run(
+    case: &Case,
+    binary: &Binary,
+    dir: &Path,
+    ip: Ipv4Addr,
+    transcript: &mut Transcript,
+) -> Result<(), String> {
     for check in &case.checks {
-        let output = test(check, binary, dir)?;
+        let output = test(check, binary, dir, ip)?;
         let verdict = if output.status.success() { "ok" } else { "no" };
         transcript.statuses.push(verdict.into());
         transcript.sent(&format!("{}: {}", check.context, check.text.replace('\n', "⏎")));
@@ -39,11 +46,16 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path, transcript: &mut Transcript
 }
 
 /// The piece stands in a file of its own, so that its lines have the same numbers whatever is around it.
-fn test(check: &Check, binary: &Binary, dir: &Path) -> Result<std::process::Output, String> {
+fn test(check: &Check, binary: &Binary, dir: &Path, ip: Ipv4Addr) -> Result<std::process::Output, String> {
     let piece = dir.join("piece.conf");
-    fs::write(&piece, check.text.replace("{{dir}}", &dir.display().to_string()))
-        .map_err(|e| e.to_string())?;
+    // A test binds what is listened on: each side, and each run, has ports of its own.
+    let [_, _, high, low] = ip.octets();
+    let port = 10_000 + (u16::from(high) - 100) * 100 + u16::from(low) - 100;
+    let text =
+        check.text.replace("{{dir}}", &dir.display().to_string()).replace("{{port}}", &port.to_string());
+    fs::write(&piece, text).map_err(|e| e.to_string())?;
     let include = format!("include {};", piece.display());
+    let listen = if check.text.contains("listen") { String::new() } else { format!("listen {ip}:8080; ") };
     let inside = |context: &str, what: &str| format!("{context} {{ {what} }}");
     let events = "events { }";
     let quiet = if binary.is_nginx { "access_log off;" } else { "" };
@@ -53,13 +65,18 @@ fn test(check: &Check, binary: &Binary, dir: &Path) -> Result<std::process::Outp
         "events" => format!("{}\nhttp {{ }}", inside("events", &include)),
         "http" => format!("{events}\n{}", inside("http", &format!("{quiet} {include}"))),
         "upstream" => format!("{events}\nhttp {{ {quiet} {} }}", inside("upstream u", &include)),
-        "server" => format!("{events}\nhttp {{ {quiet} {} }}", inside("server", &include)),
+        "server" => {
+            format!("{events}\nhttp {{ {quiet} {} }}", inside("server", &format!("{listen}{include}")))
+        }
         "location" => {
-            format!("{events}\nhttp {{ {quiet} {} }}", inside("server", &inside("location /", &include)))
+            format!(
+                "{events}\nhttp {{ {quiet} {} }}",
+                inside("server", &format!("{listen}{}", inside("location /", &include)))
+            )
         }
         "if" => {
             let location = inside("location /", &inside("if ($arg_a)", &include));
-            format!("{events}\nhttp {{ {quiet} {} }}", inside("server", &location))
+            format!("{events}\nhttp {{ {quiet} {} }}", inside("server", &format!("{listen}{location}")))
         }
         other => return Err(format!("no such context: {other}")),
     };

@@ -38,7 +38,7 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
     lay_out(case, dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let mut transcript = Transcript::new(case, dir, address.ip, upstream_address.ip)?;
     if !case.checks.is_empty() {
-        check::run(case, binary, dir, &mut transcript)?;
+        check::run(case, binary, dir, address.ip, &mut transcript)?;
         return Ok(transcript);
     }
     let conf = configuration(case, binary, dir, address.ip, upstream_address.ip);
@@ -50,6 +50,13 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
     server.await_ports(&conf, address.ip)?;
     client::play(case, address.ip, &upstreams, &mut transcript);
     drop(upstreams);
+    if let Ok(Some(status)) = server.child.try_wait() {
+        let output = server.output();
+        transcript.note(&format!("error: the server ended by itself ({status})"));
+        for line in output.lines() {
+            transcript.note(line);
+        }
+    }
     server.stop();
     for name in ["access.log", "access2.log"] {
         if let Ok(text) = fs::read(dir.join(name)) {

@@ -180,7 +180,7 @@ impl Builder {
                 Item::Directive(d) => {
                     self.here = d.at.clone();
                     self.directive(d).map_err(|mut e| {
-                        e.message = e.message.replace("{}", &d.name);
+                        e.message = e.message.replacen("\"{}\"", &format!("\"{}\"", d.name), 1);
                         e.at(&d.at).text(|| d.summary())
                     })?;
                 }

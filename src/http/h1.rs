@@ -61,8 +61,8 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         closing |= ends;
         let (head, refused, started) = match read {
             Read::Head(head, started) => (head, None, started),
-            Read::Refused(status, head, started) => (head, Some(status), started),
-            Read::Preface => (Head::default(), Some(400), Instant::now()),
+            Read::Refused(why, head, started) => (head, Some(why), started),
+            Read::Preface => (Head::default(), Some(HeadError::BadLine), Instant::now()),
             Read::Late(head, started) => {
                 let mut rq = request(&access, local, h1, head, started);
                 rq.sent.status = 408;
@@ -102,8 +102,8 @@ impl Drop for Counted<'_> {
 
 enum Read {
     Head(Head, Instant),
-    /// A status for what is no request, and what was read of it.
-    Refused(u16, Head, Instant),
+    /// Why it is no request, and what was read of it.
+    Refused(HeadError, Head, Instant),
     Preface,
     /// The head did not come in time; what there is of it.
     Late(Head, Instant),
@@ -147,7 +147,7 @@ async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Body, first: 
                     return Read::Head(std::mem::take(&mut head), started);
                 }
                 Ok(Progress::More) => {}
-                Err(e) => return Read::Refused(refusal(e), partial_head(&h1.input), started),
+                Err(e) => return Read::Refused(e, partial_head(&h1.input), started),
             }
             match super::io::read_into(&mut h1.io, &mut h1.input).await {
                 Ok(0) | Err(_) => return Read::Closed,
@@ -159,10 +159,6 @@ async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Body, first: 
     drop(reading);
     // nginx logs 408 for a head that does not come in time, and closes without a word.
     outcome.unwrap_or_else(|_| Read::Late(partial_head(&h1.input), started))
-}
-
-fn refusal(e: HeadError) -> u16 {
-    e.status()
 }
 
 /// What is known of a head that was refused: its first line, for the log.
@@ -209,14 +205,18 @@ async fn answer(
     local: Arc<Local>,
     h1: Box<H1Body>,
     head: Head,
-    refused: Option<u16>,
+    refused: Option<HeadError>,
     started: Instant,
     options: Options,
     closing: bool,
 ) -> Option<Box<H1Body>> {
     let mut rq = request(access, local, h1, head, started);
+    if let Some(why) = refused {
+        let level = crate::observe::error_log::Level::Info;
+        crate::observe::request_log(&rq, level, format_args!("{}", why.message()));
+    }
     let refused = match refused {
-        Some(status) => Some(status),
+        Some(why) => Some(why.status()),
         None if options.expected_tls => prepare(&mut rq).err().or(Some(497)),
         None => prepare(&mut rq).err(),
     };

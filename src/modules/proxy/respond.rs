@@ -46,7 +46,7 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
         }
         return Flow::Special(response);
     }
-    let mut response = response(rq, conf, status, &fields);
+    let mut response = response(rq, conf, status, &fields, answer.kept);
     response.reason = Some((status, std::mem::take(&mut answer.reason)));
     response.unconditional = !answer.kept;
     response.length = answer.length;
@@ -67,7 +67,7 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     Flow::Respond(response)
 }
 
-fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields) -> Response {
+fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool) -> Response {
     let mut response = Response { status, upstream: true, ..Response::default() };
     for (name, value) in fields.iter() {
         let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
@@ -92,7 +92,7 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields) -> Response
             }
             "set-cookie" => response.fields.add(name.clone(), rewrite_cookie(rq, conf, value)),
             // The cache cuts ranges itself and says so.
-            "accept-ranges" if rq.cache_status.is_some() => {}
+            "accept-ranges" if kept => {}
             _ => response.fields.add(name.clone(), value.clone()),
         }
     }

@@ -180,7 +180,12 @@ impl Builder {
                 Item::Directive(d) => {
                     self.here = d.at.clone();
                     self.directive(d).map_err(|mut e| {
-                        e.message = e.message.replacen("\"{}\"", &format!("\"{}\"", d.name), 1);
+                        // Once, and only where a setter put it: the operator's own text may hold braces.
+                        if let Some(rest) = e.message.strip_prefix("{}") {
+                            e.message = format!("{}{rest}", d.name);
+                        } else {
+                            e.message = e.message.replacen("\"{}\"", &format!("\"{}\"", d.name), 1);
+                        }
                         e.at(&d.at).text(|| d.summary())
                     })?;
                 }

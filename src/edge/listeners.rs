@@ -80,8 +80,9 @@ impl Listeners {
             return Ok(());
         }
         let socket = inet_socket(*addr, options)?;
-        socket.bind(&SockAddr::from(*addr))?;
-        socket.listen(1)
+        // To bind is enough: it fails beside a socket that listens. To listen as well would take, and
+        // lose, connections that come before the sockets that stay.
+        socket.bind(&SockAddr::from(*addr))
     }
 
     /// Takes over what was bound and lets go of what is not wanted. Returns the sockets for the

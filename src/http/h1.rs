@@ -384,7 +384,9 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
     // A client that waits to be told sends its body after this; it is read and dropped below.
     if h1.expect_continue && response.status < 400 {
         h1.expect_continue = false;
-        if h1.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_err() {
+        let time = *rq.loc().core.send_timeout;
+        let told = timeout(time, h1.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")).await;
+        if !matches!(told, Ok(Ok(()))) {
             return None;
         }
     }
@@ -441,7 +443,7 @@ async fn leave(rq: Request, mut h1: Box<H1Body>) -> Option<Box<H1Body>> {
             return if h1.framing.is_done() { Some(h1) } else { None };
         }
         if linger {
-            let _ = h1.io.shutdown().await;
+            close(&mut h1.io).await;
             let swallow = async {
                 let mut dropped = BytesMut::new();
                 while let Ok(Ok(n)) = timeout(pause, super::io::read_into(&mut h1.io, &mut dropped)).await {
@@ -636,6 +638,10 @@ async fn send(
             while let Some(piece) = next_piece(response, h1, &mut out).await? {
                 let length = piece.len() as u64;
                 body_bytes += length;
+                // What is more would be taken for the next response.
+                if plan.length.is_some_and(|announced| body_bytes > announced) {
+                    return Err(BodyError::Upstream("body is longer than its length".into()));
+                }
                 if plan.chunked {
                     out.push_chunk(piece);
                 } else {

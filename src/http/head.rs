@@ -259,11 +259,12 @@ impl Head {
             while matches!(input.get(scan.pos), Some(b'\r' | b'\n')) {
                 scan.pos += 1;
             }
-            if scan.pos > limits.total {
-                return Err(HeadError::BadLine);
-            }
         }
         let first = input.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(input.len());
+        // They are bounded as a head is, however they arrive.
+        if first > limits.total {
+            return Err(HeadError::BadLine);
+        }
         loop {
             let start = if scan.line_seen { scan.pos } else { first };
             let Some(length) = memchr::memchr(b'\n', &input[scan.pos.max(start)..]) else {
@@ -506,6 +507,16 @@ mod tests {
         );
         let long = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "a".repeat(8200));
         assert_eq!(read(&long).unwrap_err(), HeadError::LongFields);
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_are_bounded() {
+        let (mut head, mut scan, mut input) = (Head::default(), HeadScan::default(), Vec::new());
+        let refused = (0..100).find(|_| {
+            input.extend_from_slice(&b"\r\n".repeat(500));
+            head.read(&input, &mut scan, &LIMITS).is_err()
+        });
+        assert_eq!(refused, Some(33));
     }
 
     #[test]

@@ -68,7 +68,10 @@ impl Regex {
     pub fn is_match(&self, subject: &[u8]) -> bool {
         match &self.engine {
             Engine::Linear(regex) => regex.is_match(subject),
-            Engine::Backtracking(regex) => regex.is_match(as_text(subject).as_ref()).unwrap_or(false),
+            Engine::Backtracking(regex) => match std::str::from_utf8(subject) {
+                Ok(text) => regex.is_match(text).unwrap_or(false),
+                Err(_) => regex.is_match(&bytes_as_text(subject).0).unwrap_or(false),
+            },
         }
     }
 
@@ -94,11 +97,19 @@ impl Regex {
                 Some(found.iter().map(|m| m.map(|m| (m.start() as u32, m.end() as u32))).collect())
             }
             Engine::Backtracking(regex) => {
-                // Offsets are of the text; for a subject that is not UTF-8 they would be of another
-                // text, so such a subject does not match.
-                let text = std::str::from_utf8(subject).ok()?;
-                let found = regex.captures(text).ok()??;
-                Some(found.iter().map(|m| m.map(|m| (m.start() as u32, m.end() as u32))).collect())
+                let group = |found: fancy_regex::Match<'_>| (found.start() as u32, found.end() as u32);
+                match std::str::from_utf8(subject) {
+                    Ok(text) => {
+                        let found = regex.captures(text).ok()??;
+                        Some(found.iter().map(|m| m.map(group)).collect())
+                    }
+                    Err(_) => {
+                        let (text, offsets) = bytes_as_text(subject);
+                        let found = regex.captures(&text).ok()??;
+                        let back = |(start, end): (u32, u32)| (offsets[start as usize], offsets[end as usize]);
+                        Some(found.iter().map(|m| m.map(group).map(back)).collect())
+                    }
+                }
             }
         }
     }
@@ -108,6 +119,15 @@ fn named<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Vec<(usize, String
     names.enumerate().filter_map(|(group, name)| name.map(|n| (group, n.to_string()))).collect()
 }
 
-fn as_text(subject: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(subject)
+/// Bytes that are not UTF-8, each as a character, and of each offset in the text the one in the bytes.
+/// They have to match what bytes match: a location that denies must not be got round by them.
+fn bytes_as_text(subject: &[u8]) -> (String, Vec<u32>) {
+    let mut text = String::with_capacity(2 * subject.len());
+    let mut offsets = Vec::with_capacity(2 * subject.len() + 1);
+    for (at, byte) in subject.iter().enumerate() {
+        text.push(char::from(*byte));
+        offsets.resize(text.len(), at as u32);
+    }
+    offsets.push(subject.len() as u32);
+    (text, offsets)
 }

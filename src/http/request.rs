@@ -217,6 +217,8 @@ pub struct Request {
     pub body_read: u64,
     /// The body, when it has been read into memory.
     pub body: Option<Bytes>,
+    /// The body, when it has been read into a file.
+    pub spooled: Option<crate::upstream::spool::Spooled>,
     /// Where the body comes from.
     pub downstream: Downstream,
     /// When its first byte was read.
@@ -278,6 +280,7 @@ impl Request {
             has_body: false,
             body_read: 0,
             body: None,
+            spooled: None,
             downstream,
             started: Instant::now(),
             length: 0,
@@ -423,6 +426,14 @@ impl Request {
         if let Some(Some((start, end))) = captures.groups.get(n) {
             out.extend_from_slice(&captures.subject[*start as usize..*end as usize]);
         }
+    }
+
+    /// Whether bytes of the body were read and not kept: what is left is not the body.
+    pub fn body_is_gone(&self) -> bool {
+        let limit = *self.loc().core.client_max_body_size;
+        // One that is too large is refused as such.
+        let too_large = limit > 0 && self.body_read > limit;
+        self.body_read > 0 && self.body.is_none() && self.spooled.is_none() && !too_large
     }
 
     /// The next piece of the body as the client sends it; `None` at its end. Counts it against

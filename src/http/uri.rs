@@ -25,13 +25,26 @@ pub fn parse(target: &[u8], merge_slashes: bool) -> Option<Target> {
         let end = after.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(after.len());
         (Some(Bytes::copy_from_slice(&after[..end])), &after[end..])
     };
-    if host.as_ref().is_some_and(Bytes::is_empty) {
+    if host.as_ref().is_some_and(|host| !is_authority(host)) {
         return None;
     }
     let unparsed =
         if rest.first() == Some(&b'/') { Bytes::copy_from_slice(rest) } else { [b"/", rest].concat().into() };
     let (path, args) = split(&unparsed, merge_slashes)?;
     Some(Target { path, args, host, unparsed })
+}
+
+/// Whether it is a host, or an address in brackets, and perhaps a port; nginx takes no user's name.
+fn is_authority(text: &[u8]) -> bool {
+    let host = match memchr::memchr(b']', text) {
+        Some(end) if text[0] == b'[' => end + 1,
+        _ => {
+            let other = |b: &u8| !(b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
+            text.iter().position(other).unwrap_or(text.len())
+        }
+    };
+    let port = &text[host..];
+    host > 0 && (port.is_empty() || port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit))
 }
 
 /// The decoded path and the query of a target that begins with `/`.

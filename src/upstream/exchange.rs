@@ -195,7 +195,8 @@ fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
         let colon = memchr::memchr(b':', text).ok_or_else(|| invalid(&shown))?;
         let name = &text[..colon];
         let fine = !name.is_empty() && name.iter().all(|b| b.is_ascii_graphic());
-        if !fine || text.contains(&0) {
+        // A carriage return ends the line or is an error.
+        if !fine || text.contains(&0) || text.contains(&b'\r') {
             return Err(invalid(&shown));
         }
         let lead = text[colon + 1..].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
@@ -247,6 +248,9 @@ fn status_line(line: &[u8]) -> Option<(bool, u16)> {
     let minor = *rest.first().filter(|b| b.is_ascii_digit())?;
     let rest = rest.get(1..)?.trim_ascii_start();
     let digits = rest.get(..3)?;
+    if line.iter().any(|b| matches!(b, b'\r' | 0)) {
+        return None;
+    }
     if !digits.iter().all(u8::is_ascii_digit) || rest.get(3).is_some_and(|b| *b != b' ') {
         return None;
     }
@@ -285,6 +289,8 @@ mod tests {
             "HTTP/1.1 20 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
             "HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
+            "HTTP/1.1 200 O\rX: y\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: b\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {

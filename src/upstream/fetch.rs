@@ -248,7 +248,7 @@ impl Plan {
         .await;
         let limit = *conf.buffer_size as usize;
         let head_request = &self.method[..] == b"HEAD";
-        match sent {
+        let answered = match sent {
             Ok(()) => exchange::read_head(connection, input, head_request, limit, *conf.read_timeout).await,
             // An upstream may answer and close before it has read a body it does not want.
             Err(AttemptError::Broken(what)) => {
@@ -262,6 +262,14 @@ impl Plan {
                 }
             }
             Err(error) => Err(error),
+        };
+        match answered {
+            // Passed on, it would have the client and those between take what follows for another
+            // protocol's bytes.
+            Ok(head) if head.status == 101 && !self.upgrade => Err(AttemptError::Invalid(
+                "upstream sent unexpected 101 response while reading response header from upstream".into(),
+            )),
+            other => other,
         }
     }
 

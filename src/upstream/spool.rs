@@ -61,6 +61,9 @@ pub async fn read(rq: &mut Request) -> Result<Spooled, BodyError> {
     if !rq.has_body && rq.body.is_none() {
         return Ok(Spooled::None);
     }
+    if let Some(kept) = &rq.spooled {
+        return Ok(kept.clone());
+    }
     let in_memory = (*rq.loc().core.client_body_buffer_size).max(16 * 1024) as usize;
     let mut memory = BytesMut::new();
     let mut file: Option<Arc<File>> = None;
@@ -86,7 +89,10 @@ pub async fn read(rq: &mut Request) -> Result<Spooled, BodyError> {
         }
         Some(file) => {
             append(file.clone(), memory.freeze()).await.map_err(BodyError::File)?;
-            Ok(Spooled::File(file, total))
+            // Another attempt under another URI (`error_page`) sends it again.
+            let kept = Spooled::File(file, total);
+            rq.spooled = Some(kept.clone());
+            Ok(kept)
         }
     }
 }

@@ -427,8 +427,16 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
         return Ok(respond::flow(rq, kept?));
     }
     let buffered = *rq.loc().proxy.request_buffering || caching || rq.version() == Version::Http2;
-    let streams = !buffered && rq.has_body && rq.body.is_none();
-    let body = if streams || !*rq.loc().proxy.pass_request_body {
+    let conf = &rq.loc().proxy;
+    // The client's body, and not another; HTTP/1.0 has no chunks, so its length must be known.
+    let wanted = *conf.pass_request_body && conf.set_body.is_none();
+    let framed = rq.body_length.is_some() || !*conf.http10;
+    let streams =
+        !buffered && wanted && framed && rq.has_body && rq.body.is_none() && rq.spooled.is_none();
+    if wanted && rq.body_is_gone() {
+        return Err(gone_body());
+    }
+    let body = if streams || !*conf.pass_request_body {
         spool::Spooled::None
     } else {
         spool::read(rq).await.map_err(client_failure)?
@@ -452,6 +460,12 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
         }
     };
     Ok(respond::flow(rq, fetched?))
+}
+
+/// What another upstream was sent as it came cannot be sent again, and the rest is not the whole.
+fn gone_body() -> Failure {
+    let message = "client request body was sent to another upstream already".to_string();
+    Failure { status: 502, kind: FailureKind::Client, message, attempts: Vec::new() }
 }
 
 fn client_failure(e: crate::http::BodyError) -> Failure {

@@ -60,7 +60,10 @@ pub fn plan(rq: &mut Request, group: Arc<Group>, body: Spooled, streams: bool, c
         balance::Method::Hash(key) | balance::Method::ConsistentHash(key) => Some(key.eval(rq)),
         _ => None,
     };
-    let upgrade = fields.get("upgrade").is_some() && rq.version() == crate::http::Version::Http11;
+    // Only a client that asked for it can be switched, whatever `proxy_set_header` says.
+    let upgrade = fields.get("upgrade").is_some()
+        && rq.head.get("upgrade").is_some()
+        && rq.version() == crate::http::Version::Http11;
     Plan {
         local: rq.local.clone(),
         level: rq.level,

@@ -163,19 +163,26 @@ impl Pass {
             }
             Pass::Variable(url) => {
                 let url = url.eval(rq);
-                let text = String::from_utf8_lossy(&url).into_owned();
+                // A path may have any bytes; what stands before it is text.
+                let valid = std::str::from_utf8(&url).map_or_else(|e| e.valid_up_to(), str::len);
+                let text = String::from_utf8_lossy(&url[..valid]).into_owned();
                 let Some((tls, rest)) = scheme(&text) else {
                     crate::observe::request_error(rq, format_args!("invalid URL prefix in \"{text}\""));
                     return Err(internal());
                 };
                 let default_port = if tls { 443 } else { 80 };
                 let (authority, uri) = split(rest);
+                let uri = uri.map(|uri| url.slice(valid - uri.len()..));
+                if uri.is_none() && valid < url.len() {
+                    crate::observe::request_error(rq, format_args!("invalid host in upstream \"{rest}\""));
+                    return Err(internal());
+                }
                 let Some(group) = dynamic_group(rq, authority, default_port).await? else { return Ok(None) };
                 let port = upstream::split_host(authority, default_port).map_or(default_port, |(_, p)| p);
                 let uri = match uri {
                     // What variables gave is used as it is.
-                    Some(uri) if uri.starts_with('?') => Bytes::from(format!("/{uri}")),
-                    Some(uri) => Bytes::copy_from_slice(uri.as_bytes()),
+                    Some(uri) if uri.starts_with(b"?") => [b"/", &uri[..]].concat().into(),
+                    Some(uri) => uri,
                     None => request_target(rq, None),
                 };
                 let authority = Bytes::copy_from_slice(authority.as_bytes());

@@ -26,7 +26,8 @@ impl Identity {
         let user = nix::unistd::User::from_name(user).ok()??;
         let gid = match group {
             Some(name) => nix::unistd::Group::from_name(name).ok()??.gid,
-            None => user.gid,
+            // nginx takes the group of the user's name; where there is none, the user's own will do.
+            None => nix::unistd::Group::from_name(&user.name).ok().flatten().map_or(user.gid, |g| g.gid),
         };
         Some(Identity { uid: user.uid.as_raw(), gid: gid.as_raw() })
     }

@@ -106,7 +106,8 @@ impl Regex {
                     Err(_) => {
                         let (text, offsets) = bytes_as_text(subject);
                         let found = regex.captures(&text).ok()??;
-                        let back = |(start, end): (u32, u32)| (offsets[start as usize], offsets[end as usize]);
+                        let back =
+                            |(start, end): (u32, u32)| (offsets[start as usize], offsets[end as usize]);
                         Some(found.iter().map(|m| m.map(group).map(back)).collect())
                     }
                 }

@@ -17,3 +17,4 @@ mod live;
 mod player;
 mod reload;
 mod signals;
+mod user;

@@ -431,8 +431,7 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
     // The client's body, and not another; HTTP/1.0 has no chunks, so its length must be known.
     let wanted = *conf.pass_request_body && conf.set_body.is_none();
     let framed = rq.body_length.is_some() || !*conf.http10;
-    let streams =
-        !buffered && wanted && framed && rq.has_body && rq.body.is_none() && rq.spooled.is_none();
+    let streams = !buffered && wanted && framed && rq.has_body && rq.body.is_none() && rq.spooled.is_none();
     if wanted && rq.body_is_gone() {
         return Err(gone_body());
     }

@@ -219,6 +219,46 @@ const KERNEL: &str = "how bytes reach the socket is chosen by size and kind of c
 const TABLES: &str = "tables size themselves";
 const MEMORY: &str = "memory is taken as it is needed, within bounds";
 
+fn time0(d: &Directive) -> ConfResult<Duration> {
+    time_arg(d, 0)
+}
+
+fn number0(d: &Directive) -> ConfResult<u64> {
+    number_arg(d, 0)
+}
+
+fn size0(d: &Directive) -> ConfResult<u64> {
+    size_arg(d, 0)
+}
+
+/// A directive of every level whose field has its name.
+macro_rules! loc {
+    ($name:ident, $read:expr, $doc:literal) => {
+        Command::works(
+            stringify!($name),
+            |b, d| {
+                let value = $read(d)?;
+                b.loc().core.$name.set(value)
+            },
+            $doc,
+        )
+    };
+}
+
+/// A directive of servers whose field has its name.
+macro_rules! srv {
+    ($name:ident, $read:expr, $doc:literal) => {
+        Command::works(
+            stringify!($name),
+            |b, d| {
+                let value = $read(d)?;
+                b.srv().core.$name.set(value)
+            },
+            $doc,
+        )
+    };
+}
+
 /// The directives.
 pub const COMMANDS: &[Command] = &[
     Command::works("server", location::server, "a virtual server, or a server of an upstream"),
@@ -230,101 +270,24 @@ pub const COMMANDS: &[Command] = &[
     Command::works("alias", |b, d| root(b, d, true), "the directory in place of the location's prefix"),
     Command::works("internal", internal, "only internal requests"),
     Command::works("error_page", error_page, "what answers in place of an error"),
-    Command::works(
-        "recursive_error_pages",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.recursive_error_pages.set(v)
-        },
-        "error pages of error pages",
-    ),
+    loc!(recursive_error_pages, flag, "error pages of error pages"),
     Command::works("types", types, "types by extension"),
     Command::works("default_type", default_type, "the type of what has no known extension"),
-    Command::works(
-        "client_max_body_size",
-        |b, d| {
-            let v = offset(d)?;
-            b.loc().core.client_max_body_size.set(v)
-        },
-        "bytes of a request's body",
-    ),
-    Command::works(
-        "client_body_buffer_size",
-        |b, d| {
-            let v = size_arg(d, 0)?;
-            b.loc().core.client_body_buffer_size.set(v)
-        },
-        "bytes of a body kept in memory",
-    ),
-    Command::works(
-        "client_body_timeout",
-        |b, d| {
-            let v = time_arg(d, 0)?;
-            b.loc().core.client_body_timeout.set(v)
-        },
-        "time between two reads of a body",
-    ),
-    Command::works(
-        "client_header_timeout",
-        |b, d| {
-            let v = time_arg(d, 0)?;
-            b.srv().core.client_header_timeout.set(v)
-        },
-        "time for a head",
-    ),
-    Command::works(
-        "client_header_buffer_size",
-        |b, d| {
-            let v = size_arg(d, 0)?;
-            b.srv().core.client_header_buffer_size.set(v)
-        },
-        "bytes of a common head",
-    ),
+    loc!(client_max_body_size, offset, "bytes of a request's body"),
+    loc!(client_body_buffer_size, size0, "bytes of a body kept in memory"),
+    loc!(client_body_timeout, time0, "time between two reads of a body"),
+    srv!(client_header_timeout, time0, "time for a head"),
+    srv!(client_header_buffer_size, size0, "bytes of a common head"),
     Command::works(
         "large_client_header_buffers",
         large_client_header_buffers,
         "number and bytes of buffers for large heads",
     ),
-    Command::works(
-        "underscores_in_headers",
-        |b, d| {
-            let v = flag(d)?;
-            b.srv().core.underscores_in_headers.set(v)
-        },
-        "whether names of fields may have underscores",
-    ),
-    Command::works(
-        "ignore_invalid_headers",
-        |b, d| {
-            let v = flag(d)?;
-            b.srv().core.ignore_invalid_headers.set(v)
-        },
-        "whether fields with invalid names are dropped",
-    ),
-    Command::works(
-        "merge_slashes",
-        |b, d| {
-            let v = flag(d)?;
-            b.srv().core.merge_slashes.set(v)
-        },
-        "whether repeated slashes count as one",
-    ),
-    Command::works(
-        "max_headers",
-        |b, d| {
-            let v = number_arg(d, 0)?;
-            b.srv().core.max_headers.set(v)
-        },
-        "the most fields of a head",
-    ),
-    Command::works(
-        "send_timeout",
-        |b, d| {
-            let v = time_arg(d, 0)?;
-            b.loc().core.send_timeout.set(v)
-        },
-        "time between two writes",
-    ),
+    srv!(underscores_in_headers, flag, "whether names of fields may have underscores"),
+    srv!(ignore_invalid_headers, flag, "whether fields with invalid names are dropped"),
+    srv!(merge_slashes, flag, "whether repeated slashes count as one"),
+    srv!(max_headers, number0, "the most fields of a head"),
+    loc!(send_timeout, time0, "time between two writes"),
     Command::works("keepalive_timeout", keepalive_timeout, "how long an idle connection is kept"),
     Command::works(
         "keepalive_requests",
@@ -349,56 +312,14 @@ pub const COMMANDS: &[Command] = &[
         "how long a connection carries requests",
     ),
     Command::works("keepalive_disable", keepalive_disable, "browsers without keep-alive"),
-    Command::works(
-        "lingering_time",
-        |b, d| {
-            let v = time_arg(d, 0)?;
-            b.loc().core.lingering_time.set(v)
-        },
-        "how long leftover bodies are read",
-    ),
-    Command::works(
-        "lingering_timeout",
-        |b, d| {
-            let v = time_arg(d, 0)?;
-            b.loc().core.lingering_timeout.set(v)
-        },
-        "time between two such reads",
-    ),
+    loc!(lingering_time, time0, "how long leftover bodies are read"),
+    loc!(lingering_timeout, time0, "time between two such reads"),
     Command::works("lingering_close", lingering_close, "whether leftover bodies are read before closing"),
     Command::works("server_tokens", server_tokens, "whether our version is told"),
-    Command::works(
-        "absolute_redirect",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.absolute_redirect.set(v)
-        },
-        "whether redirects name scheme and host",
-    ),
-    Command::works(
-        "server_name_in_redirect",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.server_name_in_redirect.set(v)
-        },
-        "whether redirects use the server's name",
-    ),
-    Command::works(
-        "port_in_redirect",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.port_in_redirect.set(v)
-        },
-        "whether redirects name the port",
-    ),
-    Command::works(
-        "etag",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.etag.set(v)
-        },
-        "whether files have an ETag",
-    ),
+    loc!(absolute_redirect, flag, "whether redirects name scheme and host"),
+    loc!(server_name_in_redirect, flag, "whether redirects use the server's name"),
+    loc!(port_in_redirect, flag, "whether redirects name the port"),
+    loc!(etag, flag, "whether files have an ETag"),
     Command::works("if_modified_since", if_modified_since, "how If-Modified-Since is compared"),
     Command::works(
         "max_ranges",
@@ -408,22 +329,8 @@ pub const COMMANDS: &[Command] = &[
         },
         "the most ranges of a request",
     ),
-    Command::works(
-        "log_not_found",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.log_not_found.set(v)
-        },
-        "whether missing files are logged",
-    ),
-    Command::works(
-        "chunked_transfer_encoding",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.chunked_transfer_encoding.set(v)
-        },
-        "whether chunked responses may be sent",
-    ),
+    loc!(log_not_found, flag, "whether missing files are logged"),
+    loc!(chunked_transfer_encoding, flag, "whether chunked responses may be sent"),
     Command::works("satisfy", satisfy, "whether all access checks or any must allow"),
     Command::works(
         "limit_rate",
@@ -442,46 +349,11 @@ pub const COMMANDS: &[Command] = &[
         "bytes before limit_rate begins",
     ),
     Command::works("open_file_cache", open_file_cache, "a cache of open files"),
-    Command::works(
-        "open_file_cache_valid",
-        |b, d| {
-            let v = time_arg(d, 0)?;
-            b.loc().core.open_file_cache_valid.set(v)
-        },
-        "how long it is believed",
-    ),
-    Command::works(
-        "open_file_cache_min_uses",
-        |b, d| {
-            let v = number_arg(d, 0)?;
-            b.loc().core.open_file_cache_min_uses.set(v)
-        },
-        "uses before a file is held",
-    ),
-    Command::works(
-        "open_file_cache_errors",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.open_file_cache_errors.set(v)
-        },
-        "whether failures are held",
-    ),
-    Command::works(
-        "tcp_nodelay",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.tcp_nodelay.set(v)
-        },
-        "whether small writes leave at once",
-    ),
-    Command::works(
-        "reset_timedout_connection",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.reset_timedout_connection.set(v)
-        },
-        "whether a connection that timed out is reset",
-    ),
+    loc!(open_file_cache_valid, time0, "how long it is believed"),
+    loc!(open_file_cache_min_uses, number0, "uses before a file is held"),
+    loc!(open_file_cache_errors, flag, "whether failures are held"),
+    loc!(tcp_nodelay, flag, "whether small writes leave at once"),
+    loc!(reset_timedout_connection, flag, "whether a connection that timed out is reset"),
     Command::no_effect("sendfile", KERNEL),
     Command::no_effect("sendfile_max_chunk", KERNEL),
     Command::no_effect("tcp_nopush", "head and body leave in one write in any case"),
@@ -503,14 +375,7 @@ pub const COMMANDS: &[Command] = &[
     Command::no_effect("types_hash_bucket_size", TABLES),
     Command::no_effect("variables_hash_max_size", TABLES),
     Command::no_effect("variables_hash_bucket_size", TABLES),
-    Command::works(
-        "msie_padding",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().core.msie_padding.set(v)
-        },
-        "whether pages are padded for browsers that hide short ones",
-    ),
+    loc!(msie_padding, flag, "whether pages are padded for browsers that hide short ones"),
     Command::no_effect("msie_refresh", "the browser it was for is gone"),
 ];
 

@@ -1,0 +1,277 @@
+//! The loop of an HTTP/1 connection: a head, an answer, and again.
+//!
+//! An idle connection holds no buffer: bytes come through the worker's read buffer, and what a
+//! request needs lives as long as the request.
+
+mod prepare;
+mod read;
+mod send;
+mod write;
+
+pub use prepare::{choose_server, valid_host};
+pub use read::head_limits;
+pub use write::{append_line_safe, record, write_field};
+
+use super::body::{BodyError, Framing};
+use super::head::{Head, HeadError, Version};
+use super::io::Io;
+use super::phases;
+use super::request::{Downstream, H1Body, Request};
+use super::response::Response;
+use crate::edge::Local;
+use crate::edge::connection::{Access, bound};
+use crate::observe::metrics::Gauge;
+use bytes::BytesMut;
+use prepare::prepare;
+use read::{Read, read_head};
+use send::send;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+use write::{Plan, write_head};
+
+/// What is special about a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// TLS was expected and the client speaks plain HTTP: every request is answered 497.
+    pub expected_tls: bool,
+    /// An HTTP/2 preface may come instead of a request line.
+    pub preface: bool,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(mut access: Access, io: Io, options: Options) {
+    let mut h1 = Box::new(H1Body {
+        io,
+        input: BytesMut::new(),
+        framing: Framing::None,
+        expect_continue: false,
+        room: u64::MAX,
+    });
+    let mut first = true;
+    loop {
+        let (local, mut closing) = access.current();
+        if closing && h1.input.is_empty() && !first {
+            break;
+        }
+        let read = read_head(&access, &local, &mut h1, first).await;
+        if options.preface && first && matches!(read, Read::Preface) {
+            let H1Body { io, input, .. } = *h1;
+            return super::h2::serve(access, io, input).await;
+        }
+        first = false;
+        // The configuration of now, not of when the connection fell idle.
+        let (local, ends) = access.current();
+        closing |= ends;
+        let (head, refused, started) = match read {
+            Read::Head(head, started) => (head, None, started),
+            Read::Refused(why, head, started) => (head, Some(why), started),
+            Read::Preface => (Head::default(), Some(HeadError::BadLine), Instant::now()),
+            Read::Late(head, started) => {
+                let mut rq = request(&access, local, h1, head, started);
+                rq.sent.status = 408;
+                rq.sent.aborted = true;
+                finish(&rq);
+                return;
+            }
+            Read::Closed => break,
+        };
+        let writing = Counted::new(&access, |c| &c.writing);
+        let kept = Box::pin(answer(&access, local, h1, head, refused, started, options, closing)).await;
+        drop(writing);
+        match kept {
+            Some(connection) => h1 = connection,
+            None => return,
+        }
+    }
+    close(&mut h1.io).await;
+}
+
+/// Adds one to a gauge for as long as it lives.
+struct Counted<'a>(&'a Gauge);
+
+impl<'a> Counted<'a> {
+    fn new(access: &'a Access, which: fn(&crate::observe::metrics::Connections) -> &Gauge) -> Counted<'a> {
+        let gauge = which(&access.worker().metrics.connections);
+        gauge.add(1);
+        Counted(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.add(-1);
+    }
+}
+
+/// Answers one request; the connection, when it may carry another.
+#[allow(clippy::too_many_arguments)]
+async fn answer(
+    access: &Access,
+    local: Arc<Local>,
+    h1: Box<H1Body>,
+    head: Head,
+    refused: Option<HeadError>,
+    started: Instant,
+    options: Options,
+    closing: bool,
+) -> Option<Box<H1Body>> {
+    let mut rq = request(access, local, h1, head, started);
+    if let Some(why) = refused {
+        let level = crate::observe::error_log::Level::Info;
+        crate::observe::request_log(&rq, level, format_args!("{}", why.message()));
+    }
+    let refused = match refused {
+        Some(why) => Some(why.status()),
+        None if options.expected_tls => prepare(&mut rq).err().or(Some(497)),
+        None => prepare(&mut rq).err(),
+    };
+    let response = match refused {
+        Some(status) => {
+            rq.keepalive = false;
+            phases::refuse_with(&mut rq, status).await
+        }
+        None => {
+            if closing {
+                rq.keepalive = false;
+            }
+            phases::process(&mut rq).await
+        }
+    };
+    respond(rq, response).await
+}
+
+/// The request of a head, at its address's default server.
+fn request(access: &Access, local: Arc<Local>, h1: Box<H1Body>, head: Head, started: Instant) -> Request {
+    access.worker().metrics.connections.requests.inc();
+    access.conn.requests.fetch_add(1, Ordering::Relaxed);
+    let mut rq = Request::new(local, access.conn.clone(), head, Downstream::H1(h1));
+    rq.started = started;
+    rq.length = rq.head.size() as u64;
+    rq.server = bound(&rq.local, &rq.conn).names.default;
+    rq.level = rq.http().servers[rq.server].level;
+    rq
+}
+
+/// Sends the response, logs, and gives the connection back when it may carry another request.
+async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>> {
+    if !response.silent {
+        response = phases::filtered(&mut rq, response).await;
+    }
+    let Downstream::H1(mut h1) = std::mem::replace(&mut rq.downstream, Downstream::None) else {
+        // The connection is lent to the request for the time of `process` only.
+        return None;
+    };
+    if response.silent {
+        rq.sent.status = response.status;
+        rq.sent.aborted = true;
+        finish(&rq);
+        return None;
+    }
+    // A client that waits to be told sends its body after this; it is read and dropped below.
+    if h1.expect_continue && response.status < 400 {
+        h1.expect_continue = false;
+        let time = *rq.loc().core.send_timeout;
+        let told = timeout(time, h1.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")).await;
+        if !matches!(told, Ok(Ok(()))) {
+            return None;
+        }
+    }
+    decide_keepalive(&mut rq, &response);
+    let plan = Plan::of(&rq, &response);
+    if plan.closes {
+        rq.keepalive = false;
+    }
+    let mut head = Vec::with_capacity(512);
+    if rq.head.version != Version::Http09 || response.status != 200 && rq.head.target().is_empty() {
+        write_head(&rq, &response, &plan, &mut head);
+    }
+    record(&mut rq, &response);
+    let tunnel = response.tunnel.take();
+    let sent = send(&mut rq, &mut h1, head, &mut response, &plan).await;
+    if let Some(tunnel) = tunnel
+        && sent.is_ok()
+    {
+        let already_read = std::mem::take(&mut h1.input);
+        let bytes = tunnel.run(&mut h1.io, already_read).await;
+        rq.sent.bytes += bytes;
+        rq.sent.body_bytes += bytes;
+        finish(&rq);
+        close(&mut h1.io).await;
+        return None;
+    }
+    if let Err(e) = &sent {
+        rq.sent.aborted = true;
+        if !matches!(e, BodyError::Client(_) | BodyError::ClientTimeout) {
+            crate::observe::request_error(&rq, format_args!("{e} while sending to client"));
+        }
+    }
+    finish(&rq);
+    if sent.is_err() {
+        // Bytes are missing: the client must not take what it has for the whole.
+        return None;
+    }
+    leave(rq, h1).await
+}
+
+/// After the answer: the rest of the request's body is read and dropped, or the connection closed.
+async fn leave(rq: Request, mut h1: Box<H1Body>) -> Option<Box<H1Body>> {
+    let core = &rq.loc().core;
+    let (time, pause, linger) = (*core.lingering_time, *core.lingering_timeout, *core.lingering_close);
+    // A client that was not told to continue sends nothing.
+    if h1.expect_continue {
+        close(&mut h1.io).await;
+        return None;
+    }
+    if !h1.framing.is_done() {
+        if rq.keepalive {
+            let drain = async { while let Ok(Ok(Some(_))) = timeout(pause, h1.next()).await {} };
+            let _ = timeout(time, drain).await;
+            return if h1.framing.is_done() { Some(h1) } else { None };
+        }
+        if linger {
+            close(&mut h1.io).await;
+            let swallow = async {
+                let mut dropped = BytesMut::new();
+                while let Ok(Ok(n)) = timeout(pause, super::io::read_into(&mut h1.io, &mut dropped)).await {
+                    if n == 0 {
+                        break;
+                    }
+                    dropped.clear();
+                }
+            };
+            let _ = timeout(time, swallow).await;
+        }
+        return None;
+    }
+    if rq.keepalive {
+        return Some(h1);
+    }
+    close(&mut h1.io).await;
+    None
+}
+
+async fn close(io: &mut Io) {
+    let _ = timeout(Duration::from_secs(1), io.shutdown()).await;
+}
+
+fn decide_keepalive(rq: &mut Request, response: &Response) {
+    let core = &rq.loc().core;
+    let requests = rq.conn.requests.load(Ordering::Relaxed);
+    let over = core.keepalive_timeout.is_zero()
+        || requests >= *core.keepalive_requests
+        || rq.conn.accepted.elapsed() >= *core.keepalive_time
+        || response.close
+        || rq.local.worker.quitting();
+    if over {
+        rq.keepalive = false;
+    }
+}
+
+/// What happens to every request at its end: the log, the counters.
+pub fn finish(rq: &Request) {
+    crate::modules::log::request_done(rq);
+    crate::observe::metrics::request_done(rq);
+}

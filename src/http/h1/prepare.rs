@@ -1,0 +1,169 @@
+//! A head becomes a request: which server, which target, how its body is framed.
+
+use crate::edge::connection::bound;
+use crate::http::body::{Chunks, Framing};
+use crate::http::head::{Head, Version};
+use crate::http::request::{Downstream, Request};
+use crate::http::uri;
+use bytes::Bytes;
+
+/// Reads the request line and the fields that frame the message; the error is the status for what
+/// is wrong with them.
+pub(super) fn prepare(rq: &mut Request) -> Result<(), u16> {
+    let version = rq.head.version;
+    choose_server(rq)?;
+    let merge = *rq.srv().core.merge_slashes;
+    let target = uri::parse(rq.head.target(), merge).ok_or(400u16)?;
+    (rq.uri, rq.args, rq.unparsed) = (target.path, target.args, target.unparsed);
+    let framing = framing(&rq.head)?;
+    rq.body_length = match &framing {
+        Framing::Length(n) => Some(*n),
+        _ => None,
+    };
+    rq.has_body = !framing.is_done();
+    let expects = rq.head.get("expect").is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
+    let has_body = rq.has_body;
+    if let Downstream::H1(h1) = &mut rq.downstream {
+        h1.framing = framing;
+        h1.expect_continue = expects && has_body && version == Version::Http11;
+    }
+    rq.keepalive = match version {
+        Version::Http11 => !connection_has(&rq.head, b"close"),
+        Version::Http10 => connection_has(&rq.head, b"keep-alive"),
+        _ => false,
+    };
+    Ok(())
+}
+
+fn connection_has(head: &Head, word: &[u8]) -> bool {
+    head.all("connection").any(|v| v.split(|b| *b == b',').any(|w| w.trim_ascii().eq_ignore_ascii_case(word)))
+}
+
+/// How the request's body is framed; what could be understood in two ways is refused.
+fn framing(head: &Head) -> Result<Framing, u16> {
+    let mut lengths = head.all("content-length");
+    let length = match (lengths.next(), lengths.next()) {
+        (_, Some(_)) => return Err(400),
+        (Some(text), None) => {
+            let fine = !text.is_empty() && text.len() < 19 && text.iter().all(u8::is_ascii_digit);
+            let n = fine.then(|| text.iter().fold(0u64, |n, b| n * 10 + u64::from(b - b'0')));
+            Some(n.ok_or(400u16)?)
+        }
+        (None, None) => None,
+    };
+    let mut codings = head.all("transfer-encoding");
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(match length {
+            None | Some(0) => Framing::None,
+            Some(n) => Framing::Length(n),
+        }),
+        (Some(_), Some(_)) => Err(400),
+        (Some(coding), None) => {
+            if head.version < Version::Http11 || length.is_some() {
+                return Err(400);
+            }
+            if coding.eq_ignore_ascii_case(b"chunked") {
+                Ok(Framing::Chunked(Chunks::default()))
+            } else {
+                Err(501)
+            }
+        }
+    }
+}
+
+/// Finds the server by the host of the target or of `Host`; the error is 400.
+pub fn choose_server(rq: &mut Request) -> Result<(), u16> {
+    let named = match rq.head.target().first() {
+        Some(b'/') | None => None,
+        Some(_) => uri::parse(rq.head.target(), true).ok_or(400u16)?.host,
+    };
+    let mut hosts = rq.head.all("host");
+    let field = hosts.next();
+    if hosts.next().is_some() {
+        return Err(400);
+    }
+    if field.is_none() && rq.head.version == Version::Http11 {
+        return Err(400);
+    }
+    let field_host = match field {
+        Some(text) => Some(valid_host(text)?),
+        None => None,
+    };
+    rq.host = match named {
+        Some(text) => valid_host(&text)?,
+        None => field_host.unwrap_or_default(),
+    };
+    let host = rq.host.clone();
+    let local = rq.local.clone();
+    rq.server = bound(&local, &rq.conn).names.find(&host, Some(rq));
+    rq.level = rq.http().servers[rq.server].level;
+    Ok(())
+}
+
+/// A host in lower case, without port and trailing dot (ngx_http_validate_host).
+pub fn valid_host(text: &[u8]) -> Result<Bytes, u16> {
+    if text.is_empty() {
+        return Ok(Bytes::new());
+    }
+    let bracketed = text.first() == Some(&b'[');
+    let end = if bracketed {
+        memchr::memchr(b']', text).ok_or(400u16)? + 1
+    } else {
+        memchr::memchr(b':', text).unwrap_or(text.len())
+    };
+    let bad = |b: &u8| *b <= 0x20 || *b == 0x7f || matches!(b, b'/' | b'\0');
+    if text.iter().any(bad) || memchr::memmem::find(text, b"..").is_some() {
+        return Err(400);
+    }
+    let rest = &text[end..];
+    if !rest.is_empty() && rest[0] != b':' {
+        return Err(400);
+    }
+    let host = text[..end].strip_suffix(b".").unwrap_or(&text[..end]);
+    if host.is_empty() {
+        return Err(400);
+    }
+    Ok(host.to_ascii_lowercase().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_as_nginx_takes_them() {
+        for (text, want) in [
+            ("Example.ORG:80", Ok("example.org")),
+            ("example.org.", Ok("example.org")),
+            ("[::1]:8080", Ok("[::1]")),
+            ("a/b", Err(400)),
+            ("a..b", Err(400)),
+            ("[::1", Err(400)),
+            (":80", Err(400)),
+        ] {
+            let got = valid_host(text.as_bytes()).map(|b| String::from_utf8(b.to_vec()).unwrap());
+            assert_eq!(got, want.map(str::to_string), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let head = |fields: &[(&str, &str)], version| {
+            let fields = fields.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
+            Head::from_parts(b"POST", b"/", version, fields)
+        };
+        let of = |fields: &[(&str, &str)]| framing(&head(fields, Version::Http11));
+        assert!(matches!(of(&[("Content-Length", "5")]), Ok(Framing::Length(5))));
+        assert!(matches!(of(&[("Transfer-Encoding", "chunked")]), Ok(Framing::Chunked(_))));
+        assert_eq!(of(&[("Transfer-Encoding", "gzip")]).unwrap_err(), 501);
+        for bad in [
+            &[("Content-Length", "5"), ("Content-Length", "5")][..],
+            &[("Content-Length", "+5")],
+            &[("Content-Length", "5"), ("Transfer-Encoding", "chunked")],
+            &[("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")],
+        ] {
+            assert_eq!(of(bad).unwrap_err(), 400, "{bad:?}");
+        }
+        assert_eq!(framing(&head(&[("Transfer-Encoding", "chunked")], Version::Http10)).unwrap_err(), 400);
+    }
+}

@@ -1,0 +1,256 @@
+//! Head and body on their way: few writes, read-ahead for slow clients, an eye on who leaves.
+
+use super::write::Plan;
+use crate::http::body::{Body, BodyError};
+use crate::http::io::{Io, poll_read_into};
+use crate::http::pace::Pace;
+use crate::http::request::{H1Body, Request};
+use crate::http::response::Response;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// Sends head and body, gathering what is at hand into as few writes as can be.
+pub(super) async fn send(
+    rq: &mut Request,
+    h1: &mut H1Body,
+    head: Vec<u8>,
+    response: &mut Response,
+    plan: &Plan,
+) -> Result<(), BodyError> {
+    let ahead =
+        if response.upstream && !response.body.flush_each() { *rq.loc().proxy.buffers as usize } else { 0 };
+    let mut out = Outgoing::new(*rq.loc().core.send_timeout, ahead);
+    out.push(Bytes::from(head));
+    let head_bytes = out.queued as u64;
+    let mut body_bytes = 0u64;
+    let mut pace = Pace::of(rq);
+    let result = async {
+        if plan.body {
+            let flush_each = response.body.flush_each();
+            while let Some(piece) = next_piece(response, h1, &mut out).await? {
+                let length = piece.len() as u64;
+                body_bytes += length;
+                // What is more would be taken for the next response.
+                if plan.length.is_some_and(|announced| body_bytes > announced) {
+                    return Err(BodyError::Upstream("body is longer than its length".into()));
+                }
+                if plan.chunked {
+                    out.push_chunk(piece);
+                } else {
+                    out.push(piece);
+                }
+                if flush_each || out.queued >= FULL || pace.is_some() {
+                    out.write(&mut h1.io, &mut response.body).await?;
+                }
+                if let Some(pace) = &mut pace {
+                    pace.wait(body_bytes).await;
+                }
+            }
+            if let (Some(length), false) = (plan.length, plan.chunked)
+                && length != body_bytes
+            {
+                return Err(BodyError::Upstream(format!("body of {length} bytes ended after {body_bytes}")));
+            }
+            if plan.chunked {
+                out.close_chunk();
+                out.push(Bytes::from_static(b"0\r\n\r\n"));
+            }
+        }
+        out.write(&mut h1.io, &mut response.body).await
+    }
+    .await;
+    if let Err(BodyError::Upstream(_) | BodyError::File(_)) = &result {
+        // What there was of the body is the client's to see, and that it is not whole.
+        let _ = out.write(&mut h1.io, &mut Body::Empty).await;
+    }
+    rq.sent.bytes = out.written;
+    rq.sent.body_bytes = out.written.saturating_sub(head_bytes);
+    result
+}
+
+/// Bytes gathered before they are written.
+const FULL: usize = 64 * 1024;
+
+/// Bytes a client may send ahead while its answer is being produced.
+const AHEAD: usize = 64 * 1024;
+
+/// The next piece of the body. What is queued is written before anything is waited for, and a client
+/// that leaves while there is nothing to send is noticed.
+async fn next_piece(
+    response: &mut Response,
+    h1: &mut H1Body,
+    out: &mut Outgoing,
+) -> Result<Option<Bytes>, BodyError> {
+    let at_hand = std::future::poll_fn(|cx| Poll::Ready(out.take_piece(&mut response.body, cx))).await;
+    if let Poll::Ready(piece) = at_hand {
+        return piece.transpose();
+    }
+    out.write(&mut h1.io, &mut response.body).await?;
+    let body_unread = !h1.framing.is_done();
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(piece) = out.take_piece(&mut response.body, cx) {
+            return Poll::Ready(piece.transpose());
+        }
+        // Bytes of an unread body are the request's, not ours to read ahead.
+        while !body_unread && h1.input.len() < AHEAD {
+            match poll_read_into(&mut h1.io, cx, &mut h1.input) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(BodyError::Client(io::ErrorKind::UnexpectedEof.into())));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(BodyError::Client(e))),
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Bytes on their way to the client.
+struct Outgoing {
+    queue: VecDeque<Bytes>,
+    /// Pieces that will be one chunk.
+    chunk: VecDeque<Bytes>,
+    chunk_bytes: usize,
+    queued: usize,
+    written: u64,
+    timeout: Duration,
+    /// What was read of the body while the client did not take more (`proxy_buffers`), so that an
+    /// upstream is done with sooner than a slow client.
+    ahead: VecDeque<Option<Result<Bytes, BodyError>>>,
+    ahead_bytes: usize,
+    ahead_limit: usize,
+}
+
+impl Outgoing {
+    fn new(timeout: Duration, ahead_limit: usize) -> Outgoing {
+        Outgoing {
+            queue: VecDeque::new(),
+            chunk: VecDeque::new(),
+            chunk_bytes: 0,
+            queued: 0,
+            written: 0,
+            timeout,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            ahead_limit,
+        }
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.queued += bytes.len();
+            self.queue.push_back(bytes);
+        }
+    }
+
+    /// Adds a piece to the chunk that the next write will send: one chunk for what is at hand.
+    fn push_chunk(&mut self, piece: Bytes) {
+        self.queued += piece.len();
+        self.chunk_bytes += piece.len();
+        self.chunk.push_back(piece);
+    }
+
+    fn close_chunk(&mut self) {
+        let bytes = std::mem::take(&mut self.chunk_bytes);
+        if bytes > 0 {
+            self.queued -= bytes;
+            self.push(Bytes::from(format!("{bytes:x}\r\n")));
+            while let Some(piece) = self.chunk.pop_front() {
+                self.push(piece);
+            }
+            self.push(Bytes::from_static(b"\r\n"));
+        }
+    }
+
+    /// The next piece of the body, one read ahead first.
+    fn take_piece(
+        &mut self,
+        body: &mut Body,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self.ahead.front() {
+            // The end stays, to be seen again if it is asked for again.
+            Some(None) => Poll::Ready(None),
+            Some(Some(_)) => {
+                let piece = self.ahead.pop_front().flatten();
+                if let Some(Ok(bytes)) = &piece {
+                    self.ahead_bytes -= bytes.len();
+                }
+                Poll::Ready(piece)
+            }
+            None => body.poll_next(cx),
+        }
+    }
+
+    /// Reads ahead as far as is allowed.
+    fn read_ahead(&mut self, body: &mut Body, cx: &mut Context<'_>) {
+        while self.ahead_bytes < self.ahead_limit && !matches!(self.ahead.back(), Some(None | Some(Err(_)))) {
+            match body.poll_next(cx) {
+                Poll::Pending => return,
+                Poll::Ready(piece) => {
+                    if let Some(Ok(bytes)) = &piece {
+                        self.ahead_bytes += bytes.len();
+                    }
+                    self.ahead.push_back(piece);
+                }
+            }
+        }
+    }
+
+    /// Writes everything; each write has `send_timeout`.
+    async fn write(&mut self, io: &mut Io, body: &mut Body) -> Result<(), BodyError> {
+        self.close_chunk();
+        while !self.queue.is_empty() {
+            let n = timeout(self.timeout, self.write_some(io, body))
+                .await
+                .map_err(|_| BodyError::ClientTimeout)?
+                .map_err(BodyError::Client)?;
+            if n == 0 {
+                return Err(BodyError::Client(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(n);
+        }
+        timeout(self.timeout, io.flush())
+            .await
+            .map_err(|_| BodyError::ClientTimeout)?
+            .map_err(BodyError::Client)
+    }
+
+    async fn write_some(&mut self, io: &mut Io, body: &mut Body) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            let mut slices = [IoSlice::new(&[]); 32];
+            let mut n = 0;
+            for (slot, bytes) in slices.iter_mut().zip(&self.queue) {
+                *slot = IoSlice::new(bytes);
+                n += 1;
+            }
+            let written = Pin::new(&mut *io).poll_write_vectored(cx, &slices[..n]);
+            if written.is_pending() {
+                self.read_ahead(body, cx);
+            }
+            written
+        })
+        .await
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        self.written += n as u64;
+        self.queued -= n;
+        while let Some(front) = self.queue.front_mut() {
+            if n < front.len() {
+                let _ = front.split_to(n);
+                return;
+            }
+            n -= front.len();
+            self.queue.pop_front();
+        }
+    }
+}

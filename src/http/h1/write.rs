@@ -1,0 +1,137 @@
+//! The head of a response.
+
+use crate::http::date;
+use crate::http::error_page::server_token;
+use crate::http::head::{Method, Version};
+use crate::http::request::{Request, Sent};
+use crate::http::response::{Response, reason};
+
+/// How a response's body goes out.
+pub(super) struct Plan {
+    /// Whether there is one on the wire.
+    pub(super) body: bool,
+    pub(super) chunked: bool,
+    pub(super) length: Option<u64>,
+    /// Whether its end is the end of the connection.
+    pub(super) closes: bool,
+}
+
+impl Plan {
+    pub(super) fn of(rq: &Request, response: &Response) -> Plan {
+        let bodyless = matches!(response.status, 101 | 204 | 304);
+        let head_only = rq.method == Method::Head;
+        let length = match (bodyless, head_only) {
+            (true, _) => None,
+            // Of a HEAD that went upstream the length is what the upstream said, or unknown.
+            (false, true) => response.length.or_else(|| response.body.known_length().filter(|n| *n > 0)),
+            (false, false) => response.content_length(),
+        };
+        let unknown = !bodyless && !head_only && length.is_none();
+        let chunked =
+            unknown && rq.head.version == Version::Http11 && *rq.loc().core.chunked_transfer_encoding;
+        Plan { body: !bodyless && !head_only, chunked, length, closes: unknown && !chunked }
+    }
+}
+
+/// Writes status line and fields in nginx's order.
+pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>) {
+    use std::io::Write;
+    let mut field = |name: &str, value: &[u8]| write_field(name.as_bytes(), value, out);
+    let mut first = Vec::with_capacity(48);
+    let _ = write!(first, "HTTP/1.1 {:03}", response.status);
+    match &response.reason {
+        Some((status, reason)) if *status == response.status => {
+            if !reason.is_empty() {
+                first.push(b' ');
+                first.extend_from_slice(reason);
+            }
+        }
+        _ => {
+            first.push(b' ');
+            first.extend_from_slice(reason(response.status).as_bytes());
+        }
+    }
+    first.extend_from_slice(b"\r\n");
+    let core = &rq.loc().core;
+    match &response.server {
+        Some(server) => field("Server", server),
+        None => field("Server", server_token(*core.server_tokens).as_bytes()),
+    }
+    match &response.date {
+        Some(date) => field("Date", date),
+        None => {
+            let mut now = Vec::with_capacity(32);
+            date::append_now(&mut now);
+            field("Date", &now);
+        }
+    }
+    if let Some(kind) = &response.content_type {
+        field("Content-Type", kind);
+    }
+    if let Some(length) = plan.length {
+        field("Content-Length", length.to_string().as_bytes());
+    }
+    if let Some(at) = response.last_modified {
+        field("Last-Modified", date::http_date(at).as_bytes());
+    }
+    if let Some(location) = response.fields.get("location") {
+        field("Location", location);
+    }
+    if plan.chunked {
+        field("Transfer-Encoding", b"chunked");
+    }
+    if response.status == 101 {
+        field("Connection", b"upgrade");
+    } else if rq.keepalive {
+        field("Connection", b"keep-alive");
+        if let Some(seconds) = *core.keepalive_header {
+            field("Keep-Alive", format!("timeout={seconds}").as_bytes());
+        }
+    } else {
+        field("Connection", b"close");
+    }
+    for (name, value) in response.fields.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"location")) {
+        write_field(name, value, out);
+    }
+    if let Some(etag) = &response.etag {
+        write_field(b"ETag", etag, out);
+    }
+    if response.accept_ranges {
+        out.extend_from_slice(b"Accept-Ranges: bytes\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out.splice(..0, first);
+}
+
+/// Appends a field. A line end in a value, which a decoded URI may bring there, would begin another
+/// field; it goes out encoded.
+pub fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    append_line_safe(value, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends text to a line of a head, its line ends encoded.
+pub fn append_line_safe(text: &[u8], out: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some(at) = memchr::memchr2(b'\r', b'\n', rest) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(if rest[at] == b'\r' { b"%0D" } else { b"%0A" });
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+}
+
+/// Keeps what the log and `$sent_http_*` ask for.
+pub fn record(rq: &mut Request, response: &Response) {
+    rq.sent = Sent {
+        status: response.status,
+        fields: response.fields.clone(),
+        content_type: response.content_type.clone(),
+        length: response.content_length(),
+        last_modified: response.last_modified,
+        etag: response.etag.clone(),
+        ..Sent::default()
+    };
+}

@@ -216,6 +216,7 @@ pub enum IfModifiedSince {
 }
 
 const KERNEL: &str = "how bytes reach the socket is chosen by size and kind of content";
+const NOT_SPOKEN: &str = "the protocol is not spoken here, so nothing is kept for it";
 const TABLES: &str = "tables size themselves";
 const MEMORY: &str = "memory is taken as it is needed, within bounds";
 
@@ -354,6 +355,13 @@ pub const COMMANDS: &[Command] = &[
     loc!(open_file_cache_errors, flag, "whether failures are held"),
     loc!(tcp_nodelay, flag, "whether small writes leave at once"),
     loc!(reset_timedout_connection, flag, "whether a connection that timed out is reset"),
+    Command::no_effect(
+        "client_body_temp_path",
+        "a large body waits in a file without a name in the system's temporary directory",
+    ),
+    Command::no_effect("fastcgi_temp_path", NOT_SPOKEN),
+    Command::no_effect("uwsgi_temp_path", NOT_SPOKEN),
+    Command::no_effect("scgi_temp_path", NOT_SPOKEN),
     Command::no_effect("sendfile", KERNEL),
     Command::no_effect("sendfile_max_chunk", KERNEL),
     Command::no_effect("tcp_nopush", "head and body leave in one write in any case"),

@@ -2,10 +2,12 @@
 
 use super::pool::Connection;
 use crate::http::body::{Chunks, Framing};
-use crate::http::io::read_into;
+use crate::http::io::{poll_read_into, read_into};
 use crate::http::response::Fields;
 use bytes::{Bytes, BytesMut};
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
@@ -42,9 +44,11 @@ pub enum AttemptError {
     Client(crate::http::body::BodyError),
 }
 
-/// Writes the request's head, and what there is of the body at hand with it.
+/// Writes the request's head, and what there is of the body at hand with it. An upstream that takes no
+/// more and answers already ends it as one that is broken: its answer is in `input`.
 pub async fn write_all(
     connection: &mut Connection,
+    input: &mut BytesMut,
     parts: &[&[u8]],
     each: Duration,
 ) -> Result<u64, AttemptError> {
@@ -60,7 +64,17 @@ pub async fn write_all(
     let mut sent = 0;
     while sent < bytes.len() {
         let write = std::future::poll_fn(|cx| {
-            std::pin::Pin::new(&mut connection.stream).poll_write(cx, &bytes[sent..])
+            let stream = &mut connection.stream;
+            if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, &bytes[sent..]) {
+                return Poll::Ready(written);
+            }
+            loop {
+                match ready!(poll_read_into(stream, cx, input)) {
+                    Ok(n) if n > 0 && is_interim(input) => {}
+                    Ok(_) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                    Err(e) => return Poll::Ready(Err(e)),
+                }
+            }
         });
         match timeout(each, write).await {
             Err(_) => {
@@ -80,6 +94,11 @@ pub async fn write_all(
         Ok(Err(e)) => Err(broken("writev()", &e)),
         Ok(Ok(())) => Ok(total as u64),
     }
+}
+
+/// Whether all that came are interim answers, no more of them than have a use.
+fn is_interim(input: &[u8]) -> bool {
+    input.len() < 4096 && input.starts_with(b"HTTP/1.1 1")
 }
 
 fn broken(call: &str, e: &io::Error) -> AttemptError {

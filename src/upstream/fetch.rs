@@ -209,13 +209,14 @@ impl Plan {
         let sent = async {
             match (&self.body, client) {
                 (Spooled::None, None) => {
-                    attempt.bytes_sent += exchange::write_all(connection, &[&head], each).await?
+                    attempt.bytes_sent += exchange::write_all(connection, input, &[&head], each).await?
                 }
                 (Spooled::Memory(body), None) => {
-                    attempt.bytes_sent += exchange::write_all(connection, &[&head, body], each).await?;
+                    attempt.bytes_sent +=
+                        exchange::write_all(connection, input, &[&head, body], each).await?;
                 }
                 (body @ Spooled::File(..), None) => {
-                    attempt.bytes_sent += exchange::write_all(connection, &[&head], each).await?;
+                    attempt.bytes_sent += exchange::write_all(connection, input, &[&head], each).await?;
                     let mut offset = 0;
                     while offset < body.len() {
                         let piece = body
@@ -223,23 +224,25 @@ impl Plan {
                             .await
                             .map_err(|e| AttemptError::Client(crate::http::body::BodyError::File(e)))?;
                         offset += piece.len() as u64;
-                        attempt.bytes_sent += exchange::write_all(connection, &[&piece], each).await?;
+                        attempt.bytes_sent += exchange::write_all(connection, input, &[&piece], each).await?;
                     }
                 }
                 (_, Some(rq)) => {
-                    attempt.bytes_sent += exchange::write_all(connection, &[&head], each).await?;
+                    attempt.bytes_sent += exchange::write_all(connection, input, &[&head], each).await?;
                     let chunked = rq.body_length.is_none() && rq.has_body;
                     while let Some(piece) = rq.read_body().await.map_err(AttemptError::Client)? {
                         let n = if chunked {
                             let size = format!("{:x}\r\n", piece.len());
-                            exchange::write_all(connection, &[size.as_bytes(), &piece, b"\r\n"], each).await?
+                            exchange::write_all(connection, input, &[size.as_bytes(), &piece, b"\r\n"], each)
+                                .await?
                         } else {
-                            exchange::write_all(connection, &[&piece], each).await?
+                            exchange::write_all(connection, input, &[&piece], each).await?
                         };
                         attempt.bytes_sent += n;
                     }
                     if chunked {
-                        attempt.bytes_sent += exchange::write_all(connection, &[b"0\r\n\r\n"], each).await?;
+                        attempt.bytes_sent +=
+                            exchange::write_all(connection, input, &[b"0\r\n\r\n"], each).await?;
                     }
                 }
             }

@@ -157,7 +157,10 @@ impl Pass {
     pub async fn resolve(&self, rq: &mut Request) -> Result<Option<(Target, Arc<Group>)>, Failure> {
         match self {
             Pass::Fixed { tls, authority, port, group, uri } => {
-                let group = rq.generation().runtime.upstream.groups[*group].clone();
+                // `proxy_pass` saw to it that there is one.
+                let Some(group) = rq.generation().runtime.upstream.groups.get(*group).cloned() else {
+                    return Err(internal());
+                };
                 let uri = request_target(rq, uri.as_ref());
                 Ok(Some((Target { tls: *tls, authority: authority.clone(), port: *port, uri }, group)))
             }

@@ -1,0 +1,94 @@
+//! Upstreams that answer what was not asked for, or before all of it was said.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+use crate::support::address;
+use crate::support::client::Client;
+use crate::support::server::{Plan, Server, is_nginx};
+
+const CONFIG: &str = "
+    events { }
+    http {
+        access_log off;
+        client_max_body_size 64m;
+        server {
+            listen 8080;
+            proxy_http_version 1.1;
+            location / { proxy_pass http://127.0.0.1:8000; }
+            location /fixed {
+                proxy_set_header Upgrade websocket;
+                proxy_set_header Connection upgrade;
+                proxy_pass http://127.0.0.1:8000;
+            }
+        }
+    }";
+
+/// nginx passes it on, and tunnels nothing.
+#[tokio::test]
+async fn a_switch_of_protocols_that_the_client_did_not_ask_for_is_a_bad_gateway() {
+    if is_nginx() {
+        return;
+    }
+    let server = before(|mut connection| async move {
+        head(&mut connection).await;
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
+        connection.write_all(answer).await.unwrap();
+        let _ = connection.read(&mut [0; 1]).await;
+    })
+    .await;
+    let mut client = Client::connect(server.addr(8080)).await;
+    for target in ["/", "/fixed"] {
+        assert_eq!(client.get(target).await.status, 502, "{target}");
+    }
+    let asked = client.get_with("/fixed", &[("Upgrade", "websocket")]);
+    assert!(asked.await.head.starts_with("HTTP/1.1 101 "), "who asks gets it");
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_body_was_taken_reaches_the_client() {
+    let answered = Arc::new(Notify::new());
+    let seen = answered.clone();
+    let server = before(move |mut connection| {
+        let answered = answered.clone();
+        async move {
+            head(&mut connection).await;
+            connection.write_all(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
+            // It neither reads on nor closes before the client was told.
+            answered.notified().await;
+        }
+    })
+    .await;
+    let mut client = Client::connect(server.addr(8080)).await;
+    let body = vec![b'x'; 32 << 20];
+    let answer = client.request("POST", "/", &[], &body).await;
+    assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
+    seen.notify_waiters();
+}
+
+/// A server whose upstream does with each connection what `serve` does.
+async fn before<F, A>(serve: F) -> Server
+where
+    F: Fn(TcpStream) -> A + Send + 'static,
+    A: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind(SocketAddr::from((address::fresh(), 0))).await.unwrap();
+    let upstream = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            tokio::spawn(serve(connection));
+        }
+    });
+    Plan::new(CONFIG).upstream("127.0.0.1:8000", upstream).start().await
+}
+
+async fn head(connection: &mut TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(connection.read_u8().await.unwrap());
+    }
+}

@@ -111,13 +111,16 @@ impl Plan {
                     if failure.kind == FailureKind::Client {
                         return Err(Failure { attempts, ..failure });
                     }
-                    taken.failed();
                     if let Some(attempt) = attempts.last_mut() {
                         attempt.status = failure.status;
                     }
-                    let dead = reused && failure.kind == FailureKind::Error;
-                    if dead {
+                    if reused && failure.kind == FailureKind::Error {
+                        // That the other side had closed it says nothing of the server, which may
+                        // be asked again.
+                        selection.tried[taken.index] = false;
                         tries += 1;
+                    } else {
+                        taken.failed();
                     }
                     if tries == 0 || !may(why, sent) {
                         return Err(Failure { attempts, ..failure });

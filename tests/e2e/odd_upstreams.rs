@@ -70,6 +70,21 @@ async fn an_answer_that_comes_before_the_body_was_taken_reaches_the_client() {
     seen.notify_waiters();
 }
 
+#[tokio::test]
+async fn a_kept_connection_that_the_upstream_closes_is_not_an_error() {
+    let server = before(|mut connection| async move {
+        head(&mut connection).await;
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        // The next request comes as it closes.
+        let _ = connection.read(&mut [0; 1]).await;
+    })
+    .await;
+    let mut client = Client::connect(server.addr(8080)).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+}
+
 /// A server whose upstream does with each connection what `serve` does.
 async fn before<F, A>(serve: F) -> Server
 where

@@ -122,7 +122,19 @@ fn accel_redirect(rq: &mut Request, fields: &Fields) -> Option<Flow> {
         Some(at) => (target.slice(..at), target.slice(at + 1..)),
         None => (target, Bytes::new()),
     };
-    Some(Flow::Internal { uri: crate::http::uri::unescape(&path).into(), args })
+    let uri = crate::http::uri::unescape(&path);
+    if is_unsafe(&uri) {
+        let shown = String::from_utf8_lossy(&path);
+        crate::observe::request_error(rq, format_args!("unsafe URI \"{shown}\" was detected"));
+        return Some(Flow::status(404));
+    }
+    Some(Flow::Internal { uri: uri.into(), args })
+}
+
+/// Whether a path that an upstream made, perhaps of what a client said, would lead out of where it is
+/// to stay, or ends early (ngx_http_parse_unsafe_uri).
+fn is_unsafe(path: &[u8]) -> bool {
+    path.is_empty() || path.contains(&0) || path.split(|b| *b == b'/').any(|segment| segment == b"..")
 }
 
 fn accel_limits(rq: &mut Request, fields: &Fields, answer: &mut Answer) {

@@ -7,12 +7,13 @@ use crate::http::request::Address;
 use crate::http::router::ListenAddr;
 use crate::observe::error_log::{Level, log};
 use crate::observe::metrics::{Gauge, WorkerMetrics};
+use crate::upstream::group::Group;
 use socket2::Socket;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc};
@@ -160,20 +161,33 @@ fn run(edge: Arc<Edge>, index: usize, inbox: mpsc::UnboundedReceiver<Order>) {
         empty: Notify::new(),
         readers: Gauge::default(),
     });
-    runtime.spawn(sweep(edge.clone(), index));
+    runtime.spawn(sweep(edge.clone(), worker.clone()));
     runtime.block_on(obey(edge, worker, inbox));
     crate::modules::log::flush_worker();
     runtime.shutdown_timeout(Duration::from_millis(100));
 }
 
-/// Closes idle upstream connections that are too old or that the other side has closed.
-async fn sweep(edge: Arc<Edge>, index: usize) {
+/// Closes idle upstream connections that are too old or that the other side has closed, and those of
+/// groups that a reload took away.
+async fn sweep(edge: Arc<Edge>, worker: Arc<Worker>) {
+    let mut known: Vec<Weak<Group>> = Vec::new();
+    let mut number = 0;
     let mut every = tokio::time::interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        for group in &edge.generation().runtime.upstream.groups {
-            group.pool.sweep(index);
+        // An idle worker lets go of the old generation here.
+        let local = local(&edge, &worker);
+        let groups = &local.generation.runtime.upstream.groups;
+        for group in groups {
+            group.pool.sweep(worker.index);
+        }
+        if number != local.generation.number {
+            number = local.generation.number;
+            let gone = |old: &Arc<Group>| !groups.iter().any(|group| Arc::ptr_eq(group, old));
+            known.iter().filter_map(Weak::upgrade).filter(gone).for_each(|old| old.pool.retire(true));
+            groups.iter().for_each(|group| group.pool.retire(false));
+            known = groups.iter().map(Arc::downgrade).collect();
         }
     }
 }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use pingora_core::protocols::Stream;
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -37,12 +38,15 @@ const MAX_WORKERS: usize = 64;
 pub struct Pool {
     conf: KeepaliveConf,
     workers: Vec<Mutex<VecDeque<Idle>>>,
+    /// No configuration has the group any more.
+    retired: AtomicBool,
 }
 
 impl Pool {
     /// An empty pool.
     pub fn new(conf: KeepaliveConf) -> Pool {
-        Pool { conf, workers: (0..MAX_WORKERS).map(|_| Mutex::default()).collect() }
+        let workers = (0..MAX_WORKERS).map(|_| Mutex::default()).collect();
+        Pool { conf, workers, retired: AtomicBool::new(false) }
     }
 
     /// A connection to `peer` that is alive, the one used last first, as nginx takes them.
@@ -66,7 +70,7 @@ impl Pool {
     pub fn keep(&self, worker: usize, peer: usize, kind: u64, connection: Connection) {
         let Some(slot) = self.workers.get(worker) else { return };
         let over = connection.requests >= self.conf.requests || connection.born.elapsed() >= self.conf.time;
-        if over || self.conf.connections == 0 {
+        if over || self.conf.connections == 0 || self.retired.load(Ordering::Relaxed) {
             return;
         }
         let mut idle = slot.lock();
@@ -84,6 +88,16 @@ impl Pool {
         let Some(slot) = self.workers.get(worker) else { return };
         let timeout = self.conf.timeout;
         slot.lock().retain_mut(|i| i.since.elapsed() < timeout && is_quiet(&mut i.connection.stream));
+    }
+
+    /// Says whether the group is out of the configuration. Then all are closed and none is kept:
+    /// requests of an old generation may go on for hours, and nobody sees to what idles here.
+    pub fn retire(&self, retired: bool) {
+        if self.retired.swap(retired, Ordering::Relaxed) != retired && retired {
+            for slot in &self.workers {
+                slot.lock().clear();
+            }
+        }
     }
 
     /// How many are idle, in all workers.

@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 
 use crate::support::address;
 use crate::support::client::Client;
-use crate::support::server::{Plan, Server, is_nginx};
+use crate::support::server::{Plan, Server, Signal, is_nginx};
+use crate::support::within;
 
 const CONFIG: &str = "
     events { }
@@ -85,6 +86,40 @@ async fn a_kept_connection_that_the_upstream_closes_is_not_an_error() {
     }
 }
 
+/// nginx ends its old worker only when the tunnel does, and closes them then.
+#[tokio::test]
+async fn idle_connections_of_a_group_that_a_reload_took_away_are_closed() {
+    if is_nginx() {
+        return;
+    }
+    let closed = Arc::new(Notify::new());
+    let seen = closed.clone();
+    let server = before(move |mut connection| {
+        let closed = closed.clone();
+        async move {
+            let asked = head(&mut connection).await;
+            if asked.contains("Upgrade") {
+                connection.write_all(b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\n\r\n").await.unwrap();
+                let _ = connection.read(&mut [0; 1]).await;
+                return;
+            }
+            connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            let _ = connection.read(&mut [0; 1]).await;
+            closed.notify_one();
+        }
+    })
+    .await;
+    let mut tunnel = Client::connect(server.addr(8080)).await;
+    let switched = tunnel.get_with("/fixed", &[("Upgrade", "websocket")]).await;
+    assert!(switched.head.starts_with("HTTP/1.1 101 "), "{}", switched.head);
+    assert_eq!(Client::connect(server.addr(8080)).await.get("/").await.status, 200);
+    let without = server.read("nginx.conf").unwrap().replace("proxy_pass", "set $unused");
+    server.write("nginx.conf", without);
+    server.signal(Signal::HUP);
+    within("the idle connection is closed", seen.notified()).await;
+    drop(tunnel);
+}
+
 /// A server whose upstream does with each connection what `serve` does.
 async fn before<F, A>(serve: F) -> Server
 where
@@ -101,9 +136,10 @@ where
     Plan::new(CONFIG).upstream("127.0.0.1:8000", upstream).start().await
 }
 
-async fn head(connection: &mut TcpStream) {
+async fn head(connection: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(connection.read_u8().await.unwrap());
     }
+    String::from_utf8(head).unwrap()
 }

@@ -282,7 +282,7 @@ impl Plan {
     /// The request's head as bytes.
     fn head(&self) -> Vec<u8> {
         let mut head = Vec::with_capacity(256 + self.fields.size());
-        head.extend_from_slice(&self.method);
+        append_line_safe(&self.method, &mut head);
         head.push(b' ');
         append_line_safe(&self.target, &mut head);
         head.extend_from_slice(if self.http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });

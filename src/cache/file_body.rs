@@ -85,6 +85,10 @@ impl BodyStream for FileBody {
         }))
     }
 
+    fn file(&self) -> Option<(Arc<File>, Range<u64>)> {
+        self.reading.is_none().then(|| (self.file.clone(), self.at..self.end))
+    }
+
     fn part(&self, range: Range<u64>) -> Option<Body> {
         let within = self.at.checked_add(range.end).is_some_and(|end| end <= self.end);
         let part = || FileBody::new(self.file.clone(), self.at + range.start..self.at + range.end);

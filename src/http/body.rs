@@ -2,6 +2,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Why a body ended before its end. Says who is at fault.
@@ -37,6 +40,11 @@ pub trait BodyStream: Send {
     /// hand are put together otherwise.
     fn flush_each(&self) -> bool {
         false
+    }
+
+    /// The part of a file that it is, all of it still to come.
+    fn file(&self) -> Option<(Arc<File>, Range<u64>)> {
+        None
     }
 
     /// Says whether it is to be so (`X-Accel-Buffering`).
@@ -92,6 +100,14 @@ impl Body {
     /// The next piece; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The part of a file that it is, all of it still to come.
+    pub fn file(&self) -> Option<(Arc<File>, Range<u64>)> {
+        match self {
+            Body::Stream(stream) => stream.file(),
+            _ => None,
+        }
     }
 
     /// Whether each piece is to be sent on at once.

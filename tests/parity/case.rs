@@ -42,7 +42,7 @@
 //! step: GET /x => 502                a whole step that differs: only our status is checked
 //! ```
 //!
-//! Placeholders: `{{listen}}` (port 8080), `{{listen2}}` (8081), `{{tls}}` (8443), `{{ip}}`, `{{upstream}}`,
+//! Placeholders: `{{listen}}` (port 28080), `{{listen2}}` (28081), `{{tls}}` (28443), `{{ip}}`, `{{upstream}}`,
 //! `{{upstream2}}` (stand-ins; sections `--- upstream2 …`), `{{dead}}` (refuses), `{{root}}`, `{{dir}}`,
 //! `{{log}}` (its lines are compared), `{{cert}}`, `{{key}}`. Each server has a loopback address of its own, so
 //! ports are the same on both sides.
@@ -142,7 +142,7 @@ pub struct Options {
     pub h2c: bool,
     /// `sni=NAME`; localhost otherwise.
     pub sni: Option<String>,
-    /// `port=N`; 8080, or 8443 with TLS.
+    /// `port=N`; 28080, or 28443 with TLS.
     pub port: Option<u16>,
     /// `from=ADDRESS`: the client's address, 127.0.0.1 otherwise.
     pub from: Option<String>,

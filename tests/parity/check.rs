@@ -55,7 +55,7 @@ fn test(check: &Check, binary: &Binary, dir: &Path, ip: Ipv4Addr) -> Result<std:
         check.text.replace("{{dir}}", &dir.display().to_string()).replace("{{port}}", &port.to_string());
     fs::write(&piece, text).map_err(|e| e.to_string())?;
     let include = format!("include {};", piece.display());
-    let listen = if check.text.contains("listen") { String::new() } else { format!("listen {ip}:8080; ") };
+    let listen = if check.text.contains("listen") { String::new() } else { format!("listen {ip}:28080; ") };
     let inside = |context: &str, what: &str| format!("{context} {{ {what} }}");
     let events = "events { }";
     let quiet = if binary.is_nginx { "access_log off;" } else { "" };

@@ -165,7 +165,7 @@ impl Player {
             return Ok(conn);
         }
         let secure = options.tls || options.h2;
-        let port = options.port.unwrap_or(if secure { 8443 } else { 8080 });
+        let port = options.port.unwrap_or(if secure { 28443 } else { 28080 });
         let from: Ipv4Addr =
             options.from.as_deref().unwrap_or("127.0.0.1").parse().map_err(|_| "from=ADDRESS")?;
         let tcp = connect(SocketAddrV4::new(from, 0), SocketAddrV4::new(self.ip, port))?;

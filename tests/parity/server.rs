@@ -107,9 +107,9 @@ fn configuration(case: &Case, binary: &Binary, dir: &Path, ip: Ipv4Addr, upstrea
     }
     let dir = dir.display().to_string();
     [
-        ("{{listen}}", format!("{ip}:8080")),
-        ("{{listen2}}", format!("{ip}:8081")),
-        ("{{tls}}", format!("{ip}:8443")),
+        ("{{listen}}", format!("{ip}:28080")),
+        ("{{listen2}}", format!("{ip}:28081")),
+        ("{{tls}}", format!("{ip}:28443")),
         ("{{ip}}", ip.to_string()),
         ("{{upstream_ip}}", upstream.to_string()),
         ("{{upstream}}", format!("{upstream}:{}", PORTS[0])),
@@ -173,7 +173,7 @@ impl Server {
     /// Waits until every port that the configuration listens on answers.
     fn await_ports(&mut self, conf: &str, ip: Ipv4Addr) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(20);
-        for port in [8080, 8081, 8443].into_iter().filter(|p| conf.contains(&format!("{ip}:{p}"))) {
+        for port in [28080, 28081, 28443].into_iter().filter(|p| conf.contains(&format!("{ip}:{p}"))) {
             // Nothing can be awaited here: a server says in no way that it listens, but by listening.
             while TcpStream::connect((ip, port)).is_err() {
                 if let Ok(Some(status)) = self.child.try_wait() {

@@ -6,6 +6,7 @@
 mod prepare;
 mod read;
 mod send;
+mod sendfile;
 mod write;
 
 pub use prepare::{choose_server, valid_host};

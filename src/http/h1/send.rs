@@ -1,5 +1,6 @@
 //! Head and body on their way: few writes, read-ahead for slow clients, an eye on who leaves.
 
+use super::sendfile::{WORTH, send_file};
 use super::write::Plan;
 use crate::http::body::{Body, BodyError};
 use crate::http::io::{Io, poll_read_into};
@@ -32,6 +33,16 @@ pub(super) async fn send(
     let mut pace = Pace::of(rq);
     let result = async {
         if plan.body {
+            let straight = response.body.file().filter(|(_, range)| range.end - range.start >= WORTH);
+            if let (Some((file, range)), false, None, Io::Tcp(_)) = (straight, plan.chunked, &pace, &h1.io) {
+                out.write(&mut h1.io, &mut Body::Empty).await?;
+                response.body = Body::Empty;
+                if let Io::Tcp(stream) = &h1.io {
+                    let sent = send_file(stream, &file, range, out.timeout, &mut body_bytes).await;
+                    out.written += body_bytes;
+                    sent?;
+                }
+            }
             let flush_each = response.body.flush_each();
             while let Some(piece) = next_piece(response, h1, &mut out).await? {
                 let length = piece.len() as u64;

@@ -15,7 +15,6 @@ mod config_errors;
 mod docker;
 mod live;
 mod odd_upstreams;
-mod player;
 mod reload;
 mod signals;
 mod user;

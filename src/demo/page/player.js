@@ -35,9 +35,23 @@ for (const [event, text] of [
 ]) {
   video.addEventListener(event, () => show("state", text));
 }
-video.addEventListener("error", () => show("state", video.canPlayType("application/vnd.apple.mpegurl")
-  ? `cannot play: ${video.error.message}`
-  : "this browser does not play HLS by itself; try Chromium or Safari, or: ffplay " + video.currentSrc));
+// A browser gives up a live stream at the first thing it does not like; a viewer would press reload.
+const MOST_TRIES = 5;
+let tries = 0;
+video.addEventListener("error", () => {
+  if (!video.canPlayType("application/vnd.apple.mpegurl")) {
+    show("state", "this browser does not play HLS by itself; try Chromium or Safari, or: ffplay " + video.currentSrc);
+    return;
+  }
+  show("state", `cannot play: ${video.error.message}`);
+  if (tries < MOST_TRIES) {
+    tries += 1;
+    setTimeout(() => {
+      video.load();
+      video.play().catch(() => {});
+    }, 1000);
+  }
+});
 
 // The API, and how long it takes.
 

@@ -28,8 +28,6 @@ settings! {
         inherit shutdown_timeout: Option<Duration> = None,
         /// The working directory.
         inherit working_directory: Option<PathBuf> = None,
-        /// Variables kept or set in the environment.
-        inherit env: Vec<String> = Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! The directives of a level become a list of steps that run in order, in the server before the
 //! location is found and in the location after.
 
-use crate::conf::values::{flag, number};
+use crate::conf::values::number;
 use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, LevelKind};
 use crate::http::phases::Flow;
 use crate::http::regex::Regex;
@@ -21,10 +21,6 @@ settings! {
     pub struct Conf {
         /// In order.
         own steps: Vec<Step> = Vec::new(),
-        /// Whether each step is logged.
-        inherit log: bool = false,
-        /// Whether a variable without a value is worth a warning.
-        inherit uninitialized_variable_warn: bool = true,
     }
 }
 
@@ -97,21 +93,10 @@ pub const COMMANDS: &[Command] = &[
     Command::works("break", break_, "no more rewriting here"),
     Command::works("if", if_, "directives under a condition"),
     Command::works("set", set, "a variable's value"),
-    Command::works(
-        "rewrite_log",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().rewrite.log.set(v)
-        },
-        "whether rewriting is logged",
-    ),
-    Command::works(
+    Command::no_effect("rewrite_log", "rewriting is not logged"),
+    Command::no_effect(
         "uninitialized_variable_warn",
-        |b, d| {
-            let v = flag(d)?;
-            b.loc().rewrite.uninitialized_variable_warn.set(v)
-        },
-        "whether reading an unset variable is worth a warning",
+        "a variable without a value is empty, and not warned of",
     ),
 ];
 

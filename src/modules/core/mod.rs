@@ -140,8 +140,6 @@ settings! {
         inherit keepalive_requests: u64 = 1000,
         /// How long a connection may carry requests.
         inherit keepalive_time: Duration = Duration::from_secs(3600),
-        /// Browsers that get no keep-alive: `msie6`, `safari`, `none`.
-        inherit keepalive_disable: Vec<String> = vec!["msie6".into()],
         /// How long a client's leftover body is read before closing.
         inherit lingering_time: Duration = Duration::from_secs(30),
         /// Time between two such reads.
@@ -182,10 +180,6 @@ settings! {
         inherit open_file_cache_min_uses: u64 = 1,
         /// Whether it holds failures.
         inherit open_file_cache_errors: bool = false,
-        /// Whether `TCP_NODELAY` is set.
-        inherit tcp_nodelay: bool = true,
-        /// Whether a connection that timed out is reset.
-        inherit reset_timedout_connection: bool = false,
     }
 }
 
@@ -312,7 +306,7 @@ pub const COMMANDS: &[Command] = &[
         },
         "how long a connection carries requests",
     ),
-    Command::works("keepalive_disable", keepalive_disable, "browsers without keep-alive"),
+    Command::no_effect("keepalive_disable", "the browsers it was for are gone"),
     loc!(lingering_time, time0, "how long leftover bodies are read"),
     loc!(lingering_timeout, time0, "time between two such reads"),
     Command::works("lingering_close", lingering_close, "whether leftover bodies are read before closing"),
@@ -353,8 +347,8 @@ pub const COMMANDS: &[Command] = &[
     loc!(open_file_cache_valid, time0, "how long it is believed"),
     loc!(open_file_cache_min_uses, number0, "uses before a file is held"),
     loc!(open_file_cache_errors, flag, "whether failures are held"),
-    loc!(tcp_nodelay, flag, "whether small writes leave at once"),
-    loc!(reset_timedout_connection, flag, "whether a connection that timed out is reset"),
+    Command::no_effect("tcp_nodelay", "small writes leave at once in any case"),
+    Command::no_effect("reset_timedout_connection", "a connection that timed out is closed, not reset"),
     Command::no_effect(
         "client_body_temp_path",
         "a large body waits in a file without a name in the system's temporary directory",
@@ -551,14 +545,6 @@ fn keepalive_timeout(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         b.loc().core.keepalive_header.replace(None);
     }
     Ok(())
-}
-
-fn keepalive_disable(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    if let Some(bad) = d.args.iter().find(|a| !matches!(a.as_str(), "none" | "msie6" | "safari")) {
-        return Err(ConfError::new(format!("invalid value \"{bad}\"")));
-    }
-    let list = d.args.clone();
-    b.loc().core.keepalive_disable.set(list)
 }
 
 fn lingering_close(b: &mut Builder, d: &Directive) -> ConfResult<()> {

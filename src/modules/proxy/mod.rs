@@ -129,8 +129,6 @@ settings! {
         inherit force_ranges: bool = false,
         /// Whether connections are kept alive by the kernel.
         inherit socket_keepalive: bool = false,
-        /// `proxy_limit_rate`, bytes a second; 0 is no limit.
-        inherit limit_rate: u64 = 0,
         /// The name asked for in TLS.
         inherit ssl_name: Option<Template> = None,
         /// Whether it is sent.

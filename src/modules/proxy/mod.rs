@@ -366,10 +366,21 @@ fn cookie(
 }
 
 fn trusted_certificate(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    use rustls_pki_types::CertificateDer;
+    use rustls_pki_types::pem::PemObject;
     let path = b.conf_path(d.arg(0));
-    if let Err(e) = std::fs::metadata(&path) {
-        let cause = crate::conf::values::os_error(&e);
-        return Err(ConfError::new(format!("cannot load certificate \"{}\": {cause}", path.display())));
+    let failed =
+        |cause: String| ConfError::new(format!("cannot load certificate \"{}\": {cause}", path.display()));
+    let text = std::fs::read(&path).map_err(|e| failed(crate::conf::values::os_error(&e)))?;
+    let mut certificates = 0;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        certificate.map_err(|e| failed(e.to_string()))?;
+        certificates += 1;
+    }
+    if certificates == 0 {
+        return Err(
+            failed("no certificate in it".into()).hint("the file is to hold certificates in PEM form")
+        );
     }
     let path = path.to_string_lossy().into_owned();
     b.loc().proxy.ssl_trusted.set(Some(path))

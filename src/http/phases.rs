@@ -190,7 +190,13 @@ fn spend_change(rq: &mut Request, what: &str, uri: &[u8]) -> bool {
 }
 
 async fn run(rq: &mut Request, entry: Entry) -> Flow {
-    match find(rq, entry) {
+    let found = find(rq, entry);
+    if rq.regex_gave_up.take() {
+        let alert = crate::observe::error_log::Level::Alert;
+        crate::observe::request_log(rq, alert, format_args!("a regular expression took too many steps"));
+        return Flow::status(500);
+    }
+    match found {
         Flow::Continue => {}
         other => return other,
     }

@@ -78,7 +78,14 @@ impl Regex {
     /// Matches `subject` and, on success, makes the groups the request's captures and writes the
     /// named ones to their variables.
     pub fn capture(&self, rq: &Request, subject: &[u8]) -> bool {
-        let Some(groups) = self.groups(subject) else { return false };
+        let groups = match self.try_groups(subject) {
+            Ok(Some(groups)) => groups,
+            Ok(None) => return false,
+            Err(GaveUp) => {
+                rq.regex_gave_up.set(true);
+                return false;
+            }
+        };
         for (group, id) in &self.names {
             let value = groups.get(*group).copied().flatten().map_or(Bytes::new(), |(start, end)| {
                 Bytes::copy_from_slice(&subject[start as usize..end as usize])
@@ -89,32 +96,39 @@ impl Regex {
         true
     }
 
-    /// The groups of the first match.
+    /// The groups of the first match; none, too, where the engine gave up.
     pub fn groups(&self, subject: &[u8]) -> Option<Groups> {
+        self.try_groups(subject).unwrap_or(None)
+    }
+
+    fn try_groups(&self, subject: &[u8]) -> Result<Option<Groups>, GaveUp> {
         match &self.engine {
-            Engine::Linear(regex) => {
-                let found = regex.captures(subject)?;
-                Some(found.iter().map(|m| m.map(|m| (m.start() as u32, m.end() as u32))).collect())
-            }
+            Engine::Linear(regex) => Ok(regex
+                .captures(subject)
+                .map(|found| found.iter().map(|m| m.map(|m| (m.start() as u32, m.end() as u32))).collect())),
             Engine::Backtracking(regex) => {
                 let group = |found: fancy_regex::Match<'_>| (found.start() as u32, found.end() as u32);
                 match std::str::from_utf8(subject) {
                     Ok(text) => {
-                        let found = regex.captures(text).ok()??;
-                        Some(found.iter().map(|m| m.map(group)).collect())
+                        let found = regex.captures(text).map_err(|_| GaveUp)?;
+                        Ok(found.map(|found| found.iter().map(|m| m.map(group)).collect()))
                     }
                     Err(_) => {
                         let (text, offsets) = bytes_as_text(subject);
-                        let found = regex.captures(&text).ok()??;
+                        let found = regex.captures(&text).map_err(|_| GaveUp)?;
                         let back =
                             |(start, end): (u32, u32)| (offsets[start as usize], offsets[end as usize]);
-                        Some(found.iter().map(|m| m.map(group).map(back)).collect())
+                        Ok(found.map(|found| found.iter().map(|m| m.map(group).map(back)).collect()))
                     }
                 }
             }
         }
     }
 }
+
+/// The backtracking engine took more steps than it may. Neither a match nor none: the request is
+/// answered 500, as nginx does, so that no rule is got round by a subject that is hard to match.
+struct GaveUp;
 
 fn named<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Vec<(usize, String)> {
     names.enumerate().filter_map(|(group, name)| name.map(|n| (group, n.to_string()))).collect()

@@ -244,6 +244,8 @@ pub struct Request {
     /// Fields of an upstream's answer that stay when it sends the request elsewhere
     /// (`X-Accel-Redirect`).
     pub carried: Fields,
+    /// Whether a regular expression took more steps than it may.
+    pub regex_gave_up: std::cell::Cell<bool>,
     /// The status that the response shall have in place of its own (`error_page` without `=`).
     pub status_override: Option<u16>,
     /// `set $limit_rate`, bytes a second.
@@ -293,6 +295,7 @@ impl Request {
             guards: Vec::new(),
             in_error_page: false,
             carried: Fields::default(),
+            regex_gave_up: std::cell::Cell::new(false),
             status_override: None,
             limit_rate: None,
             proxy_target: None,

@@ -395,7 +395,10 @@ impl Builder {
             let found = std::mem::take(&mut level.conf.core.found.0);
             level.conf.core.locations.0 = Arc::new(Locations::build(found));
         }
-        let listens = Listens::build(&self.servers)?;
+        let mut listens = Listens::build(&self.servers)?;
+        for (at, message) in std::mem::take(&mut listens.conflicts) {
+            self.notes.push(Note { level: NoteLevel::Warn, message, at });
+        }
         let vars = std::mem::take(&mut self.vars).resolve()?;
         Ok(Http {
             levels: std::mem::take(&mut self.levels),

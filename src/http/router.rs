@@ -114,7 +114,7 @@ pub struct Listens {
     /// In order of first mention.
     pub bound: Vec<Bound>,
     /// Names that two servers of an address have; nginx warns and goes on.
-    pub conflicts: Vec<String>,
+    pub conflicts: Vec<(At, String)>,
 }
 
 impl Listens {
@@ -182,8 +182,8 @@ impl Listens {
         }
         for name in names {
             if let Some(conflict) = bound.names.add(name, server) {
-                self.conflicts
-                    .push(format!("conflicting server name \"{conflict}\" on {}, ignored", listen.addr));
+                let message = format!("conflicting server name \"{conflict}\" on {}, ignored", listen.addr);
+                self.conflicts.push((listen.at.clone(), message));
             }
         }
         Ok(())

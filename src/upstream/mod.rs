@@ -17,7 +17,7 @@ pub mod tunnel;
 
 use crate::edge::Local;
 use crate::http::body::Body;
-use crate::http::request::Attempt;
+use crate::http::request::{Address, Attempt, Conn};
 use crate::http::response::{Fields, Tunnel};
 use bytes::Bytes;
 use std::net::IpAddr;
@@ -51,10 +51,31 @@ pub struct Plan {
     pub client: Option<IpAddr>,
     /// Whether a switch of protocols was asked for.
     pub upgrade: bool,
-    /// The number of the client's connection, for the error log.
-    pub serial: u64,
-    /// What the error log says of the request, after the message: client, server, request.
-    pub about: Arc<str>,
+    /// Whose request it is, for the error log.
+    pub about: About,
+}
+
+/// Whose request goes upstream. Only an error puts it into words.
+#[derive(Clone)]
+pub struct About {
+    /// The client's connection.
+    pub conn: Arc<Conn>,
+    /// The server, an index.
+    pub server: usize,
+    /// The request line.
+    pub line: Bytes,
+}
+
+/// A client as the error log names it.
+struct Client<'a>(&'a Conn);
+
+impl std::fmt::Display for Client<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0.peer {
+            Address::Inet(a) => write!(f, "{}", a.ip()),
+            Address::Unix(_) => f.write_str("unix:"),
+        }
+    }
 }
 
 /// What an upstream answered.
@@ -133,8 +154,11 @@ impl Plan {
                 targets,
                 level,
                 format_args!(
-                    "*{} {message}, {}, upstream: \"{scheme}://{upstream}{target}\"",
-                    self.serial, self.about
+                    "*{} {message}, client: {}, server: {}, request: \"{}\", upstream: \"{scheme}://{upstream}{target}\"",
+                    self.about.conn.serial,
+                    Client(&self.about.conn),
+                    self.local.generation.http.servers[self.about.server].conf.core.name.as_str(),
+                    String::from_utf8_lossy(&self.about.line),
                 ),
             );
         }

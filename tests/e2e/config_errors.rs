@@ -313,3 +313,12 @@ async fn a_port_in_use_by_the_server_that_runs_is_no_mistake() {
     server.signal(Signal::QUIT);
     assert_eq!(server.exited().await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_name_that_two_servers_have_is_told() {
+    let text = "events {}\nhttp {\nserver { listen 8080; server_name a; }\nserver { listen 8080; server_name a; }\n}\n";
+    let ran = Plan::new(text).check().await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("[warn]"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("conflicting server name \"a\" on "), "{}", ran.stderr);
+}

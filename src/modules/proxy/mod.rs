@@ -15,6 +15,7 @@ use crate::http::template::Template;
 use crate::http::vars::Variable;
 use crate::settings;
 use crate::upstream::{Failure, FailureKind, spool};
+use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ settings! {
         /// Where requests go.
         own pass: Option<Arc<Pass>> = None,
         /// `proxy_set_header`s in order.
-        inherit headers: Vec<(String, Template)> = Vec::new(),
+        inherit headers: Vec<(Bytes, Template)> = Vec::new(),
         /// `proxy_hide_header`s, lower case.
         inherit hide: Vec<String> = Vec::new(),
         /// `proxy_pass_header`s, lower case.
@@ -250,7 +251,7 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 fn set_header(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    let name = d.arg(0).to_string();
+    let name = Bytes::copy_from_slice(d.arg(0).as_bytes());
     let value = b.template(d.arg(1))?;
     b.loc().proxy.headers.edit().push((name, value));
     Ok(())

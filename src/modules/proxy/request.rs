@@ -2,13 +2,12 @@
 
 use crate::http::Request;
 use crate::http::head::Method;
-use crate::http::request::Address;
 use crate::http::response::Fields;
-use crate::upstream::Plan;
 use crate::upstream::balance;
 use crate::upstream::connect::TlsPeer;
 use crate::upstream::group::Group;
 use crate::upstream::spool::Spooled;
+use crate::upstream::{About, Plan};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -77,39 +76,32 @@ pub fn plan(rq: &mut Request, group: Arc<Group>, body: Spooled, streams: bool, c
         hash_key,
         client: rq.conn.peer.ip(),
         upgrade,
-        serial: rq.conn.serial,
-        about: about(rq).into(),
+        about: About {
+            conn: rq.conn.clone(),
+            server: rq.server,
+            line: Bytes::copy_from_slice(rq.head.line()),
+        },
     }
-}
-
-/// What nginx's error log says of a request.
-fn about(rq: &Request) -> String {
-    let client = match &rq.conn.peer {
-        Address::Inet(a) => a.ip().to_string(),
-        Address::Unix(_) => "unix:".into(),
-    };
-    let line = String::from_utf8_lossy(rq.head.line());
-    format!("client: {client}, server: {}, request: \"{line}\"", rq.srv().core.name.as_str())
 }
 
 fn fields(rq: &Request, body: &Spooled, streams: bool, caching: bool) -> Fields {
     let conf = &rq.loc().proxy;
     let mut fields = Fields::default();
-    let is_set = |name: &str| conf.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+    let is_set = |name: &[u8]| conf.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
     for (name, value) in conf.headers.iter() {
         let value = value.eval(rq);
         if !value.is_empty() {
-            fields.add(Bytes::copy_from_slice(name.as_bytes()), value);
+            fields.add(name.clone(), value);
         }
     }
-    if !is_set("host") {
+    if !is_set(b"host") {
         let host = rq.proxy_target.as_ref().map(|t| t.authority.clone()).unwrap_or_default();
         fields.add_static("Host", host);
     }
-    if *conf.http10 && !is_set("connection") {
+    if *conf.http10 && !is_set(b"connection") {
         fields.add_static("Connection", Bytes::from_static(b"close"));
     }
-    if !is_set("content-length") && !is_set("transfer-encoding") {
+    if !is_set(b"content-length") && !is_set(b"transfer-encoding") {
         let length = match (body, streams) {
             (_, true) => rq.body_length,
             (Spooled::None, false) => {
@@ -125,10 +117,8 @@ fn fields(rq: &Request, body: &Spooled, streams: bool, caching: bool) -> Fields 
     }
     if *conf.pass_request_headers {
         for (name, value) in rq.head.iter() {
-            let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
-            let skipped = NOT_PASSED.contains(&lower.as_str())
-                || (caching && NOT_PASSED_BY_CACHE.contains(&lower.as_str()))
-                || is_set(&lower);
+            let is_in = |list: &[&str]| list.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()));
+            let skipped = is_in(&NOT_PASSED) || (caching && is_in(&NOT_PASSED_BY_CACHE)) || is_set(name);
             if !skipped {
                 fields.add(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
             }

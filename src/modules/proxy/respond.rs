@@ -70,30 +70,34 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
 fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool) -> Response {
     let mut response = Response { status, upstream: true, ..Response::default() };
     for (name, value) in fields.iter() {
-        let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
-        let passed = conf.pass_headers.contains(&lower);
-        let hidden = HIDDEN.contains(&lower.as_str()) && !passed || conf.hide.contains(&lower);
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let in_list = |list: &[String]| list.iter().any(|n| is(n));
+        let hidden = HIDDEN.iter().any(|n| is(n)) && !in_list(&conf.pass_headers) || in_list(&conf.hide);
         if hidden {
             continue;
         }
-        match lower.as_str() {
-            "content-type" => response.content_type = Some(value.clone()),
-            "etag" => response.etag = Some(value.clone()),
-            "last-modified" => match parse_http_date(value) {
-                Some(at) => response.last_modified = Some(at),
-                None => response.fields.add(name.clone(), value.clone()),
-            },
-            "server" => response.server = Some(value.clone()),
-            "date" => response.date = Some(value.clone()),
-            "location" | "refresh" => {
-                let rewritten = rewrite_redirect(rq, conf, &lower, value);
-                response.complete_location |= lower == "location" && rewritten.is_some();
-                response.fields.add(name.clone(), rewritten.unwrap_or_else(|| value.clone()));
-            }
-            "set-cookie" => response.fields.add(name.clone(), rewrite_cookie(rq, conf, value)),
+        if is("content-type") {
+            response.content_type = Some(value.clone());
+        } else if is("etag") {
+            response.etag = Some(value.clone());
+        } else if is("server") {
+            response.server = Some(value.clone());
+        } else if is("date") {
+            response.date = Some(value.clone());
+        } else if is("last-modified")
+            && let Some(at) = parse_http_date(value)
+        {
+            response.last_modified = Some(at);
+        } else if is("location") || is("refresh") {
+            let rewritten = rewrite_redirect(rq, conf, is("refresh"), value);
+            response.complete_location |= is("location") && rewritten.is_some();
+            response.fields.add(name.clone(), rewritten.unwrap_or_else(|| value.clone()));
+        } else if is("set-cookie") {
+            response.fields.add(name.clone(), rewrite_cookie(rq, conf, value));
+        } else if kept && is("accept-ranges") {
             // The cache cuts ranges itself and says so.
-            "accept-ranges" if kept => {}
-            _ => response.fields.add(name.clone(), value.clone()),
+        } else {
+            response.fields.add(name.clone(), value.clone());
         }
     }
     response
@@ -153,11 +157,10 @@ fn accel_limits(rq: &mut Request, fields: &Fields, answer: &mut Answer) {
 }
 
 /// The field rewritten by the first rule that fits; `None` when none does.
-fn rewrite_redirect(rq: &Request, conf: &Conf, name: &str, value: &Bytes) -> Option<Bytes> {
+fn rewrite_redirect(rq: &Request, conf: &Conf, refresh: bool, value: &Bytes) -> Option<Bytes> {
     let rules = conf.redirects.as_ref()?;
     // Of `Refresh: 5; url=…` only the address is rewritten.
-    let start =
-        if name == "refresh" { memchr::memmem::find(&value.to_ascii_lowercase(), b"url=")? + 4 } else { 0 };
+    let start = if refresh { memchr::memmem::find(&value.to_ascii_lowercase(), b"url=")? + 4 } else { 0 };
     for rule in rules {
         let subject = &value[start..];
         match rule {

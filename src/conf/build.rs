@@ -8,6 +8,7 @@ use super::diag::{At, ConfError, ConfResult, Note, NoteLevel};
 use super::parser::{Directive, Item, Source};
 use super::setting::Inherit;
 use super::table::{self, Context, Support};
+use crate::http::phases::Plan;
 use crate::http::regex::Regex;
 use crate::http::router::{Listens, Locations};
 use crate::http::template::Template;
@@ -48,6 +49,8 @@ pub struct Level {
     pub conf: LocConf,
     /// Where it begins.
     pub at: At,
+    /// What has anything to do here.
+    pub plan: Plan,
 }
 
 /// A `server` block.
@@ -149,6 +152,7 @@ impl Builder {
             server: None,
             conf: LocConf::default(),
             at: here.clone(),
+            plan: Plan::default(),
         };
         Builder {
             main: MainConf::default(),
@@ -290,6 +294,7 @@ impl Builder {
             server: server.or(self.server),
             conf: LocConf::default(),
             at: self.here.clone(),
+            plan: Plan::default(),
         };
         self.levels.push(level);
         self.levels.len() - 1
@@ -394,6 +399,7 @@ impl Builder {
         for level in &mut self.levels {
             let found = std::mem::take(&mut level.conf.core.found.0);
             level.conf.core.locations.0 = Arc::new(Locations::build(found));
+            level.plan = Plan::of(&level.conf);
         }
         let mut listens = Listens::build(&self.servers)?;
         for (at, message) in std::mem::take(&mut listens.conflicts) {

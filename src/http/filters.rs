@@ -8,9 +8,57 @@ use super::range::{self, Unsatisfiable};
 use super::request::{Address, Request};
 use super::response::Response;
 use crate::modules::core::IfModifiedSince;
-use crate::modules::{gzip, headers};
+use crate::modules::{LocConf, headers};
 use bytes::Bytes;
 use std::io::Write;
+
+/// A filter in a module's table.
+#[derive(Clone, Copy)]
+pub struct Filter {
+    /// Whether it has anything to do at a level.
+    pub wants: fn(&LocConf) -> bool,
+    /// Whether it sees the answers to subrequests too.
+    pub subrequests: bool,
+    /// Changes the response. A filter of bodies wraps the response's body in its own stream.
+    pub call: fn(&mut Request, &mut Response),
+}
+
+/// Says of a response that its body will be other bytes than the ones it was made with: its length is
+/// no longer known, no range can be cut, and its tag says no more than that it means the same.
+pub fn changes_body(response: &mut Response) {
+    response.length = None;
+    response.ranges = false;
+    response.accept_ranges = false;
+    response.fields.remove("accept-ranges");
+    weaken(&mut response.etag);
+}
+
+/// Makes a tag a weak one. What is no tag with quotes is dropped (ngx_http_weak_etag).
+fn weaken(etag: &mut Option<Bytes>) {
+    *etag = match etag.take() {
+        Some(tag) if tag.starts_with(b"W/") => Some(tag),
+        Some(tag) if tag.starts_with(b"\"") => Some([b"W/", &tag[..]].concat().into()),
+        _ => None,
+    };
+}
+
+/// Runs the filters that see the answers to subrequests.
+pub fn apply_to_subrequest(rq: &mut Request, response: &mut Response) {
+    if let Some(status) = rq.status_override.take() {
+        response.status = status;
+    }
+    run_table(rq, response);
+}
+
+fn run_table(rq: &mut Request, response: &mut Response) {
+    // A filter does not change the level, so that the table stays the same.
+    for i in 0.. {
+        let Some(filter) = rq.plan().filters().get(i).copied() else { return };
+        if filter.subrequests || rq.depth == 0 {
+            (filter.call)(rq, response);
+        }
+    }
+}
 
 /// Runs the filters. A refusal (412) takes the response's place: `error_page` applies to it.
 #[allow(clippy::result_large_err, reason = "it is rare, and taken apart at once")]
@@ -39,8 +87,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     }
     // Before fields are added: a `Location` among them is sent as it is written.
     complete_location(rq, response);
-    headers::apply(rq, response);
-    gzip::apply(rq, response);
+    run_table(rq, response);
     if let Err(refusal) = range::apply(rq, response) {
         let has_page = rq.loc().core.error_pages.iter().any(|p| p.statuses.contains(&416));
         if has_page && !rq.in_error_page {
@@ -218,6 +265,18 @@ mod tests {
         assert!(!matches_tag(b"\"a\"", None, true));
         assert!(matches_tag(b"\"a\"", Some(b"W/\"a\""), true));
         assert!(!matches_tag(b"W/\"a\" x", Some(b"W/\"a\""), false));
+    }
+
+    #[test]
+    fn tags_are_weakened() {
+        let weak = |tag: &str| {
+            let mut tag = Some(Bytes::copy_from_slice(tag.as_bytes()));
+            weaken(&mut tag);
+            tag.map(|t| String::from_utf8(t.to_vec()).unwrap())
+        };
+        assert_eq!(weak("\"x\"").as_deref(), Some("W/\"x\""));
+        assert_eq!(weak("W/\"x\"").as_deref(), Some("W/\"x\""));
+        assert_eq!(weak("x"), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! in, and the order within a phase is the table's.
 
 use super::error_page;
+use super::filters::{self, Filter};
 use super::request::Request;
 use super::response::Response;
 use super::router::{Located, locate};
@@ -90,6 +91,28 @@ pub struct Handler {
     pub call: Call,
 }
 
+/// What has anything to do at a level, of every table: made once for each level, so that a request
+/// asks nobody else.
+#[derive(Clone, Default)]
+pub struct Plan {
+    calls: Box<[(Phase, Call)]>,
+    filters: Box<[Filter]>,
+}
+
+impl Plan {
+    /// The plan of a level's configuration, once it is inherited.
+    pub fn of(conf: &modules::LocConf) -> Plan {
+        let handlers = modules::PHASES.iter().filter(|h| (h.wants)(conf));
+        let filters = modules::FILTERS.iter().filter(|f| (f.wants)(conf));
+        Plan { calls: handlers.map(|h| (h.phase, h.call)).collect(), filters: filters.copied().collect() }
+    }
+
+    /// The filters, in their order.
+    pub fn filters(&self) -> &[Filter] {
+        &self.filters
+    }
+}
+
 enum Entry {
     /// From the server's rewrites on.
     Server,
@@ -111,14 +134,24 @@ pub async fn refuse_with(rq: &mut Request, status: u16) -> Response {
 
 /// Runs the filters over an answer; a filter that refuses it leads to another answer.
 pub async fn filtered(rq: &mut Request, mut response: Response) -> Response {
-    if let Err(refusal) = super::filters::apply(rq, &mut response) {
+    if let Err(refusal) = filters::apply(rq, &mut response) {
         response = drive(rq, Flow::Special(refusal)).await;
         // Conditions and ranges were for what was asked for, not for a page about its refusal.
         response.unconditional = true;
         response.ranges = false;
-        let _ = super::filters::apply(rq, &mut response);
+        let _ = filters::apply(rq, &mut response);
     }
     response
+}
+
+/// Answers a subrequest (see [`Request::below`]); what concerns the client alone is not done. Boxed,
+/// for it comes from within the answer to another request.
+pub fn subrequest(rq: &mut Request) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
+    Box::pin(async move {
+        let mut response = drive(rq, Flow::Continue).await;
+        filters::apply_to_subrequest(rq, &mut response);
+        response
+    })
 }
 
 async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
@@ -201,6 +234,10 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
         other => return other,
     }
     for phase in [Phase::Preaccess, Phase::Access, Phase::Precontent] {
+        // Who may ask for the request may have what it is made of.
+        if phase == Phase::Access && rq.depth > 0 {
+            continue;
+        }
         match run_phase(rq, phase).await {
             Flow::Continue | Flow::Allow => {}
             other => return other,
@@ -292,11 +329,13 @@ fn refuse(rq: &mut Request) -> Option<Flow> {
 async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
     let satisfy_any = phase == Phase::Access && *rq.loc().core.satisfy_any;
     let mut refusal = None;
-    for handler in modules::PHASES {
-        if handler.phase != phase || !(handler.wants)(rq.loc()) {
+    // A handler that changes the level ends its phase.
+    for i in 0.. {
+        let Some((of, call)) = rq.plan().calls.get(i).copied() else { break };
+        if of != phase {
             continue;
         }
-        let flow = match handler.call {
+        let flow = match call {
             Call::Now(call) => call(rq),
             Call::Later(call) => call(rq).await,
         };

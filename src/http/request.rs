@@ -175,6 +175,9 @@ pub struct Sent {
     pub aborted: bool,
 }
 
+/// How many subrequests may be within each other (nginx's limit).
+const MOST_BELOW: u8 = 50;
+
 /// A request.
 pub struct Request {
     /// The configuration it runs under.
@@ -199,6 +202,8 @@ pub struct Request {
     pub level: LevelId,
     /// Whether the URI is an internal one.
     pub internal: bool,
+    /// How many requests it is below: 0 for a client's own.
+    pub depth: u8,
     /// Whether `uri` still corresponds to `unparsed` (no rewrite changed it).
     pub pristine: bool,
     /// Whether the URI still begins with the location's prefix (no `rewrite … break` changed it).
@@ -273,6 +278,7 @@ impl Request {
             server: 0,
             level: 0,
             internal: false,
+            depth: 0,
             pristine: true,
             valid_location: true,
             uri_below_alias: false,
@@ -303,6 +309,46 @@ impl Request {
             slots: RefCell::new(Vec::new()),
             captures: RefCell::default(),
         }
+    }
+
+    /// A request for another URI of the same server, whose answer is a part of this one's or decides
+    /// about it; `None` when there are too many within each other. It is a GET (or HEAD, as this one)
+    /// without a body; what this one's variables hold it sees too (ngx_http_subrequest).
+    pub fn below(&self, uri: Bytes, args: Bytes) -> Option<Request> {
+        if self.depth >= MOST_BELOW {
+            let uri = String::from_utf8_lossy(&uri).into_owned();
+            crate::observe::request_error(self, format_args!("subrequests cycle while processing \"{uri}\""));
+            return None;
+        }
+        let mut rq = Request::new(self.local.clone(), self.conn.clone(), self.head.clone(), Downstream::None);
+        rq.method = if self.method == Method::Head { Method::Head } else { Method::Get };
+        rq.uri = uri;
+        rq.args = args;
+        rq.unparsed = self.unparsed.clone();
+        rq.host = self.host.clone();
+        rq.server = self.server;
+        rq.level = self.http().servers[self.server].level;
+        rq.internal = true;
+        rq.depth = self.depth + 1;
+        rq.pristine = false;
+        rq.keepalive = self.keepalive;
+        rq.started = self.started;
+        rq.length = self.length;
+        // A client's request is counted once, however many are made of it.
+        (rq.limit_req, rq.limit_conn) = (self.limit_req, self.limit_conn);
+        rq.id = self.id.clone();
+        rq.slots = self.slots.clone();
+        Some(rq)
+    }
+
+    /// Takes over what `below`, which has been answered, left in the variables: they are one set.
+    pub fn take_variables(&mut self, below: &mut Request) {
+        std::mem::swap(&mut self.slots, &mut below.slots);
+    }
+
+    /// What has anything to do at the level in force.
+    pub fn plan(&self) -> &super::phases::Plan {
+        &self.http().levels[self.level].plan
     }
 
     /// Notes the attempts at upstream servers that the URI in force took.

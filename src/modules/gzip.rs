@@ -4,7 +4,7 @@ use crate::conf::values::{flag, number_arg, one_of, size_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, NoteLevel};
 use crate::http::body::{Body, BodyError, BodyStream};
 use crate::http::date;
-use crate::http::filters;
+use crate::http::filters::{self, Filter};
 use crate::http::head::Version;
 use crate::http::regex::Regex;
 use crate::http::request::Request;
@@ -212,12 +212,14 @@ impl Types {
     }
 }
 
+/// Compresses where it is on.
+pub const FILTER: Filter = Filter { wants: |loc| *loc.gzip.enable, subrequests: false, call: apply };
+
 /// Compresses a response where that is configured and the client takes it
 /// (ngx_http_gzip_header_filter).
-pub fn apply(rq: &mut Request, response: &mut Response) {
+fn apply(rq: &mut Request, response: &mut Response) {
     let conf = &rq.loc().gzip;
-    if !*conf.enable
-        || !matches!(response.status, 200 | 403 | 404)
+    if !matches!(response.status, 200 | 403 | 404)
         || response.fields.get("content-encoding").is_some_and(|v| !v.is_empty())
         || filters::length(rq, response).is_some_and(|n| n < *conf.min_length)
         || !conf.types.has(response.content_type.as_ref())
@@ -231,25 +233,11 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
     }
     let level = *conf.level;
     response.fields.set("Content-Encoding", Bytes::from_static(b"gzip"));
-    response.length = None;
-    response.ranges = false;
-    response.accept_ranges = false;
-    response.fields.remove("accept-ranges");
-    weaken(&mut response.etag);
+    filters::changes_body(response);
     let counts = Arc::new(Counts::default());
     rq.guards.push(Box::new(counts.clone()));
     let body = std::mem::take(&mut response.body);
     response.body = Body::Stream(Box::new(Compressed::new(body, level, counts)));
-}
-
-/// A compressed body is not the same bytes: its tag says no more than that it means the same. One
-/// that is no tag with quotes is dropped (ngx_http_weak_etag).
-fn weaken(etag: &mut Option<Bytes>) {
-    *etag = match etag.take() {
-        Some(tag) if tag.starts_with(b"W/") => Some(tag),
-        Some(tag) if tag.starts_with(b"\"") => Some([b"W/", &tag[..]].concat().into()),
-        _ => None,
-    };
 }
 
 /// Whether the client takes gzip and may have it for this response (ngx_http_gzip_ok).
@@ -534,18 +522,6 @@ mod tests {
         ] {
             assert_eq!(accepts_gzip(text.as_bytes()), want, "{text}");
         }
-    }
-
-    #[test]
-    fn tags_are_weakened() {
-        let weak = |tag: &str| {
-            let mut tag = Some(Bytes::copy_from_slice(tag.as_bytes()));
-            weaken(&mut tag);
-            tag.map(|t| String::from_utf8(t.to_vec()).unwrap())
-        };
-        assert_eq!(weak("\"x\"").as_deref(), Some("W/\"x\""));
-        assert_eq!(weak("W/\"x\"").as_deref(), Some("W/\"x\""));
-        assert_eq!(weak("x"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::conf::values::{one_of, time};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, Inherit, Setting};
 use crate::http::date;
+use crate::http::filters::Filter;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::template::Template;
@@ -227,8 +228,15 @@ pub fn reads_response(loc: &crate::modules::LocConf) -> bool {
     matches!(*conf.expires, Expires::Variable { .. }) || conf.added.iter().any(|a| !a.constant)
 }
 
+/// Adds fields where there are some to add.
+pub const FILTER: Filter = Filter {
+    wants: |loc| !loc.headers.added.is_empty() || !matches!(*loc.headers.expires, Expires::Off),
+    subrequests: false,
+    call: apply,
+};
+
 /// Adds what is configured to a response (ngx_http_headers_filter).
-pub fn apply(rq: &Request, response: &mut Response) {
+pub fn apply(rq: &mut Request, response: &mut Response) {
     let conf = &rq.loc().headers;
     let plain = is_plain(response.status);
     if plain {

@@ -5,6 +5,7 @@
 //! that joins them.
 
 use crate::conf::{Builder, Command, ConfResult, Inherit};
+use crate::http::filters::Filter;
 use crate::http::phases::Handler;
 use crate::http::vars::Variable;
 
@@ -84,6 +85,10 @@ pub const PHASES: &[Handler] = &[
     index::HANDLER,
     static_files::HANDLER,
 ];
+
+/// Every module's filters of responses, in the order in which nginx's run. What concerns the whole
+/// of a response stays with the engine: not-modified before them, ranges after them.
+pub const FILTERS: &[Filter] = &[headers::FILTER, gzip::FILTER];
 
 /// What modules have to do once everything is inherited.
 pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] =

@@ -43,6 +43,7 @@ fn append_context(rq: &Request, line: &mut Vec<u8>) {
         }
     };
     quoted("request", Some(rq.head.line()).filter(|text| !text.is_empty()));
+    quoted("subrequest", Some(&rq.uri[..]).filter(|_| rq.depth > 0));
     quoted("host", rq.head.get("host"));
     quoted("referrer", rq.head.get("referer"));
 }

@@ -5,7 +5,7 @@ BINARY := target/release/edgewater
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check setup parity bench image clean
+.PHONY: help demo build test check setup parity bench image docs clean
 
 help: ## this list
 	@echo 'Edgewater: an edge server that reads nginx.conf.'
@@ -39,6 +39,9 @@ bench: ## CPU per request beside nginx, both pinned alike; CELL="h2 1k" runs onl
 
 image: ## the Docker image `edgewater`
 	docker build -t edgewater -f deploy/Dockerfile .
+
+docs: ## docs/nginx-support.md, anew from the tables of directives and variables
+	UPDATE=1 $(CARGO) test --lib conf::matrix
 
 clean: ## what the build and the tests made
 	$(CARGO) clean

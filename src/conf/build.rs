@@ -7,6 +7,7 @@
 use super::diag::{At, ConfError, ConfResult, Note, NoteLevel};
 use super::parser::{Directive, Item, Source};
 use super::setting::Inherit;
+use super::support;
 use super::table::{self, Context, Support};
 use crate::http::phases::Plan;
 use crate::http::regex::Regex;
@@ -202,7 +203,9 @@ impl Builder {
         let declared = table::declarations(&d.name);
         if declared.is_empty() {
             let mut error = ConfError::new(format!("unknown directive \"{}\"", d.name));
-            if let Some(near) = table::nearest(&d.name) {
+            if let Some(hint) = support::foreign(&d.name) {
+                error = error.hint(hint);
+            } else if let Some(near) = table::nearest(&d.name) {
                 error = error.hint(format!("did you mean \"{near}\"?"));
             }
             return Err(error);
@@ -226,9 +229,11 @@ impl Builder {
                 self.note(NoteLevel::Notice, format!("\"{}\" has no effect: {why}", d.name));
                 Ok(())
             }
-            None => Err(ConfError::new(format!("the \"{}\" directive is not supported yet", d.name)).hint(
-                format!("it is known ({}), but this version cannot do what it asks for", fitting.module),
-            )),
+            None => {
+                let missing = support::missing_for(&d.name, fitting);
+                let message = format!("directive \"{}\" is not supported: {}", d.name, missing.why);
+                Err(ConfError::new(message).hint(missing.hint))
+            }
         }
     }
 

@@ -3,14 +3,17 @@
 //! [`lexer`] splits words, [`parser`] makes directives and follows includes, [`table`] knows every
 //! directive of stock nginx by name, context and arity, [`build`] walks the directives through the
 //! modules' setters, [`setting`] carries inheritance, [`values`] reads sizes, times and the like,
-//! [`diag`] is how mistakes are told.
+//! [`diag`] is how mistakes are told, [`support`] says why a directive is not
+//! supported, and [`matrix`] makes the page about all of them.
 
 pub mod build;
 pub mod cidr;
 pub mod diag;
 pub mod lexer;
+pub mod matrix;
 pub mod parser;
 pub mod setting;
+pub mod support;
 pub mod table;
 pub mod values;
 

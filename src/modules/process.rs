@@ -45,6 +45,10 @@ pub const COMMANDS: &[Command] = &[
     Command::works("working_directory", working_directory, "the working directory"),
     Command::works("http", |b, d| b.enter_http(d), "HTTP servers"),
     Command::works("include", |_, _| Ok(()), "another file's text, here"),
+    Command::no_effect(
+        "load_module",
+        "what is supported is built in, and a directive of a module that is not is refused where it stands",
+    ),
     Command::no_effect("master_process", ONE_PROCESS),
     Command::no_effect("lock_file", ONE_PROCESS),
     Command::no_effect("worker_priority", "threads keep the priority of the process"),

@@ -39,7 +39,9 @@ pub fn run(
             transcript.note(&format!("killed by signal {signal}"));
         }
         let line = LINE.captures(&message).map_or("no line".into(), |m| format!("line {}", &m[1]));
-        let unsupported = if message.contains("not supported yet") { ", as not supported yet" } else { "" };
+        let unsupported =
+            ["not supported yet", "is not supported:"].iter().any(|words| message.contains(words));
+        let unsupported = if unsupported { ", as not supported yet" } else { "" };
         transcript.note(&format!("refused at {line}{unsupported}"));
     }
     Ok(())

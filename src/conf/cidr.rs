@@ -1,6 +1,6 @@
 //! Networks as nginx reads them: an address, a CIDR, `unix:`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// A network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,14 @@ pub fn ipv4(text: &str) -> Option<u32> {
 }
 
 impl Cidr {
+    /// The network of one address.
+    pub fn of(ip: IpAddr) -> Cidr {
+        match ip {
+            IpAddr::V4(v4) => Cidr::V4(v4.into(), 32),
+            IpAddr::V6(v6) => Cidr::V6(v6.into(), 128),
+        }
+    }
+
     /// Whether `ip` lies in it. An IPv4 address in IPv6 clothes is an IPv4 address.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match (*self, unmapped(ip)) {
@@ -91,20 +99,18 @@ pub fn mask6(bits: u8) -> u128 {
 }
 
 /// Reads an address with or without a port (ngx_parse_addr_port): `1.2.3.4`, `1.2.3.4:80`, `::1`,
-/// `[::1]:80`.
-pub fn address_with_port(text: &[u8]) -> Option<IpAddr> {
+/// `[::1]:80`. Without one the port is 0.
+pub fn address_with_port(text: &[u8]) -> Option<SocketAddr> {
     let text = std::str::from_utf8(text).ok()?;
-    if let Some(address) = address(text) {
-        return Some(address);
+    if let Some(ip) = address(text) {
+        return Some(SocketAddr::new(ip, 0));
     }
-    let valid = |port: &str| super::values::number(port).is_some_and(|p| (1..=65535).contains(&p));
-    if let Some(rest) = text.strip_prefix('[') {
-        let (inner, after) = rest.split_once(']')?;
-        let port_is_fine = after.is_empty() || after.strip_prefix(':').is_some_and(valid);
-        return inner.parse().ok().filter(|_| port_is_fine).map(IpAddr::V6);
-    }
-    let (host, port) = text.rsplit_once(':')?;
-    Some(IpAddr::V4(Ipv4Addr::from(ipv4(host).filter(|_| valid(port))?)))
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:")?,
+        None => text.split_once(':')?,
+    };
+    let port = super::values::number(port).and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0)?;
+    Some(SocketAddr::new(address(host)?, port))
 }
 
 /// Reads an address (ngx_parse_addr).
@@ -118,6 +124,7 @@ pub fn address(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     fn net(text: &str) -> Cidr {
         parse(text).unwrap().cidr
@@ -154,12 +161,18 @@ mod tests {
     #[test]
     fn addresses_with_ports() {
         let read = |text: &str| address_with_port(text.as_bytes()).map(|a| a.to_string());
-        assert_eq!(read("1.2.3.4:80").as_deref(), Some("1.2.3.4"));
-        assert_eq!(read("1.2.3.4").as_deref(), Some("1.2.3.4"));
-        assert_eq!(read("::1").as_deref(), Some("::1"));
-        assert_eq!(read("[::1]:443").as_deref(), Some("::1"));
-        assert_eq!(read("[::1]").as_deref(), Some("::1"));
-        for bad in ["", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:99999", "unknown", "[::1", "[::1]443"] {
+        for (text, want) in [
+            ("1.2.3.4:80", "1.2.3.4:80"),
+            ("1.2.3.4", "1.2.3.4:0"),
+            ("::1", "[::1]:0"),
+            ("[::1]:443", "[::1]:443"),
+            ("[1.2.3.4]:5", "1.2.3.4:5"),
+        ] {
+            assert_eq!(read(text).as_deref(), Some(want));
+        }
+        let bad =
+            ["", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:99999", "1.2.3.4:5:6", "unknown", "[::1", "[::1]443"];
+        for bad in bad.into_iter().chain(["[::1]", "[::1]:", "255.255.255.255", "fe80::1%lo"]) {
             assert_eq!(read(bad), None, "{bad}");
         }
     }

@@ -5,6 +5,7 @@ pub mod body;
 pub mod date;
 pub mod error_page;
 pub mod filters;
+pub mod forwarded;
 pub mod h1;
 pub mod h2;
 pub mod head;

@@ -184,6 +184,8 @@ pub struct Request {
     pub local: Arc<Local>,
     /// Its connection.
     pub conn: Arc<Conn>,
+    /// The client's address, where `realip` put another in place of the connection's.
+    pub client: Option<Address>,
     /// What the client sent.
     pub head: Head,
     /// The method in force; an `error_page` may make it GET.
@@ -269,6 +271,7 @@ impl Request {
         Request {
             local,
             conn,
+            client: None,
             method,
             head,
             uri: Bytes::new(),
@@ -324,6 +327,7 @@ impl Request {
         rq.method = if self.method == Method::Head { Method::Head } else { Method::Get };
         rq.uri = uri;
         rq.args = args;
+        rq.client = self.client.clone();
         rq.unparsed = self.unparsed.clone();
         rq.host = self.host.clone();
         rq.server = self.server;
@@ -357,6 +361,11 @@ impl Request {
             first.another = !self.attempts.is_empty();
         }
         self.attempts.append(&mut attempts);
+    }
+
+    /// The client, as everything but `$realip_remote_addr` sees it.
+    pub fn peer(&self) -> &Address {
+        self.client.as_ref().unwrap_or(&self.conn.peer)
     }
 
     /// The generation it runs under.

@@ -65,7 +65,7 @@ fn verdict(rules: &[Rule], peer: &Address) -> Option<bool> {
 }
 
 fn handle(rq: &mut Request) -> Flow {
-    match verdict(&rq.loc().access.rules, &rq.conn.peer) {
+    match verdict(&rq.loc().access.rules, rq.peer()) {
         None => Flow::Continue,
         Some(true) => Flow::Allow,
         Some(false) => {

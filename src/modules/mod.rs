@@ -26,6 +26,7 @@ pub mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod proxy_cache;
+pub mod realip;
 pub mod resolver;
 pub mod rewrite;
 pub mod split_clients;
@@ -53,6 +54,7 @@ pub const TABLES: &[&[Command]] = &[
     prometheus::COMMANDS,
     proxy::COMMANDS,
     proxy_cache::COMMANDS,
+    realip::COMMANDS,
     resolver::COMMANDS,
     rewrite::COMMANDS,
     split_clients::COMMANDS,
@@ -71,6 +73,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     limit_req::VARIABLES,
     log::VARIABLES,
     proxy::VARIABLES,
+    realip::VARIABLES,
     ssl::VARIABLES,
     stub_status::VARIABLES,
     upstream::VARIABLES,
@@ -78,6 +81,8 @@ pub const VARIABLES: &[&[Variable]] = &[
 
 /// Every module's handlers. Within a phase they run in this order, which is nginx's.
 pub const PHASES: &[Handler] = &[
+    realip::POST_READ,
+    realip::PREACCESS,
     limit_req::HANDLER,
     limit_conn::HANDLER,
     access::HANDLER,
@@ -123,6 +128,7 @@ gather! {
         log: log::Conf,
         proxy: proxy::Conf,
         proxy_cache: proxy_cache::Conf,
+        realip: realip::Conf,
         resolver: resolver::Conf,
         rewrite: rewrite::Conf,
         static_files: static_files::Conf,

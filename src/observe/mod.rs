@@ -30,7 +30,7 @@ pub fn request_log(rq: &Request, level: Level, message: Arguments<'_>) {
 
 /// Appends whose request it is, in nginx's order.
 fn append_context(rq: &Request, line: &mut Vec<u8>) {
-    let _ = match &rq.conn.peer {
+    let _ = match rq.peer() {
         Address::Inet(a) => write!(line, ", client: {}", a.ip()),
         Address::Unix(_) => write!(line, ", client: unix:"),
     };

@@ -60,6 +60,8 @@ pub struct Plan {
 pub struct About {
     /// The client's connection.
     pub conn: Arc<Conn>,
+    /// The client, as `realip` has it.
+    pub client: Address,
     /// The server, an index.
     pub server: usize,
     /// The request line.
@@ -67,11 +69,11 @@ pub struct About {
 }
 
 /// A client as the error log names it.
-struct Client<'a>(&'a Conn);
+struct Client<'a>(&'a Address);
 
 impl std::fmt::Display for Client<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0.peer {
+        match self.0 {
             Address::Inet(a) => write!(f, "{}", a.ip()),
             Address::Unix(_) => f.write_str("unix:"),
         }
@@ -156,7 +158,7 @@ impl Plan {
                 format_args!(
                     "*{} {message}, client: {}, server: {}, request: \"{}\", upstream: \"{scheme}://{upstream}{target}\"",
                     self.about.conn.serial,
-                    Client(&self.about.conn),
+                    Client(&self.about.client),
                     self.local.generation.http.servers[self.about.server].conf.core.name.as_str(),
                     String::from_utf8_lossy(&self.about.line),
                 ),

@@ -2,7 +2,7 @@
 
 mod listen;
 mod location;
-mod variables;
+pub mod variables;
 
 pub use variables::VARIABLES;
 

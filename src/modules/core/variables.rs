@@ -59,10 +59,10 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("server_addr", |rq, _, out| address(&rq.conn.local, out)),
     Variable::new("server_port", |rq, _, out| port(&rq.conn.local, out)),
     Variable::new("server_protocol", |rq, _, out| put(out, rq.version().as_str().as_bytes())),
-    Variable::new("remote_addr", |rq, _, out| address(&rq.conn.peer, out)),
-    Variable::new("remote_port", |rq, _, out| port(&rq.conn.peer, out)),
+    Variable::new("remote_addr", |rq, _, out| address(rq.peer(), out)),
+    Variable::new("remote_port", |rq, _, out| port(rq.peer(), out)),
     Variable::new("remote_user", remote_user),
-    Variable::new("binary_remote_addr", |rq, _, out| match rq.conn.peer.ip() {
+    Variable::new("binary_remote_addr", |rq, _, out| match rq.peer().ip() {
         Some(std::net::IpAddr::V4(ip)) => put(out, &ip.octets()),
         Some(std::net::IpAddr::V6(ip)) => put(out, &ip.octets()),
         None => put(out, b"unix:"),
@@ -144,7 +144,8 @@ pub fn joined<'a>(values: impl Iterator<Item = &'a [u8]>, separator: &[u8], out:
     found
 }
 
-fn address(address: &Address, out: &mut Vec<u8>) -> bool {
+/// Appends an address without its port.
+pub fn address(address: &Address, out: &mut Vec<u8>) -> bool {
     use std::io::Write;
     match address {
         Address::Inet(a) => {
@@ -157,10 +158,11 @@ fn address(address: &Address, out: &mut Vec<u8>) -> bool {
     true
 }
 
-fn port(address: &Address, out: &mut Vec<u8>) -> bool {
+/// Appends an address's port; nothing when it has none.
+pub fn port(address: &Address, out: &mut Vec<u8>) -> bool {
     match address {
-        Address::Inet(a) => number(out, u64::from(a.port())),
-        Address::Unix(_) => true,
+        Address::Inet(a) if a.port() != 0 => number(out, u64::from(a.port())),
+        Address::Inet(_) | Address::Unix(_) => true,
     }
 }
 

@@ -523,7 +523,7 @@ pub const VARIABLES: &[Variable] = &[
             out.extend_from_slice(value);
             out.extend_from_slice(b", ");
         }
-        match &rq.conn.peer {
+        match rq.peer() {
             crate::http::request::Address::Inet(a) => out.extend_from_slice(a.ip().to_string().as_bytes()),
             crate::http::request::Address::Unix(_) => out.extend_from_slice(b"unix:"),
         }

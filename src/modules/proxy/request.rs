@@ -74,10 +74,11 @@ pub fn plan(rq: &mut Request, group: Arc<Group>, body: Spooled, streams: bool, c
         fields,
         body,
         hash_key,
-        client: rq.conn.peer.ip(),
+        client: rq.peer().ip(),
         upgrade,
         about: About {
             conn: rq.conn.clone(),
+            client: rq.peer().clone(),
             server: rq.server,
             line: Bytes::copy_from_slice(rq.head.line()),
         },

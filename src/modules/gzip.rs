@@ -10,6 +10,7 @@ use crate::http::regex::Regex;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::vars::Variable;
+use crate::modules::media_types::{self, Types};
 use crate::settings;
 use bytes::{Buf, Bytes};
 use flate2::{Compress, Compression, FlushCompress, Status};
@@ -28,7 +29,7 @@ settings! {
         /// Bytes below which a body of known length is left alone.
         inherit min_length: u64 = 20,
         /// The types that are compressed.
-        inherit types: Types = Types::These(vec![HTML]),
+        inherit types: Types = Types::html(),
         /// Whether `Vary: Accept-Encoding` is sent.
         inherit vary: bool = false,
         /// The lowest version of requests that get compressed responses.
@@ -38,17 +39,6 @@ settings! {
         /// User agents that get none.
         inherit disable: Disable = Disable { msie6: false, agents: Vec::new() },
     }
-}
-
-const HTML: Bytes = Bytes::from_static(b"text/html");
-
-/// `gzip_types`
-#[derive(Clone, Debug)]
-pub enum Types {
-    /// `*`
-    All,
-    /// These, in lower case.
-    These(Vec<Bytes>),
 }
 
 /// `gzip_disable`
@@ -107,7 +97,11 @@ pub const COMMANDS: &[Command] = &[
         },
         "bytes below which a body is left alone",
     ),
-    Command::works("gzip_types", types, "the types that are compressed; text/html always is"),
+    Command::works(
+        "gzip_types",
+        |b, d| media_types::read(b, d, |loc| &mut loc.gzip.types),
+        "the types that are compressed; text/html always is",
+    ),
     Command::works(
         "gzip_vary",
         |b, d| {
@@ -146,31 +140,6 @@ fn comp_level(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     b.loc().gzip.level.set(level as u32)
 }
 
-fn types(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    if d.args.iter().any(|t| t == "*") {
-        b.loc().gzip.types.replace(Types::All);
-        return Ok(());
-    }
-    if !b.loc().gzip.types.is_set() {
-        b.loc().gzip.types.replace(Types::These(vec![HTML]));
-    }
-    for kind in &d.args {
-        let lower = Bytes::from(kind.to_ascii_lowercase());
-        let duplicate = match b.loc().gzip.types.edit() {
-            Types::All => continue,
-            Types::These(list) if list.contains(&lower) => true,
-            Types::These(list) => {
-                list.push(lower);
-                false
-            }
-        };
-        if duplicate {
-            b.note(NoteLevel::Warn, format!("duplicate MIME type \"{kind}\""));
-        }
-    }
-    Ok(())
-}
-
 fn gzip_proxied(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     // A second one adds to the first.
     let set = b.loc().gzip.proxied.is_set();
@@ -200,18 +169,6 @@ fn disable(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     Ok(())
 }
 
-impl Types {
-    /// Whether a `Content-Type` is among them.
-    fn has(&self, content_type: Option<&Bytes>) -> bool {
-        let Some(content_type) = content_type else { return false };
-        let kind = content_type.split(|b| *b == b';').next().unwrap_or_default();
-        match self {
-            Types::All => !kind.is_empty(),
-            Types::These(list) => list.iter().any(|t| t.eq_ignore_ascii_case(kind)),
-        }
-    }
-}
-
 /// Compresses where it is on.
 pub const FILTER: Filter = Filter { wants: |loc| *loc.gzip.enable, subrequests: false, call: apply };
 
@@ -222,7 +179,7 @@ fn apply(rq: &mut Request, response: &mut Response) {
     if !matches!(response.status, 200 | 403 | 404)
         || response.fields.get("content-encoding").is_some_and(|v| !v.is_empty())
         || filters::length(rq, response).is_some_and(|n| n < *conf.min_length)
-        || !conf.types.has(response.content_type.as_ref())
+        || !conf.types.has(response)
         || response.tunnel.is_some()
     {
         return;

@@ -22,6 +22,7 @@ pub mod limit_req;
 pub mod limit_zone;
 pub mod log;
 pub mod map;
+pub mod media_types;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;

@@ -63,7 +63,7 @@ fn upstream(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     b.enter(d, Context::UPSTREAM, level, server)?;
     let group = group(b);
     if group.peers.is_empty() {
-        return Err(ConfError::new(format!("no servers are inside upstream in \"{}\"", d.arg(0))));
+        return Err(ConfError::new("no servers are inside upstream"));
     }
     if group.peers.iter().all(|p| p.backup) {
         return Err(ConfError::new(format!("no servers in upstream \"{}\"", d.arg(0))));

@@ -9,6 +9,7 @@ pub(crate) mod testing;
 
 use crate::http::Request;
 use crate::http::request::Address;
+use bytes::Bytes;
 use error_log::Level;
 use std::fmt::Arguments;
 use std::io::Write;
@@ -35,15 +36,36 @@ fn append_context(rq: &Request, line: &mut Vec<u8>) {
         Address::Unix(_) => write!(line, ", client: unix:"),
     };
     let _ = write!(line, ", server: {}", rq.srv().core.name.as_str());
-    let mut quoted = |name: &str, value: Option<&[u8]>| {
-        if let Some(value) = value {
-            let _ = write!(line, ", {name}: \"");
-            line.extend_from_slice(value);
-            line.push(b'"');
-        }
-    };
-    quoted("request", Some(rq.head.line()).filter(|text| !text.is_empty()));
-    quoted("subrequest", Some(&rq.uri[..]).filter(|_| rq.depth > 0));
-    quoted("host", rq.head.get("host"));
-    quoted("referrer", rq.head.get("referer"));
+    append_request(rq, line);
+    append_host(rq, line);
+}
+
+/// Which request an upstream is asked for, for lines written when the request is no longer at hand: what stands
+/// before the upstream's URL, and from the index on what stands behind it.
+pub fn upstream_context(rq: &Request) -> (Bytes, usize) {
+    let mut text = Vec::with_capacity(rq.head.line().len() + 120);
+    append_request(rq, &mut text);
+    let before = text.len();
+    append_host(rq, &mut text);
+    (text.into(), before)
+}
+
+fn append_request(rq: &Request, line: &mut Vec<u8>) {
+    append_quoted(line, "request", Some(rq.head.line()).filter(|text| !text.is_empty()));
+    append_quoted(line, "subrequest", Some(&rq.uri[..]).filter(|_| rq.depth > 0));
+}
+
+fn append_host(rq: &Request, line: &mut Vec<u8>) {
+    append_quoted(line, "host", rq.head.get("host"));
+    append_quoted(line, "referrer", rq.head.get("referer"));
+}
+
+fn append_quoted(line: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
+    if let Some(value) = value {
+        line.extend_from_slice(b", ");
+        line.extend_from_slice(name.as_bytes());
+        line.extend_from_slice(b": \"");
+        line.extend_from_slice(value);
+        line.push(b'"');
+    }
 }

@@ -64,8 +64,9 @@ pub struct About {
     pub client: Address,
     /// The server, an index.
     pub server: usize,
-    /// The request line.
-    pub line: Bytes,
+    /// Which request it is for, as the error log says it: what stands before the upstream's URL, and from here on
+    /// what stands behind it.
+    pub context: (Bytes, usize),
 }
 
 /// A client as the error log names it.
@@ -152,15 +153,17 @@ impl Plan {
         if log.wants(targets, level) {
             let scheme = if self.tls.is_some() { "https" } else { "http" };
             let target = String::from_utf8_lossy(&self.target);
+            let (before, behind) = self.about.context.0.split_at(self.about.context.1);
             log.write(
                 targets,
                 level,
                 format_args!(
-                    "*{} {message}, client: {}, server: {}, request: \"{}\", upstream: \"{scheme}://{upstream}{target}\"",
+                    "*{} {message}, client: {}, server: {}{}, upstream: \"{scheme}://{upstream}{target}\"{}",
                     self.about.conn.serial,
                     Client(&self.about.client),
                     self.local.generation.http.servers[self.about.server].conf.core.name.as_str(),
-                    String::from_utf8_lossy(&self.about.line),
+                    String::from_utf8_lossy(before),
+                    String::from_utf8_lossy(behind),
                 ),
             );
         }

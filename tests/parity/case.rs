@@ -3,6 +3,7 @@
 //! ```text
 //! title: a directory asked for without its slash is redirected
 //! mask: [0-9]+ms                     a regex whose matches are not compared (repeatable)
+//! errors: \[error\].*denied           the error log's lines that match are compared, without what says when and where
 //! hide: Accept-Ranges                a response header that is not compared (repeatable)
 //! pending: auth_basic                what Edgewater has not got yet; such a case fails when it passes
 //!
@@ -12,6 +13,8 @@
 //! --- main                           lines of the main context
 //! --- conf                           instead of all three: the whole nginx.conf
 //! --- nginx-only http                as `http`, but for nginx only (what 1.22 needs said to act like 1.31)
+//! --- server 2                       that part after the first `reload`; what is not given stays as it was before.
+//!                                    Likewise `http 2`, `main 2`, `conf 2`, `nginx-only http 2`, and 3 and so on
 //! --- file dir/index.html            a file below {{root}}; `size=N` instead of content makes N patterned bytes
 //! --- dir empty                      an empty directory below {{root}}
 //! --- upstream /path                 what the stand-in answers on /path; a second section for it is the second
@@ -30,6 +33,9 @@
 //! peek a text                        reads until the text has come on the connection, and takes nothing away
 //! await 2                            until the upstreams have seen 2 requests in all
 //! release                            lets every `hold` reply go
+//! reload = ok                        writes the next configuration, sends HUP, and waits until it is in force for new
+//!                                    connections (`ok`), or has been refused (`no`)
+//! rotate                             renames the access logs to NAME.1, sends USR1, and waits until they are let go
 //! sleep 1100ms                       only where time itself is the event
 //! --- check server                   instead of a script: pieces of configuration, one a line (⏎ is a line's end),
 //! ok listen 127.0.0.1:80;            in this context, each tested with `-t`; `ok` and `no` say what nginx says,
@@ -65,17 +71,26 @@ pub struct Case {
     pub hidden: Vec<String>,
     /// What has to exist before this case can pass.
     pub pending: Option<String>,
-    pub conf: Option<String>,
-    pub main: String,
-    pub http: String,
-    pub nginx_http: String,
-    pub server: Option<String>,
+    /// What the lines of the error log match that are compared.
+    pub errors: Option<String>,
+    /// The configuration, then that of after each reload.
+    pub confs: Vec<Parts>,
     pub files: Vec<(String, Vec<u8>)>,
     pub dirs: Vec<String>,
     pub replies: Vec<Reply>,
     pub script: Vec<Step>,
     pub checks: Vec<Check>,
     pub differs: Vec<Difference>,
+}
+
+/// The parts of a configuration.
+#[derive(Debug, Default, Clone)]
+pub struct Parts {
+    pub conf: Option<String>,
+    pub main: String,
+    pub http: String,
+    pub nginx_http: String,
+    pub server: Option<String>,
 }
 
 /// What an upstream stand-in answers on a path.
@@ -115,6 +130,8 @@ pub enum Step {
     Peek { conn: String, text: Vec<u8> },
     Await(usize),
     Release,
+    Reload { expect: Vec<String> },
+    Rotate,
     Sleep(Duration),
 }
 
@@ -166,7 +183,7 @@ impl Step {
                 options.send || options.later
             }
             Step::Read { .. } | Step::Pipe { .. } | Step::Peek { .. } | Step::Await(_) => false,
-            Step::Release | Step::Sleep(_) => true,
+            Step::Release | Step::Reload { .. } | Step::Rotate | Step::Sleep(_) => true,
         }
     }
 }
@@ -179,10 +196,39 @@ impl Case {
         let case = parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(Case { name, ..case })
     }
+
+    /// How many answers the script reads.
+    pub fn requests(&self) -> usize {
+        let of = |step: &Step| match step {
+            Step::Request(request) if !request.options.send => request.options.repeat,
+            Step::Raw { expect, options, .. } if !options.send => expect.len(),
+            Step::Read { expect, .. } => expect.len(),
+            _ => 0,
+        };
+        self.script.iter().map(of).sum()
+    }
+
+    /// The parts that a section's head is about: `server 2` is part of the second configuration, which begins as a
+    /// copy of the first.
+    fn parts(&mut self, head: &[&str]) -> Result<&mut Parts, String> {
+        let number = match head.last() {
+            Some(word) if head.len() > 1 && word.starts_with(|c: char| c.is_ascii_digit()) => {
+                word.parse().map_err(|_| "not a number")?
+            }
+            _ => 1usize,
+        };
+        if number == self.confs.len() + 1 {
+            self.confs.extend(self.confs.last().cloned());
+        }
+        if number != self.confs.len() {
+            return Err("configurations are not in order".into());
+        }
+        self.confs.last_mut().ok_or_else(|| "a case has a configuration".into())
+    }
 }
 
 fn parse(text: &str) -> Result<Case, String> {
-    let mut case = Case::default();
+    let mut case = Case { confs: vec![Parts::default()], ..Case::default() };
     let mut sections: Vec<(String, Vec<&str>)> = vec![];
     for line in text.lines() {
         if let Some(head) = line.strip_prefix("--- ") {
@@ -193,6 +239,7 @@ fn parse(text: &str) -> Result<Case, String> {
             match key {
                 "title" => case.title = value.to_owned(),
                 "mask" => case.masks.push(value.to_owned()),
+                "errors" => case.errors = Some(value.to_owned()),
                 "pending" => case.pending = Some(value.to_owned()),
                 "hide" => case.hidden.push(value.trim().to_ascii_lowercase()),
                 _ => return Err(format!("unknown key: {key}")),
@@ -214,11 +261,11 @@ fn section(case: &mut Case, head: &str, lines: &[&str]) -> Result<(), String> {
     let text = lines.join("\n").trim_end_matches('\n').to_owned();
     let words: Vec<&str> = head.split_whitespace().collect();
     match *words.first().unwrap_or(&"") {
-        "conf" => case.conf = Some(text),
-        "main" => case.main = text,
-        "http" => case.http = text,
-        "nginx-only" => case.nginx_http = text,
-        "server" => case.server = Some(text),
+        "conf" => case.parts(&words)?.conf = Some(text),
+        "main" => case.parts(&words)?.main = text,
+        "http" => case.parts(&words)?.http = text,
+        "nginx-only" => case.parts(&words)?.nginx_http = text,
+        "server" => case.parts(&words)?.server = Some(text),
         "file" => {
             // A path may contain spaces.
             let path = head.split_once(' ').ok_or("no path")?.1;
@@ -328,6 +375,11 @@ fn step(line: &str, more: &[&str]) -> Result<Step, String> {
         }
         "await" => Step::Await(rest.parse().map_err(|_| "await NUMBER")?),
         "release" => Step::Release,
+        "reload" => {
+            needs_status()?;
+            Step::Reload { expect }
+        }
+        "rotate" => Step::Rotate,
         "sleep" => {
             let ms = rest.strip_suffix("ms").and_then(|n| n.parse().ok()).ok_or("sleep NNNms")?;
             Step::Sleep(Duration::from_millis(ms))

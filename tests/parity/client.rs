@@ -11,6 +11,7 @@ use rustls::pki_types::ServerName;
 use crate::case::{Case, Options, Request, Step};
 use crate::http1::Buffered;
 use crate::http2::Http2;
+use crate::running::Running;
 use crate::transcript::{Answer, Transcript};
 use crate::upstream::Upstreams;
 
@@ -26,10 +27,10 @@ enum Conn {
 }
 
 /// Plays the whole script.
-pub fn play(case: &Case, ip: Ipv4Addr, upstreams: &Upstreams, transcript: &mut Transcript) {
-    let mut player = Player { ip, conns: HashMap::new(), pending: HashMap::new() };
+pub fn play(case: &Case, server: &mut Running, upstreams: &Upstreams, transcript: &mut Transcript) {
+    let mut player = Player { ip: server.ip, conns: HashMap::new(), pending: HashMap::new() };
     for step in &case.script {
-        if let Err(why) = player.step(step, upstreams, transcript) {
+        if let Err(why) = player.step(step, server, upstreams, transcript) {
             transcript.note(&format!("error: {why}"));
         }
         // A request that is only sent may reach the upstream during a later step.
@@ -52,6 +53,7 @@ impl Player {
     fn step(
         &mut self,
         step: &Step,
+        server: &mut Running,
         upstreams: &Upstreams,
         transcript: &mut Transcript,
     ) -> Result<(), String> {
@@ -99,6 +101,15 @@ impl Player {
             Step::Release => {
                 upstreams.release();
                 Ok(())
+            }
+            Step::Reload { .. } => {
+                transcript.sent("reload");
+                transcript.reloaded(server.reload()?);
+                Ok(())
+            }
+            Step::Rotate => {
+                transcript.sent("rotate");
+                server.rotate()
             }
             Step::Sleep(time) => {
                 std::thread::sleep(*time);

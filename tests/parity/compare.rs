@@ -16,7 +16,7 @@ fn stated(case: &Case) -> Vec<String> {
                 }
             }
             Step::Raw { expect, options, .. } if !options.send => all.extend(expect.iter().cloned()),
-            Step::Read { expect, .. } => all.extend(expect.iter().cloned()),
+            Step::Read { expect, .. } | Step::Reload { expect } => all.extend(expect.iter().cloned()),
             _ => {}
         }
     }

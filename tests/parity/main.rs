@@ -20,6 +20,7 @@ mod compare;
 mod http1;
 mod http2;
 mod loopback;
+mod running;
 mod server;
 mod transcript;
 mod upstream;
@@ -74,6 +75,8 @@ fn run_all(names: &[(String, PathBuf)], oracle: Option<&Binary>, ours: &Binary) 
     let began = Instant::now();
     let next = AtomicUsize::new(0);
     let ignored = AtomicUsize::new(0);
+    let requests = AtomicUsize::new(0);
+    let pieces = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(4, |n| n.get() * 3).min(names.len());
     std::thread::scope(|scope| {
@@ -81,7 +84,11 @@ fn run_all(names: &[(String, PathBuf)], oracle: Option<&Binary>, ours: &Binary) 
             scope.spawn(|| {
                 while let Some((name, path)) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let began = Instant::now();
-                    let outcome = Case::read(path).and_then(|case| run_one(&case, oracle, ours));
+                    let outcome = Case::read(path).and_then(|case| {
+                        requests.fetch_add(case.requests(), Ordering::Relaxed);
+                        pieces.fetch_add(case.checks.len(), Ordering::Relaxed);
+                        run_one(&case, oracle, ours)
+                    });
                     match outcome {
                         Ok(Outcome::Pending(what)) => {
                             ignored.fetch_add(1, Ordering::Relaxed);
@@ -119,6 +126,13 @@ fn run_all(names: &[(String, PathBuf)], oracle: Option<&Binary>, ours: &Binary) 
         failed.len(),
         ignored,
         began.elapsed().as_secs_f64()
+    );
+    println!(
+        "{} cases: {} requests and {} pieces of configuration {}\n",
+        names.len(),
+        requests.into_inner(),
+        pieces.into_inner(),
+        if oracle.is_some() { "compared with nginx" } else { "answered as stated" },
     );
     failed.len()
 }

@@ -1,15 +1,15 @@
 //! Starts a server on a case's configuration, has the script played, stops it and collects its logs.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use crate::case::Case;
+use crate::case::{Case, Parts};
 use crate::check;
 use crate::client;
 use crate::loopback::Address;
+use crate::running::{LOGS, Running};
 use crate::transcript::Transcript;
 use crate::upstream::{DEAD_PORT, PORTS, Upstreams};
 
@@ -41,28 +41,30 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
         check::run(case, binary, dir, address.ip, &mut transcript)?;
         return Ok(transcript);
     }
-    let conf = configuration(case, binary, dir, address.ip, upstream_address.ip);
-    let conf_path = dir.join("nginx.conf");
-    fs::write(&conf_path, &conf).map_err(|e| e.to_string())?;
-
+    let confs: Vec<String> = case
+        .confs
+        .iter()
+        .map(|parts| configuration(parts, binary, dir, address.ip, upstream_address.ip))
+        .collect();
     let upstreams = Upstreams::start(case, upstream_address.ip)?;
-    let mut server = Server::start(binary, dir, &conf_path)?;
-    server.await_ports(&conf, address.ip)?;
-    client::play(case, address.ip, &upstreams, &mut transcript);
+    let mut server = Running::start(binary, dir, address.ip, confs)?;
+    client::play(case, &mut server, &upstreams, &mut transcript);
     drop(upstreams);
-    if let Ok(Some(status)) = server.child.try_wait() {
-        let output = server.output();
+    if let Some((status, output)) = server.ended() {
         transcript.note(&format!("error: the server ended by itself ({status})"));
         for line in output.lines() {
             transcript.note(line);
         }
     }
     server.stop();
-    for name in ["access.log", "access2.log"] {
-        if let Ok(text) = fs::read(dir.join(name)) {
-            transcript.log(&String::from_utf8_lossy(&text));
+    for name in LOGS {
+        for name in [format!("{name}.1"), name.to_owned()] {
+            if let Ok(text) = fs::read(dir.join(name)) {
+                transcript.log(&String::from_utf8_lossy(&text));
+            }
         }
     }
+    transcript.errors(&String::from_utf8_lossy(&fs::read(dir.join("error.log")).unwrap_or_default()));
     Ok(transcript)
 }
 
@@ -87,23 +89,23 @@ fn lay_out(case: &Case, dir: &Path) -> std::io::Result<()> {
 }
 
 /// The whole nginx.conf for one server.
-fn configuration(case: &Case, binary: &Binary, dir: &Path, ip: Ipv4Addr, upstream: Ipv4Addr) -> String {
-    let text = case.conf.clone().unwrap_or_else(|| {
-        let server = match &case.server {
+fn configuration(parts: &Parts, binary: &Binary, dir: &Path, ip: Ipv4Addr, upstream: Ipv4Addr) -> String {
+    let text = parts.conf.clone().unwrap_or_else(|| {
+        let server = match &parts.server {
             Some(server) => format!(
                 "server {{\n{}{server}\n}}\n",
                 if server.contains("listen ") { "" } else { "listen {{listen}};\n" }
             ),
             None => String::new(),
         };
-        format!("{}\nevents {{ worker_connections 512; }}\nhttp {{\n{}\n{server}}}\n", case.main, case.http)
+        format!("{}\nevents {{ worker_connections 512; }}\nhttp {{\n{}\n{server}}}\n", parts.main, parts.http)
     });
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let mut text = format!(
         "daemon off;\nworker_processes 1;\n{user}\npid {{{{dir}}}}/pid;\nerror_log {{{{dir}}}}/error.log info;\n{text}"
     );
     if binary.is_nginx {
-        text = for_nginx(&text, case);
+        text = for_nginx(&text, parts);
     }
     let dir = dir.display().to_string();
     [
@@ -127,7 +129,7 @@ fn configuration(case: &Case, binary: &Binary, dir: &Path, ip: Ipv4Addr, upstrea
 }
 
 /// Rewrites a configuration for nginx 1.22: `http2 on` is a parameter of `listen`, temporary files stay in `dir`.
-fn for_nginx(text: &str, case: &Case) -> String {
+fn for_nginx(text: &str, parts: &Parts) -> String {
     let mut text = text.to_owned();
     if text.contains("http2 on;") {
         text = text
@@ -142,94 +144,6 @@ fn for_nginx(text: &str, case: &Case) -> String {
     // The defaults of nginx 1.31, which 1.22 must be told.
     let tls = if text.contains("ssl_protocols") { "" } else { "ssl_protocols TLSv1.2 TLSv1.3;" };
     let defaults = format!("proxy_http_version 1.1;\n{tls}");
-    let log = if case.http.contains("access_log") || case.conf.is_some() { "" } else { "access_log off;" };
-    text.replacen("http {", &format!("http {{\n{temps}{defaults}\n{log}\n{}\n", case.nginx_http), 1)
-}
-
-/// A running server; it is killed when this is dropped.
-struct Server {
-    child: Child,
-    dir: PathBuf,
-}
-
-impl Server {
-    fn start(binary: &Binary, dir: &Path, conf: &Path) -> Result<Server, String> {
-        let output = fs::File::create(dir.join("output")).map_err(|e| e.to_string())?;
-        let child = Command::new(&binary.path)
-            .arg("-p")
-            .arg(dir)
-            .arg("-e")
-            .arg(dir.join("error.log"))
-            .arg("-c")
-            .arg(conf)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().map_err(|e| e.to_string())?)
-            .stderr(output)
-            .spawn()
-            .map_err(|e| e.to_string())?;
-        Ok(Server { child, dir: dir.to_owned() })
-    }
-
-    /// Waits until every port that the configuration listens on answers.
-    fn await_ports(&mut self, conf: &str, ip: Ipv4Addr) -> Result<(), String> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        for port in [28080, 28081, 28443].into_iter().filter(|p| conf.contains(&format!("{ip}:{p}"))) {
-            // Nothing can be awaited here: a server says in no way that it listens, but by listening.
-            while TcpStream::connect((ip, port)).is_err() {
-                if let Ok(Some(status)) = self.child.try_wait() {
-                    return Err(format!("it did not start ({status}):\n{}", self.output()));
-                }
-                if Instant::now() > deadline {
-                    return Err(format!("it does not listen on port {port}:\n{}", self.output()));
-                }
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-        Ok(())
-    }
-
-    fn output(&self) -> String {
-        let read = |name: &str| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
-        let both = read("output") + &read("error.log");
-        both.lines()
-            .filter(|l| !l.contains("[notice]") && !l.contains("[info]"))
-            .collect::<Vec<_>>()
-            .join("\n")
-    }
-
-    /// Stops it gracefully, so that all it has to log is in the log; the clients have gone.
-    fn stop(mut self) {
-        self.signal(rustix::process::Signal::QUIT);
-        let deadline = Instant::now() + Duration::from_secs(3);
-        while Instant::now() < deadline {
-            if let Ok(Some(_)) = self.child.try_wait() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process(pid, signal);
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Ok(Some(_)) = self.child.try_wait() {
-            return;
-        }
-        self.signal(rustix::process::Signal::TERM);
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline {
-            if let Ok(Some(_)) = self.child.try_wait() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    let log = if parts.http.contains("access_log") || parts.conf.is_some() { "" } else { "access_log off;" };
+    text.replacen("http {", &format!("http {{\n{temps}{defaults}\n{log}\n{}\n", parts.nginx_http), 1)
 }

@@ -29,6 +29,8 @@ pub struct Transcript {
     pub statuses: Vec<String>,
     hidden: Vec<String>,
     masks: Vec<Regex>,
+    /// Which lines of the error log are compared.
+    errors: Option<Regex>,
     addresses: Vec<(String, &'static str)>,
 }
 
@@ -39,15 +41,20 @@ static SERVER_LINE: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"<center>(nginx|edgewater)(/[\w.+-]+)?</center>").unwrap());
 static SERVER_NAME: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^(nginx|edgewater)(/[\w.+-]+)?$").unwrap());
+/// `2026/01/02 03:04:05 [error] 12#34: *5 `
+static ERROR_PREFIX: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^[\d/]+ [\d:]+ \[(\w+)\] \d+#\d+: (?:\*\d+ )?").unwrap());
 
 impl Transcript {
     pub fn new(case: &Case, dir: &Path, server: Ipv4Addr, upstream: Ipv4Addr) -> Result<Transcript, String> {
+        let errors = case.errors.as_deref().map(Regex::new).transpose();
         let masks: Result<Vec<Regex>, _> = case.masks.iter().map(|m| Regex::new(m)).collect();
         Ok(Transcript {
             lines: vec![],
             statuses: vec![],
             hidden: case.hidden.clone(),
             masks: masks.map_err(|e| e.to_string())?,
+            errors: errors.map_err(|e| e.to_string())?,
             addresses: vec![
                 (server.to_string(), "<ip>"),
                 (upstream.to_string(), "<upstream>"),
@@ -70,9 +77,27 @@ impl Transcript {
         self.note("closed without an answer");
     }
 
+    /// The configuration was read again, and is in force or was refused.
+    pub fn reloaded(&mut self, in_force: bool) {
+        let verdict = if in_force { "ok" } else { "no" };
+        self.statuses.push(verdict.into());
+        self.note(verdict);
+    }
+
     pub fn log(&mut self, text: &str) {
         for line in text.lines() {
             self.push(format!("log {line}"));
+        }
+    }
+
+    /// The lines of the error log that the case compares: `[level] message`, without time, process and connection.
+    pub fn errors(&mut self, text: &str) {
+        let Some(wanted) = self.errors.clone() else { return };
+        for line in text.lines() {
+            let line = ERROR_PREFIX.replace(line, "[$1] ");
+            if wanted.is_match(&line) {
+                self.push(format!("logged {line}"));
+            }
         }
     }
 

@@ -80,7 +80,7 @@ pub fn plan(rq: &mut Request, group: Arc<Group>, body: Spooled, streams: bool, c
             conn: rq.conn.clone(),
             client: rq.peer().clone(),
             server: rq.server,
-            line: Bytes::copy_from_slice(rq.head.line()),
+            context: crate::observe::upstream_context(rq),
         },
     }
 }

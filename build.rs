@@ -1,4 +1,4 @@
-//! Tells the program which compiler builds it, for `edgewater_build_info`.
+//! Tells the program which compiler builds it, for `edgewater_build_info`, and which TLS library, for `-V`.
 
 use std::process::Command;
 
@@ -12,4 +12,9 @@ fn main() {
         text.split_ascii_whitespace().nth(1).map(str::to_string)
     });
     println!("cargo::rustc-env=EDGEWATER_RUSTC={}", version.as_deref().unwrap_or("unknown"));
+    println!("cargo::rerun-if-changed=Cargo.lock");
+    let lock = std::fs::read_to_string("Cargo.lock").unwrap_or_default();
+    let rustls = lock.split("[[package]]").find(|package| package.contains("name = \"rustls\""));
+    let version = rustls.and_then(|p| p.split("version = \"").nth(1)?.split('"').next());
+    println!("cargo::rustc-env=EDGEWATER_RUSTLS={}", version.unwrap_or("unknown"));
 }

@@ -1,7 +1,7 @@
 //! The command line: nginx's options, nginx's exit codes.
 
 use crate::conf::build::{Config, load};
-use crate::conf::{ConfError, NoteLevel};
+use crate::conf::{ConfError, Note, NoteLevel};
 use crate::edge::control::{self, Options};
 use crate::edge::pid_file;
 use crate::observe::error_log::{Level, Target};
@@ -65,11 +65,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
         }
     };
     if args.help || args.version || args.configure {
-        return about(&args);
+        about(&args);
+        // nginx goes on when a test is asked for as well.
+        if !(args.test || args.dump) {
+            return 0;
+        }
     }
     let options = options(&args);
-    if let Some(signal) = &args.signal {
-        return send_signal(&options, signal);
+    if let Some(signal) = args.signal.as_deref().filter(|_| !(args.test || args.dump)) {
+        return send_signal(&args, &options, signal);
     }
     let config = match load(&options.prefix, &options.file, &options.globals) {
         Ok(config) => config,
@@ -103,64 +107,122 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// Reads the words as nginx does: letters may share a word, and what follows a letter that takes a
+/// value is that value, or the next word is. A word of `-` alone says nothing.
 fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
-    use lexopt::prelude::{Long, Short, Value};
-    let mut parser = lexopt::Parser::from_iter(args);
     let mut parsed = Args::default();
-    let text = |parser: &mut lexopt::Parser, option: char| -> Result<String, String> {
-        let value = parser.value().map_err(|_| match option {
-            'e' | 'c' | 'p' => format!(
-                "option \"-{option}\" requires {}",
-                if option == 'p' { "directory name" } else { "file name" }
-            ),
-            _ => format!("option \"-{option}\" requires parameter"),
-        })?;
-        value.into_string().map_err(|_| format!("option \"-{option}\" is not UTF-8"))
-    };
-    while let Some(arg) = parser.next().map_err(|e| e.to_string())? {
-        match arg {
-            Short('h' | '?') | Long("help") => parsed.help = true,
-            Short('v') | Long("version") => parsed.version = true,
-            Short('V') => parsed.configure = true,
-            Short('t') => parsed.test = true,
-            Short('T') => parsed.dump = true,
-            Short('q') => parsed.quiet = true,
-            Long("demo") => parsed.demo = true,
-            Short('s') => {
-                let signal = text(&mut parser, 's')?;
-                if !matches!(signal.as_str(), "stop" | "quit" | "reopen" | "reload") {
-                    return Err(format!("invalid option: \"-s {signal}\""));
-                }
-                parsed.signal = Some(signal);
-            }
-            Short('p') => parsed.prefix = Some(text(&mut parser, 'p')?.into()),
-            Short('c') => parsed.conf = Some(text(&mut parser, 'c')?.into()),
-            Short('e') => parsed.error_log = Some(text(&mut parser, 'e')?),
-            Short('g') => parsed.globals = text(&mut parser, 'g')?,
-            Short(other) => return Err(format!("invalid option: \"{other}\"")),
-            Long(other) => return Err(format!("invalid option: \"--{other}\"")),
-            Value(value) => return Err(format!("invalid option: \"{}\"", value.to_string_lossy())),
+    let mut words = args.into_iter().skip(1);
+    while let Some(word) = words.next() {
+        let word = word.to_string_lossy().into_owned();
+        match word.as_str() {
+            "--demo" => parsed.demo = true,
+            "--help" => parsed.help = true,
+            "--version" => parsed.version = true,
+            _ => match word.strip_prefix('-') {
+                Some(letters) => parse_letters(letters, &mut words, &mut parsed)?,
+                None => return Err(format!("invalid option: \"{word}\"")),
+            },
         }
     }
     Ok(parsed)
 }
 
-fn about(args: &Args) -> i32 {
-    say(&format!("edgewater version: edgewater/{}", env!("CARGO_PKG_VERSION")));
-    if args.configure {
-        say("built with rustls (aws-lc-rs)");
-        say("TLS SNI support enabled");
-        say(&format!(
-            "configure arguments: --prefix={PREFIX} --conf-path={CONF} --error-log-path={ERROR_LOG} --pid-path={} \
-             --with-http_ssl_module --with-http_v2_module --with-http_stub_status_module --with-threads",
-            pid_file::DEFAULT
-        ));
+fn parse_letters(
+    letters: &str,
+    words: &mut dyn Iterator<Item = OsString>,
+    parsed: &mut Args,
+) -> Result<(), String> {
+    for (at, letter) in letters.char_indices() {
+        match letter {
+            'h' | '?' => parsed.help = true,
+            'v' => parsed.version = true,
+            'V' => parsed.configure = true,
+            't' => parsed.test = true,
+            'T' => parsed.dump = true,
+            'q' => parsed.quiet = true,
+            's' | 'p' | 'c' | 'e' | 'g' => {
+                let rest = &letters[at + letter.len_utf8()..];
+                let value = if rest.is_empty() { words.next() } else { Some(rest.into()) };
+                let value = value.ok_or_else(|| {
+                    let wanted = match letter {
+                        'p' => "directory name",
+                        'c' | 'e' => "file name",
+                        _ => "parameter",
+                    };
+                    format!("option \"-{letter}\" requires {wanted}")
+                })?;
+                let value = value.into_string().map_err(|_| format!("option \"-{letter}\" is not UTF-8"))?;
+                return set_value(letter, value, parsed);
+            }
+            other => return Err(format!("invalid option: \"{other}\"")),
+        }
     }
+    Ok(())
+}
+
+fn set_value(letter: char, value: String, parsed: &mut Args) -> Result<(), String> {
+    match letter {
+        's' if !matches!(value.as_str(), "stop" | "quit" | "reopen" | "reload") => {
+            return Err(format!("invalid option: \"-s {value}\""));
+        }
+        's' => parsed.signal = Some(value),
+        'p' => parsed.prefix = Some(value.into()),
+        'c' => parsed.conf = Some(value.into()),
+        'e' => parsed.error_log = Some(value),
+        _ => parsed.globals = value,
+    }
+    Ok(())
+}
+
+fn about(args: &Args) {
+    say(&format!("edgewater version: edgewater/{}", env!("CARGO_PKG_VERSION")));
     if args.help {
-        say("");
         let _ = write!(std::io::stderr(), "{HELP}");
     }
-    0
+    if args.configure {
+        say(concat!("built with rustls ", env!("EDGEWATER_RUSTLS"), " (aws-lc-rs)"));
+        say("TLS SNI support enabled");
+        say(&format!("configure arguments: {}", configure_arguments()));
+    }
+}
+
+/// nginx's words for what is built in: an optional module is named when one of its directives works.
+fn configure_arguments() -> String {
+    const OPTIONAL: &[(&str, &str)] = &[
+        ("http_ssl_module", "ngx_http_ssl_module"),
+        ("http_v2_module", "ngx_http_v2_module"),
+        ("http_v3_module", "ngx_http_v3_module"),
+        ("http_realip_module", "ngx_http_realip_module"),
+        ("http_addition_module", "ngx_http_addition_filter_module"),
+        ("http_xslt_module", "ngx_http_xslt_filter_module"),
+        ("http_image_filter_module", "ngx_http_image_filter_module"),
+        ("http_geoip_module", "ngx_http_geoip_module"),
+        ("http_sub_module", "ngx_http_sub_filter_module"),
+        ("http_dav_module", "ngx_http_dav_module"),
+        ("http_flv_module", "ngx_http_flv_module"),
+        ("http_mp4_module", "ngx_http_mp4_module"),
+        ("http_gunzip_module", "ngx_http_gunzip_filter_module"),
+        ("http_gzip_static_module", "ngx_http_gzip_static_module"),
+        ("http_auth_request_module", "ngx_http_auth_request_module"),
+        ("http_random_index_module", "ngx_http_random_index_module"),
+        ("http_secure_link_module", "ngx_http_secure_link_module"),
+        ("http_degradation_module", "ngx_http_degradation_module"),
+        ("http_slice_module", "ngx_http_slice_filter_module"),
+        ("http_stub_status_module", "ngx_http_stub_status_module"),
+        ("mail", "ngx_mail_core_module"),
+        ("stream", "ngx_stream_core_module"),
+    ];
+    let mut words = format!(
+        "--prefix={PREFIX} --conf-path={CONF} --error-log-path={ERROR_LOG} --pid-path={} --user=nginx --group=nginx \
+         --with-threads",
+        pid_file::DEFAULT
+    );
+    let works = crate::conf::support::working_modules();
+    for (option, _) in OPTIONAL.iter().filter(|(_, module)| works.contains(module)) {
+        words.push_str(" --with-");
+        words.push_str(option);
+    }
+    words
 }
 
 /// Relative paths are joined to the prefix, and the prefix to the working directory.
@@ -169,26 +231,31 @@ fn options(args: &Args) -> Options {
     let prefix = args.prefix.as_deref().map_or_else(|| PathBuf::from(PREFIX), |p| here.join(p));
     let file = args.conf.as_deref().map_or_else(|| PathBuf::from(CONF), |c| prefix.join(c));
     let error_log = match args.error_log.as_deref() {
-        Some("stderr") => Target::Stderr,
+        Some("stderr" | "") => Target::Stderr,
         Some(path) => Target::File(log_file::at(&prefix.join(path))),
         None => Target::File(log_file::at(Path::new(ERROR_LOG))),
     };
     Options { prefix, file, globals: args.globals.clone(), error_log, foreground: args.demo }
 }
 
+/// Says what is wrong on the terminal and in the log of the beginning; the value is the exit code.
 fn fail(args: &Args, options: &Options, e: &ConfError) -> i32 {
-    say(&format!("{NAME}: [emerg] {e}"));
-    // The log of the beginning gets it too, when it can be opened; who reads the terminal knows.
-    if let Target::File(file) = &options.error_log
-        && file.open().is_ok()
-    {
-        let log = crate::observe::error_log::ErrorLog::new(vec![(options.error_log.clone(), Level::Notice)]);
-        log.write(&[], Level::Emerg, format_args!("{e}"));
-    }
+    complain(options, Level::Emerg, e);
     if args.test || args.dump {
         say(&format!("{NAME}: configuration file {} test failed", options.file.display()));
     }
     1
+}
+
+fn complain(options: &Options, level: Level, what: &dyn std::fmt::Display) {
+    say(&format!("{NAME}: [{}] {what}", level.as_str()));
+    // The log gets it too, when it can be opened; who reads the terminal knows.
+    if let Target::File(file) = &options.error_log
+        && file.open().is_ok()
+    {
+        let log = crate::observe::error_log::ErrorLog::new(vec![(options.error_log.clone(), Level::Notice)]);
+        log.write(&[], level, format_args!("{what}"));
+    }
 }
 
 fn report(args: &Args, config: &Config) {
@@ -202,7 +269,7 @@ fn report(args: &Args, config: &Config) {
 
 fn tested(args: &Args, options: &Options, config: Config) -> i32 {
     let sources = config.sources.clone();
-    let notices = config.notes.len();
+    let notes = summary(&config.notes);
     let shared = crate::modules::Shared::default();
     let built = crate::edge::Generation::build(0, config, &shared, &options.error_log);
     let file = options.file.display();
@@ -211,13 +278,10 @@ fn tested(args: &Args, options: &Options, config: Config) -> i32 {
     }
     if !args.quiet {
         say(&format!("{NAME}: the configuration file {file} syntax is ok"));
-        if notices > 0 {
-            say(&format!(
-                "{NAME}: {notices} note{} on this configuration",
-                if notices == 1 { "" } else { "s" }
-            ));
-        }
         say(&format!("{NAME}: configuration file {file} test is successful"));
+        if let Some(notes) = notes {
+            say(&format!("{NAME}: {notes}"));
+        }
     }
     if args.dump {
         let mut out = std::io::stdout().lock();
@@ -230,22 +294,33 @@ fn tested(args: &Args, options: &Options, config: Config) -> i32 {
     0
 }
 
-/// `-s`: the process whose number stands in the configuration's `pid` gets a signal.
-fn send_signal(options: &Options, signal: &str) -> i32 {
+/// What the notes of a test come to, in one line; nothing when there are none.
+fn summary(notes: &[Note]) -> Option<String> {
+    let warnings = notes.iter().filter(|n| n.level == NoteLevel::Warn).count();
+    let idle = notes.len() - warnings;
+    let plural = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+    let idle_text = plural(idle, "directive has no effect", "directives have no effect");
+    let warnings_text = plural(warnings, "warning", "warnings");
+    match (idle, warnings) {
+        (0, 0) => None,
+        (_, 0) => Some(idle_text),
+        (0, _) => Some(warnings_text),
+        (..) => Some(format!("{idle_text}, {warnings_text}")),
+    }
+}
+
+/// `-s`: the process whose number stands in the configuration's `pid` gets a signal. A configuration
+/// that does not load sends none.
+fn send_signal(args: &Args, options: &Options, signal: &str) -> i32 {
     let config = match load(&options.prefix, &options.file, &options.globals) {
         Ok(config) => config,
-        Err(e) => {
-            say(&format!("{NAME}: [emerg] {e}"));
-            return 1;
-        }
+        Err(e) => return fail(args, options, &e),
     };
     let path = (*config.main.pid).clone().unwrap_or_else(|| PathBuf::from(pid_file::DEFAULT));
     let pid = match pid_file::read(&path) {
         Ok(pid) => pid,
         Err(e) => {
-            let level = Level::Error.as_str();
-            let cause = crate::conf::values::os_error(&e);
-            say(&format!("{NAME}: [{level}] open() \"{}\" failed ({cause})", path.display()));
+            complain(options, Level::Error, &e);
             return 1;
         }
     };
@@ -259,8 +334,52 @@ fn send_signal(options: &Options, signal: &str) -> i32 {
     match kill(nix::unistd::Pid::from_raw(pid), signal) {
         Ok(()) => 0,
         Err(e) => {
-            say(&format!("{NAME}: [alert] kill({pid}, {}) failed ({e})", signal as i32));
+            let cause = crate::conf::values::os_error(&e.into());
+            complain(options, Level::Alert, &format_args!("kill({pid}, {}) failed ({cause})", signal as i32));
             1
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_share_a_word_and_the_last_may_take_what_follows() {
+        let words = |list: &[&str]| parse(["edgewater"].iter().chain(list).map(OsString::from));
+        let args = words(&["-tqc", "a.conf", "-", "-p/x", "-g=1"]).unwrap();
+        assert!(args.test && args.quiet && !args.dump);
+        assert_eq!(args.conf.as_deref(), Some(Path::new("a.conf")));
+        assert_eq!(args.prefix.as_deref(), Some(Path::new("/x")));
+        assert_eq!(args.globals, "=1");
+        for (list, complaint) in [
+            (&["-tx"][..], "invalid option: \"x\""),
+            (&["--"], "invalid option: \"-\""),
+            (&[""], "invalid option: \"\""),
+            (&["-sx"], "invalid option: \"-s x\""),
+            (&["-tc"], "option \"-c\" requires file name"),
+        ] {
+            assert_eq!(words(list).err().as_deref(), Some(complaint), "{list:?}");
+        }
+    }
+
+    #[test]
+    fn the_build_names_only_modules_that_work() {
+        let words = configure_arguments();
+        assert!(
+            words.contains("--with-http_ssl_module") && words.contains("--with-http_v2_module"),
+            "{words}"
+        );
+        assert!(!words.contains("perl") && !words.contains("mail"), "{words}");
+    }
+
+    #[test]
+    fn the_summary_counts() {
+        let note = |level| Note { level, message: String::new(), at: crate::conf::At::command_line() };
+        let (notice, warn) = (|| note(NoteLevel::Notice), || note(NoteLevel::Warn));
+        assert_eq!(summary(&[]), None);
+        assert_eq!(summary(&[notice()]).unwrap(), "1 directive has no effect");
+        assert_eq!(summary(&[notice(), notice(), warn()]).unwrap(), "2 directives have no effect, 1 warning");
     }
 }

@@ -86,13 +86,21 @@ const MAX_BLOCK_DEPTH: usize = 128;
 /// Parses the text given with `-g`.
 pub fn parse_globals(text: &str) -> Vec<Item> {
     let mut parser = Parser { conf_dir: PathBuf::new(), sources: Vec::new() };
-    let mut text = text.trim_end().to_string();
-    // nginx lets the last `;` be left out on the command line.
-    if !text.is_empty() && !text.ends_with(';') && !text.ends_with('}') {
-        text.push(';');
-    }
     let mut lexer = Lexer::new(text.as_bytes(), Arc::from("command line"), 0);
-    parser.block(&mut lexer, 0, 0)
+    let mut items = parser.block(&mut lexer, 0, 0);
+    end_of_parameter(&mut items);
+    items
+}
+
+/// nginx's words for a command line that ends too early.
+fn end_of_parameter(items: &mut [Item]) {
+    match items.last_mut() {
+        Some(Item::Error(e)) if e.message.starts_with("unexpected end of file") => {
+            e.message = "unexpected end of parameter, expecting \";\"".into();
+        }
+        Some(Item::Directive(Directive { block: Some(block), .. })) => end_of_parameter(block),
+        _ => {}
+    }
 }
 
 /// Parses the file at `path` and all it includes.
@@ -114,7 +122,8 @@ impl Parser {
     fn file(&mut self, path: &Path, includes: usize, depth: usize) -> ConfResult<Vec<Item>> {
         let name: Arc<str> = Arc::from(path.to_string_lossy().as_ref());
         let text = std::fs::read(path).map_err(|e| {
-            ConfError::new(format!("open() \"{name}\" failed ({})", super::values::os_error(&e)))
+            let call = if e.kind() == std::io::ErrorKind::IsADirectory { "pread" } else { "open" };
+            ConfError::new(format!("{call}() \"{name}\" failed ({})", super::values::os_error(&e)))
         })?;
         if !self.sources.iter().any(|s| s.file == name) {
             self.sources.push(Source { file: name.clone(), text: text.clone() });
@@ -285,7 +294,16 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_may_leave_out_the_last_semicolon() {
-        assert!(first_error(&parse_globals("daemon off; pid /x")).is_none());
+    fn the_command_line_ends_each_directive_too() {
+        assert!(first_error(&parse_globals("daemon off; pid /x; # both")).is_none());
+        for text in ["daemon off; pid /x", "pid \"", "events {"] {
+            let items = parse_globals(text);
+            let error = first_error(&items).unwrap();
+            assert_eq!(
+                error.to_string().lines().next(),
+                Some("unexpected end of parameter, expecting \";\" in command line"),
+                "{text}"
+            );
+        }
     }
 }

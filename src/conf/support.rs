@@ -191,6 +191,15 @@ pub fn is_supported(name: &str, declared: &Stock) -> bool {
     commands.contains_key(name) && block.is_none_or(|b| commands.contains_key(b))
 }
 
+/// nginx's modules of which at least one directive works.
+pub fn working_modules() -> std::collections::HashSet<&'static str> {
+    let works = |name: &str| {
+        table::commands().get(name).is_some_and(|c| matches!(c.support, table::Support::Works(_)))
+    };
+    let rows = table::stock().iter().flat_map(|(name, declared)| declared.iter().map(move |d| (*name, d)));
+    rows.filter(|(name, d)| works(name) && is_supported(name, d)).map(|(_, d)| d.module).collect()
+}
+
 /// Names of modules that stock nginx does not have, and what to know about each: by the beginning of
 /// the directive's name, or by the whole name where it ends with a blank.
 const FOREIGN: &[(&str, &str)] = &[

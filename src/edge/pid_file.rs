@@ -1,5 +1,7 @@
 //! The file that holds the process's number.
 
+use crate::conf::ConfError;
+use crate::conf::values::os_error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -28,10 +30,18 @@ impl Drop for PidFile {
     }
 }
 
-/// The number in the file at `path`.
-pub fn read(path: &Path) -> io::Result<i32> {
-    let text = std::fs::read_to_string(path)?;
-    let invalid =
-        || io::Error::new(io::ErrorKind::InvalidData, format!("invalid PID number \"{}\"", text.trim()));
-    text.trim().parse().ok().filter(|n| *n > 0).ok_or_else(invalid)
+/// The number in the file at `path`. The error says all of it, in nginx's words. Zero, which `kill`
+/// would take for the whole group of this process, is no number.
+pub fn read(path: &Path) -> Result<i32, ConfError> {
+    let text = std::fs::read(path).map_err(|e| {
+        let call = if e.kind() == io::ErrorKind::IsADirectory { "pread" } else { "open" };
+        ConfError::new(format!("{call}() \"{}\" failed ({})", path.display(), os_error(&e)))
+    })?;
+    let text = String::from_utf8_lossy(&text);
+    let text = text.trim_end_matches(['\r', '\n']);
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|n| digits && *n > 0)
+        .ok_or_else(|| ConfError::new(format!("invalid PID number \"{text}\" in \"{}\"", path.display())))
 }

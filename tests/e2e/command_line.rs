@@ -63,7 +63,13 @@ async fn help_names_every_option() {
 async fn what_is_no_option() {
     for (args, complaint) in [
         (&["-z"][..], r#"invalid option: "z""#),
+        (&["-tz"], r#"invalid option: "z""#),
+        (&["-v", "-z"], r#"invalid option: "z""#),
+        (&["--"], r#"invalid option: "-""#),
+        (&[""], r#"invalid option: """#),
         (&["extra"], r#"invalid option: "extra""#),
+        (&["-tqc"], r#"option "-c" requires file name"#),
+        (&["-v", "-sjump"], r#"invalid option: "-s jump""#),
         (&["-c"], r#"option "-c" requires file name"#),
         (&["-p"], r#"option "-p" requires directory name"#),
         (&["-g"], r#"option "-g" requires parameter"#),
@@ -237,6 +243,125 @@ async fn a_signal_to_a_server_that_does_not_run() {
     let file = prepared.prefix().join("server.pid").display().to_string();
     let complaint = format!("open() \"{file}\" failed (2: No such file or directory)");
     assert!(ran.stderr.contains(&complaint), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_version_is_no_end_when_a_test_is_asked_for_too() {
+    let prepared = Plan::new(CONFIG).prepare();
+    for option in ["-vt", "-Vt", "-ht", "-vTq"] {
+        let ran = prepared.run(&[option]).await;
+        assert_ok(&ran);
+        assert!(ran.stderr.starts_with(&format!("{} version: ", name())), "{}", ran.stderr);
+        let tested =
+            ran.stderr.contains("test is successful") || ran.stdout.contains("# configuration file ");
+        assert!(tested, "{option}: {}", ran.stderr);
+    }
+    // A test is all that is done when a signal is asked for as well: there is no server here.
+    assert_ok(&prepared.run(&["-t", "-s", "reload"]).await);
+}
+
+#[tokio::test]
+async fn modules_are_told_where_scripts_look_for_them() {
+    let ran = run(["-V"]).await;
+    let line = ran.stderr.lines().find(|line| line.starts_with("configure arguments: ")).unwrap();
+    for module in ["http_v2_module", "http_ssl_module", "http_stub_status_module", "http_gzip_static_module"]
+    {
+        assert!(line.split(' ').any(|word| word == format!("--with-{module}")), "{module} in {line}");
+    }
+    assert!(ran.stderr.lines().any(|line| line.starts_with("built with ")), "{}", ran.stderr);
+    assert!(ran.stderr.contains("\nTLS SNI support enabled\n"), "{}", ran.stderr);
+    assert!(is_nginx() || !line.contains("perl"), "{line}");
+}
+
+#[tokio::test]
+async fn a_test_ends_with_what_its_notes_come_to() {
+    let text = "events {\naccept_mutex on;\n\n}\nhttp {\nsendfile on;\n}\n";
+    let prepared = Plan::new(text).prepare();
+    let ran = prepared.run(&["-t"]).await;
+    assert_ok(&ran);
+    let lines: Vec<_> = ran.stderr.lines().collect();
+    let place = |words: &str| lines.iter().position(|line| line.contains(words));
+    let (ok, successful) = (place("syntax is ok").unwrap(), place("test is successful").unwrap());
+    assert_eq!(ok + 1, successful);
+    if !is_nginx() {
+        let note = place("\"sendfile\" has no effect").unwrap();
+        assert!(note < ok && lines[note].contains("nginx.conf:6"), "{}", ran.stderr);
+        assert_eq!(lines.last().unwrap(), &"edgewater: 2 directives have no effect");
+        assert_eq!(successful + 2, lines.len());
+    }
+    let ran = prepared.run(&["-tq"]).await;
+    assert_eq!(ran.stderr, "");
+}
+
+#[tokio::test]
+async fn a_pid_file_that_holds_no_number() {
+    let prepared = Plan::new(CONFIG).prepare();
+    let file = prepared.prefix().join("server.pid");
+    for (held, shown) in [("", ""), ("abc\n", "abc"), ("  12\n", "  12"), ("-5\n", "-5"), ("12 \n\n", "12 ")]
+    {
+        std::fs::write(&file, held).unwrap();
+        let ran = prepared.run(&["-s", "stop"]).await;
+        assert_eq!(ran.code, Some(1), "{held:?}");
+        let complaint = format!("invalid PID number \"{shown}\" in \"{}\"\n", file.display());
+        assert!(ran.stderr.contains("[error] ") && ran.stderr.ends_with(&complaint), "{}", ran.stderr);
+    }
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let ran = prepared.run(&["-s", "stop"]).await;
+    let complaint = format!("pread() \"{}\" failed (21: Is a directory)\n", file.display());
+    assert!(ran.code == Some(1) && ran.stderr.ends_with(&complaint), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_pid_file_of_a_process_that_is_gone() {
+    let prepared = Plan::new(CONFIG).prepare();
+    // Ended and waited for, so that its number is nobody's.
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    std::fs::write(prepared.prefix().join("server.pid"), format!("{}\n", child.id())).unwrap();
+    for (word, number) in [("stop", 15), ("quit", 3), ("reload", 1), ("reopen", 10)] {
+        let ran = prepared.run(&["-s", word]).await;
+        assert_eq!(ran.code, Some(1));
+        let complaint = format!("kill({}, {number}) failed (3: No such process)\n", child.id());
+        assert!(ran.stderr.contains("[alert] ") && ran.stderr.ends_with(&complaint), "{}", ran.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_wrong_disturbs_nothing() {
+    let mut server = Plan::new(CONFIG).start().await;
+    let pid = pid_file(&server).await;
+    for broken in [
+        CONFIG.replace("one", "two").replace("return", "retrun"),
+        CONFIG.replace("one", "two").replace("events {}", ""),
+        CONFIG.replace("one", "$two"),
+        CONFIG.replace("one;", "two"),
+    ] {
+        server.configure(&broken);
+        for args in [&["-t"][..], &["-s", "reload"], &["-s", "quit"], &["-s", "stop"]] {
+            let ran = server.run(args).await;
+            assert_eq!(ran.code, Some(1), "{args:?}: {}", ran.stderr);
+            assert!(ran.stderr.contains("[emerg] "), "{}", ran.stderr);
+        }
+        assert_eq!(get(server.addr(8080), "/").await.text(), "one");
+    }
+    assert_eq!(pid_file(&server).await, pid);
+    server.configure(&CONFIG.replace("one", "two"));
+    assert_ok(&server.run(&["-s", "reload"]).await);
+    eventually("the new configuration", || async {
+        (get(server.addr(8080), "/").await.text() == "two").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn directives_from_the_command_line_are_ended_by_semicolons() {
+    let prepared = Plan::new(CONFIG).prepare();
+    let config = prepared.prefix().join("nginx.conf").display().to_string();
+    let ran = run(["-t", "-e", "stderr", "-c", &config, "-g", "daemon off; timer_resolution 1s"]).await;
+    assert_eq!(ran.code, Some(1));
+    let complaint = "unexpected end of parameter, expecting \";\" in command line";
+    assert!(ran.stderr.contains(complaint), "{}", ran.stderr);
 }
 
 #[tokio::test]

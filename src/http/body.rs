@@ -25,6 +25,9 @@ pub enum BodyError {
     /// The upstream closed early, timed out, or sent what is not a body.
     #[error("upstream: {0}")]
     Upstream(String),
+    /// What is to be changed on its way cannot be: it is not what it says it is.
+    #[error("{0}")]
+    Coding(String),
     /// A file could not be read.
     #[error("file: {0}")]
     File(std::io::Error),

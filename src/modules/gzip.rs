@@ -201,7 +201,8 @@ fn apply(rq: &mut Request, response: &mut Response) {
 pub fn client_takes(rq: &Request, response: &Response) -> bool {
     let conf = &rq.loc().gzip;
     let agent = rq.head.get("user-agent");
-    rq.head.get("accept-encoding").is_some_and(accepts_gzip)
+    rq.depth == 0
+        && rq.head.get("accept-encoding").is_some_and(accepts_gzip)
         && !(conf.disable.msie6 && agent.is_some_and(is_msie6))
         && rq.version() >= *conf.http_version
         && (rq.head.get("via").is_none() || proxied_takes(rq, response, *conf.proxied))
@@ -343,7 +344,7 @@ impl Compressed {
             let before = encoder.total_in();
             let status = encoder
                 .compress_vec(rest, &mut self.output, flush)
-                .map_err(|e| BodyError::File(std::io::Error::other(e)))?;
+                .map_err(|e| BodyError::Coding(e.to_string()))?;
             rest = &rest[(encoder.total_in() - before) as usize..];
             // Room that is left says that nothing is held back for want of it.
             let all = rest.is_empty() && self.output.len() < self.output.capacity();

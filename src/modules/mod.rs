@@ -13,6 +13,7 @@ pub mod access;
 pub mod core;
 pub mod events;
 pub mod geo;
+pub mod gunzip;
 pub mod gzip;
 pub mod headers;
 pub mod http2;
@@ -43,6 +44,7 @@ pub const TABLES: &[&[Command]] = &[
     core::COMMANDS,
     events::COMMANDS,
     geo::COMMANDS,
+    gunzip::COMMANDS,
     gzip::COMMANDS,
     headers::COMMANDS,
     http2::COMMANDS,
@@ -94,7 +96,7 @@ pub const PHASES: &[Handler] = &[
 
 /// Every module's filters of responses, in the order in which nginx's run. What concerns the whole
 /// of a response stays with the engine: not-modified before them, ranges after them.
-pub const FILTERS: &[Filter] = &[headers::FILTER, gzip::FILTER];
+pub const FILTERS: &[Filter] = &[headers::FILTER, gunzip::FILTER, gzip::FILTER];
 
 /// What modules have to do once everything is inherited.
 pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] =
@@ -121,6 +123,7 @@ gather! {
     LocConf {
         access: access::Conf,
         core: core::Loc,
+        gunzip: gunzip::Conf,
         gzip: gzip::Conf,
         headers: headers::Conf,
         index: index::Conf,

@@ -15,7 +15,8 @@
 //! --- nginx-only http                as `http`, but for nginx only (what 1.22 needs said to act like 1.31)
 //! --- server 2                       that part after the first `reload`; what is not given stays as it was before.
 //!                                    Likewise `http 2`, `main 2`, `conf 2`, `nginx-only http 2`, and 3 and so on
-//! --- file dir/index.html            a file below {{root}}; `size=N` instead of content makes N patterned bytes
+//! --- file dir/index.html            a file below {{root}}; `size=N` instead of content makes N patterned bytes,
+//!                                    `raw` after the path reads escapes as in `raw`
 //! --- dir empty                      an empty directory below {{root}}
 //! --- upstream /path                 what the stand-in answers on /path; a second section for it is the second
 //! HTTP/1.1 200 OK                    answer, the last one repeats; without a section it echoes the request
@@ -270,8 +271,10 @@ fn section(case: &mut Case, head: &str, lines: &[&str]) -> Result<(), String> {
             // A path may contain spaces.
             let path = head.split_once(' ').ok_or("no path")?.1;
             let (path, size) = path.rsplit_once(" size=").map_or((path, None), |(p, n)| (p, Some(n)));
+            let (path, raw) = path.strip_suffix(" raw").map_or((path, false), |path| (path, true));
             let content = match size {
                 Some(n) => patterned(n.parse().map_err(|_| "size is not a number")?),
+                None if raw => unescape(&text)?,
                 None => text.into_bytes(),
             };
             case.files.push((path.to_owned(), content));

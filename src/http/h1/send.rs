@@ -76,7 +76,7 @@ pub(super) async fn send(
         out.write(&mut h1.io, &mut response.body).await
     }
     .await;
-    if let Err(BodyError::Upstream(_) | BodyError::File(_)) = &result {
+    if let Err(BodyError::Upstream(_) | BodyError::Coding(_) | BodyError::File(_)) = &result {
         // What there was of the body is the client's to see, and that it is not whole.
         let _ = out.write(&mut h1.io, &mut Body::Empty).await;
     }

@@ -51,10 +51,16 @@ fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
     match &page.target {
         ErrorTarget::Named(name) => Flow::Named(name.clone()),
         ErrorTarget::Uri { uri, args } => {
+            let uri = uri.eval(rq);
+            // What variables made may be something else than a path.
+            match uri.first() {
+                Some(b'/') => {}
+                Some(b'@') => return Flow::Named(uri.slice(1..)),
+                _ => return elsewhere(rq, page, uri),
+            }
             if rq.method != Method::Head {
                 rq.method = Method::Get;
             }
-            let uri = uri.eval(rq);
             let (uri, args) = match args {
                 Some(args) => (uri, args.eval(rq)),
                 None => match memchr::memchr(b'?', &uri) {
@@ -65,15 +71,20 @@ fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
             Flow::Internal { uri, args }
         }
         ErrorTarget::Url(url) => {
-            let redirects = |code: &u16| matches!(code, 301 | 302 | 303 | 307 | 308);
-            let status = page.overwrite.filter(redirects).unwrap_or(302);
-            rq.status_override = None;
             let location = url.eval(rq);
-            let mut response = Response::new(status);
-            response.fields.add_static("Location", location);
-            Flow::Respond(built_in(rq, response))
+            elsewhere(rq, page, location)
         }
     }
+}
+
+/// Sends the client to another address.
+fn elsewhere(rq: &mut Request, page: &ErrorPage, location: Bytes) -> Flow {
+    let redirects = |code: &u16| matches!(code, 301 | 302 | 303 | 307 | 308);
+    let status = page.overwrite.filter(redirects).unwrap_or(302);
+    rq.status_override = None;
+    let mut response = Response::new(status);
+    response.fields.add_static("Location", location);
+    Flow::Respond(built_in(rq, response))
 }
 
 /// The answer with nginx's page for its status as the body.

@@ -302,8 +302,9 @@ fn find_location(rq: &mut Request, server: LevelId) -> Option<Flow> {
         return Some(refusal);
     }
     // `limit_except` is a level of its own for the methods it does not name.
+    let method = if rq.depth > 0 { rq.method_name() } else { rq.head.method() };
     if let Some((free, inner)) = rq.loc().core.limit_except.0.clone()
-        && !free.iter().any(|m| m.as_bytes() == rq.head.method())
+        && !free.iter().any(|m| m.as_bytes() == method)
     {
         rq.level = inner;
     }

@@ -206,6 +206,8 @@ pub struct Request {
     pub internal: bool,
     /// How many requests it is below: 0 for a client's own.
     pub depth: u8,
+    /// The method of the client's own request, for one below it (`$request_method`).
+    pub main_method: Option<Method>,
     /// Whether `uri` still corresponds to `unparsed` (no rewrite changed it).
     pub pristine: bool,
     /// Whether the URI still begins with the location's prefix (no `rewrite … break` changed it).
@@ -282,6 +284,7 @@ impl Request {
             level: 0,
             internal: false,
             depth: 0,
+            main_method: None,
             pristine: true,
             valid_location: true,
             uri_below_alias: false,
@@ -315,8 +318,8 @@ impl Request {
     }
 
     /// A request for another URI of the same server, whose answer is a part of this one's or decides
-    /// about it; `None` when there are too many within each other. It is a GET (or HEAD, as this one)
-    /// without a body; what this one's variables hold it sees too (ngx_http_subrequest).
+    /// about it; `None` when there are too many within each other. It is a GET without a body,
+    /// whatever this one is; what this one's variables hold it sees too (ngx_http_subrequest).
     pub fn below(&self, uri: Bytes, args: Bytes) -> Option<Request> {
         if self.depth >= MOST_BELOW {
             let uri = String::from_utf8_lossy(&uri).into_owned();
@@ -324,7 +327,8 @@ impl Request {
             return None;
         }
         let mut rq = Request::new(self.local.clone(), self.conn.clone(), self.head.clone(), Downstream::None);
-        rq.method = if self.method == Method::Head { Method::Head } else { Method::Get };
+        rq.method = Method::Get;
+        rq.main_method = self.main_method.or(Some(self.method));
         rq.uri = uri;
         rq.args = args;
         rq.client = self.client.clone();
@@ -390,7 +394,16 @@ impl Request {
 
     /// The name of the method in force.
     pub fn method_name(&self) -> &[u8] {
-        match self.method {
+        self.name_of(self.method)
+    }
+
+    /// The name of the method of the client's own request.
+    pub fn main_method_name(&self) -> &[u8] {
+        self.name_of(self.main_method.unwrap_or(self.method))
+    }
+
+    fn name_of(&self, method: Method) -> &[u8] {
+        match method {
             Method::Get => b"GET",
             Method::Head => b"HEAD",
             _ => self.head.method(),

@@ -10,6 +10,7 @@ use crate::http::phases::Handler;
 use crate::http::vars::Variable;
 
 pub mod access;
+pub mod auth_request;
 pub mod core;
 pub mod events;
 pub mod geo;
@@ -41,6 +42,7 @@ pub mod upstream;
 /// Every module's directives.
 pub const TABLES: &[&[Command]] = &[
     access::COMMANDS,
+    auth_request::COMMANDS,
     core::COMMANDS,
     events::COMMANDS,
     geo::COMMANDS,
@@ -89,6 +91,7 @@ pub const PHASES: &[Handler] = &[
     limit_req::HANDLER,
     limit_conn::HANDLER,
     access::HANDLER,
+    auth_request::HANDLER,
     try_files::HANDLER,
     index::HANDLER,
     static_files::HANDLER,
@@ -122,6 +125,7 @@ gather! {
     /// The modules' configuration of a level.
     LocConf {
         access: access::Conf,
+        auth_request: auth_request::Conf,
         core: core::Loc,
         gunzip: gunzip::Conf,
         gzip: gzip::Conf,

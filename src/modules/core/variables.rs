@@ -26,7 +26,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("document_uri", |rq, _, out| put_some(out, &rq.uri)),
     Variable::new("request_uri", |rq, _, out| put_some(out, &rq.unparsed)),
     Variable::new("request", |rq, _, out| put(out, rq.head.line())),
-    Variable::new("request_method", |rq, _, out| put_some(out, rq.method_name())),
+    Variable::new("request_method", |rq, _, out| put_some(out, rq.main_method_name())),
     Variable::new("request_length", |rq, _, out| number(out, rq.length)),
     Variable::new("request_id", |rq, _, out| hex(out, &rq.id())),
     Variable::new("request_time", |rq, _, out| seconds(out, rq.started.elapsed())),

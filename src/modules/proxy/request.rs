@@ -60,7 +60,8 @@ pub fn plan(rq: &mut Request, group: Arc<Group>, body: Spooled, streams: bool, c
         _ => None,
     };
     // Only a client that asked for it can be switched, whatever `proxy_set_header` says.
-    let upgrade = fields.get("upgrade").is_some()
+    let upgrade = rq.depth == 0
+        && fields.get("upgrade").is_some()
         && rq.head.get("upgrade").is_some()
         && rq.version() == crate::http::Version::Http11;
     Plan {

@@ -73,6 +73,7 @@ pub struct Head {
     method: Span,
     target: Span,
     line: Span,
+    protocol: Span,
     fields: SmallVec<[(Span, Span); 20]>,
     /// The version.
     pub version: Version,
@@ -86,6 +87,7 @@ impl Default for Head {
             method: (0, 0),
             target: (0, 0),
             line: (0, 0),
+            protocol: (0, 0),
             fields: SmallVec::new(),
             version,
         }
@@ -97,9 +99,11 @@ impl Default for Head {
 pub enum HeadError {
     /// 400: the first line is not one.
     BadLine,
+    /// 400: a method that HTTP/0.9 has not got.
+    BadOldLine,
     /// 400: a field is not one.
     BadField,
-    /// 405: CONNECT, or TRACE.
+    /// 405: CONNECT with a target that only it has.
     Method,
     /// 414: the first line is longer than a large buffer.
     LongLine,
@@ -113,7 +117,7 @@ impl HeadError {
     /// nginx's status for it, before it is mapped for the wire (494 is sent as 400).
     pub fn status(self) -> u16 {
         match self {
-            HeadError::BadLine | HeadError::BadField => 400,
+            HeadError::BadLine | HeadError::BadOldLine | HeadError::BadField => 400,
             HeadError::Method => 405,
             HeadError::LongLine => 414,
             HeadError::LongFields => 494,
@@ -125,6 +129,7 @@ impl HeadError {
     pub fn message(self) -> &'static str {
         match self {
             HeadError::BadLine => "client sent invalid request",
+            HeadError::BadOldLine => "client sent invalid method in HTTP/0.9 request",
             HeadError::BadField => "client sent invalid header line",
             HeadError::Method => "client sent CONNECT or TRACE method",
             HeadError::LongLine => "client sent too long URI",
@@ -180,6 +185,11 @@ impl Head {
         self.slice(self.line)
     }
 
+    /// The protocol as it stands in the first line; empty where none does.
+    pub fn protocol(&self) -> &[u8] {
+        self.slice(self.protocol)
+    }
+
     /// The bytes the head took.
     pub fn size(&self) -> usize {
         self.buf.len()
@@ -206,6 +216,36 @@ impl Head {
         &self.buf[span.0 as usize..span.1 as usize]
     }
 
+    /// Whether a field stands twice that may stand once: which of them holds would be a guess.
+    pub fn repeats_single_field(&self) -> bool {
+        const SINGLE: [&[u8]; 8] = [
+            b"if-modified-since",
+            b"if-unmodified-since",
+            b"if-match",
+            b"if-none-match",
+            b"if-range",
+            b"content-range",
+            b"expect",
+            b"authorization",
+        ];
+        let mut seen = 0u8;
+        for (name, _) in self.iter() {
+            // Most names are told apart by length or first letter.
+            if !matches!(name.len(), 6 | 8 | 13 | 17 | 19)
+                || !matches!(name[0] | 32, b'a' | b'c' | b'e' | b'i')
+            {
+                continue;
+            }
+            if let Some(i) = SINGLE.iter().position(|single| name.eq_ignore_ascii_case(single)) {
+                if seen & (1 << i) != 0 {
+                    return true;
+                }
+                seen |= 1 << i;
+            }
+        }
+        false
+    }
+
     /// A head from parts, for HTTP/2 and for requests that the edge itself makes.
     pub fn from_parts<'a>(
         method: &[u8],
@@ -218,7 +258,7 @@ impl Head {
         head.buf.push(b' ');
         head.target = head.push(target);
         head.buf.push(b' ');
-        head.push(version.as_str().as_bytes());
+        head.protocol = head.push(version.as_str().as_bytes());
         head.line = (0, head.buf.len() as u32);
         for (name, value) in fields {
             let span = (head.push(name), head.push(value));
@@ -227,11 +267,33 @@ impl Head {
         head
     }
 
-    /// A head of which only the first line is known, for the log of what was refused.
+    /// A head of which only the first line is known, for the log of what was refused; its parts, where
+    /// it is one.
     pub fn raw_line(line: &[u8]) -> Head {
         let mut head = Head { version: Version::Http11, ..Head::default() };
         head.line = head.push(line);
+        match request_line(line) {
+            Ok(parsed) => head.take_line(&parsed),
+            Err(HeadError::BadOldLine) => head.version = Version::Http09,
+            // To HEAD there is no body in any case.
+            Err(_) => head.method = method_of_bad_line(line),
+        }
         head
+    }
+
+    /// The beginning of a first line that did not come to its end.
+    pub fn cut_line(line: &[u8]) -> Head {
+        let mut head = Head { version: Version::Http11, ..Head::default() };
+        head.line = head.push(line);
+        head.method = method_of_bad_line(line);
+        head
+    }
+
+    fn take_line(&mut self, parsed: &RequestLine) {
+        self.version = parsed.version;
+        self.method = parsed.method;
+        self.target = parsed.target;
+        self.protocol = parsed.protocol;
     }
 
     /// Adds a field.
@@ -270,22 +332,31 @@ impl Head {
             let Some(length) = memchr::memchr(b'\n', &input[scan.pos.max(start)..]) else {
                 let partial = input.len() - start;
                 let error = if scan.line_seen { HeadError::LongFields } else { HeadError::LongLine };
-                if partial > limits.line {
-                    return Err(error);
+                if !scan.line_seen {
+                    early_check(&input[first..])?;
                 }
-                if input.len() - first > limits.total {
-                    return Err(HeadError::LongFields);
+                if partial > limits.line || input.len() - first > limits.total {
+                    return Err(match scan.line_seen {
+                        true => earlier(&input[first..start], limits).unwrap_or(error),
+                        false => error,
+                    });
                 }
                 if !scan.line_seen {
                     scan.pos = first;
-                    early_check(&input[first..])?;
                 }
                 return Ok(Progress::More);
             };
             let end = scan.pos.max(start) + length;
             let line = &input[start..end];
             if line.len() > limits.line {
-                return Err(if scan.line_seen { HeadError::LongFields } else { HeadError::LongLine });
+                if !scan.line_seen {
+                    early_check(line)?;
+                }
+                return Err(if scan.line_seen {
+                    earlier(&input[first..start], limits).unwrap_or(HeadError::LongFields)
+                } else {
+                    HeadError::LongLine
+                });
             }
             if !scan.line_seen {
                 scan.line_seen = true;
@@ -319,6 +390,7 @@ impl Head {
         self.version = parsed.version;
         self.method = parsed.method;
         self.target = parsed.target;
+        self.protocol = parsed.protocol;
         self.line = (0, trim_cr(line).len() as u32);
         let mut at = line.len() + 1;
         for line in lines {
@@ -342,11 +414,18 @@ impl Head {
 struct RequestLine {
     method: Span,
     target: Span,
+    protocol: Span,
     version: Version,
 }
 
 fn trim_cr(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// What is wrong with the lines before one that is too long.
+fn earlier(lines: &[u8], limits: &HeadLimits) -> Option<HeadError> {
+    let fields = lines.split(|b| *b == b'\n').skip(1).filter(|line| !line.is_empty());
+    fields.map(|line| field(line, limits)).find_map(Result::err)
 }
 
 /// Refuses what can no longer become a request line, so that garbage is answered at once.
@@ -358,9 +437,19 @@ fn early_check(partial: &[u8]) -> Result<(), HeadError> {
     }
 }
 
+fn method_length(line: &[u8]) -> usize {
+    line.iter().position(|b| !matches!(b, b'A'..=b'Z' | b'_' | b'-')).unwrap_or(line.len())
+}
+
+/// The method at the beginning of what is no request line, if a blank follows it.
+fn method_of_bad_line(line: &[u8]) -> Span {
+    let length = method_length(line);
+    if line.get(length) == Some(&b' ') { (0, length as u32) } else { (0, 0) }
+}
+
 fn request_line(line: &[u8]) -> Result<RequestLine, HeadError> {
     let line = trim_cr(line);
-    let method_end = line.iter().position(|b| !matches!(b, b'A'..=b'Z' | b'_' | b'-')).unwrap_or(line.len());
+    let method_end = method_length(line);
     if method_end == 0 || line.get(method_end) != Some(&b' ') {
         return Err(HeadError::BadLine);
     }
@@ -386,10 +475,12 @@ fn request_line(line: &[u8]) -> Result<RequestLine, HeadError> {
     // Blanks may follow the version.
     let trimmed = after.len() - after.iter().rev().take_while(|b| **b == b' ').count();
     let version = version(&after[..trimmed])?;
-    if matches!(&line[..method_end], b"CONNECT" | b"TRACE") {
-        return Err(HeadError::Method);
+    if version == Version::Http09 && &line[..method_end] != b"GET" {
+        return Err(HeadError::BadOldLine);
     }
-    Ok(RequestLine { method, target: target_span, version })
+    let protocol_start = (line.len() - after.len()) as u32;
+    let protocol = (protocol_start, line.len() as u32);
+    Ok(RequestLine { method, target: target_span, protocol, version })
 }
 
 fn has_scheme(target: &[u8]) -> bool {
@@ -493,7 +584,7 @@ mod tests {
             ("OPTIONS * HTTP/1.1\r\n\r\n", HeadError::BadLine),
             ("GET / HTTP/2.0\r\n\r\n", HeadError::Version),
             ("GET /a b HTTP/1.1\r\n\r\n", HeadError::BadLine),
-            ("TRACE / HTTP/1.1\r\n\r\n", HeadError::Method),
+            ("POST /\r\n", HeadError::BadOldLine),
             ("CONNECT a:1 HTTP/1.1\r\n\r\n", HeadError::Method),
             ("GET / HTTP/1.1\r\n folded: x\r\n\r\n", HeadError::BadField),
             ("GET / HTTP/1.1\r\n: x\r\n\r\n", HeadError::BadField),

@@ -69,7 +69,7 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         let (head, refused, started) = match read {
             Read::Head(head, started) => (head, None, started),
             Read::Refused(why, head, started) => (head, Some(why), started),
-            Read::Preface => (Head::default(), Some(HeadError::BadLine), Instant::now()),
+            Read::Preface => (Head::raw_line(b""), Some(HeadError::BadLine), Instant::now()),
             Read::Late(head, started) => {
                 let mut rq = request(&access, local, h1, head, started);
                 rq.sent.status = 408;
@@ -158,6 +158,12 @@ fn request(access: &Access, local: Arc<Local>, h1: Box<H1Body>, head: Head, star
 
 /// Sends the response, logs, and gives the connection back when it may carry another request.
 async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>> {
+    if bad_chunks_at_hand(&mut rq) {
+        rq.keepalive = false;
+        if response.status < 400 && response.tunnel.is_none() {
+            response = phases::refuse_with(&mut rq, 400).await;
+        }
+    }
     if !response.silent {
         response = phases::filtered(&mut rq, response).await;
     }
@@ -186,7 +192,7 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
         rq.keepalive = false;
     }
     let mut head = Vec::with_capacity(512);
-    if rq.head.version != Version::Http09 || response.status != 200 && rq.head.target().is_empty() {
+    if rq.head.version != Version::Http09 {
         write_head(&rq, &response, &plan, &mut head);
     }
     record(&mut rq, &response);
@@ -215,6 +221,22 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
         return None;
     }
     leave(rq, h1).await
+}
+
+/// Drops what has already come of a chunked body that no handler read; whether it is no such body.
+fn bad_chunks_at_hand(rq: &mut Request) -> bool {
+    let Downstream::H1(h1) = &mut rq.downstream else { return false };
+    eprintln!("BC {:?} {:?} {}", h1.framing, h1.input, rq.sent.status);
+    if !matches!(h1.framing, Framing::Chunked(_)) {
+        return false;
+    }
+    loop {
+        match h1.framing.take(&mut h1.input) {
+            Ok(Some(_)) => {}
+            Ok(None) => return false,
+            Err(_) => return true,
+        }
+    }
 }
 
 /// After the answer: the rest of the request's body is read and dropped, or the connection closed.

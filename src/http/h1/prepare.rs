@@ -2,7 +2,7 @@
 
 use crate::edge::connection::bound;
 use crate::http::body::{Chunks, Framing};
-use crate::http::head::{Head, Version};
+use crate::http::head::{Head, Method, Version};
 use crate::http::request::{Downstream, Request};
 use crate::http::uri;
 use bytes::Bytes;
@@ -15,11 +15,12 @@ pub(super) fn prepare(rq: &mut Request) -> Result<(), u16> {
     let merge = *rq.srv().core.merge_slashes;
     let target = uri::parse(rq.head.target(), merge).ok_or(400u16)?;
     (rq.uri, rq.args, rq.unparsed) = (target.path, target.args, target.unparsed);
-    let framing = framing(&rq.head)?;
-    rq.body_length = match &framing {
-        Framing::Length(n) => Some(*n),
-        _ => None,
-    };
+    let (framing, length) = framing(&rq.head)?;
+    // Neither is for an edge.
+    if matches!(rq.method, Method::Connect | Method::Trace) {
+        return Err(405);
+    }
+    rq.body_length = length;
     rq.has_body = !framing.is_done();
     let expects = rq.head.get("expect").is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
     let has_body = rq.has_body;
@@ -39,8 +40,9 @@ fn connection_has(head: &Head, word: &[u8]) -> bool {
     head.all("connection").any(|v| v.split(|b| *b == b',').any(|w| w.trim_ascii().eq_ignore_ascii_case(word)))
 }
 
-/// How the request's body is framed; what could be understood in two ways is refused.
-fn framing(head: &Head) -> Result<Framing, u16> {
+/// How the request's body is framed, and its length where that is said; what could be understood in
+/// two ways is refused.
+fn framing(head: &Head) -> Result<(Framing, Option<u64>), u16> {
     let mut lengths = head.all("content-length");
     let length = match (lengths.next(), lengths.next()) {
         (_, Some(_)) => return Err(400),
@@ -53,21 +55,18 @@ fn framing(head: &Head) -> Result<Framing, u16> {
     };
     let mut codings = head.all("transfer-encoding");
     match (codings.next(), codings.next()) {
-        (None, _) => Ok(match length {
-            None | Some(0) => Framing::None,
-            Some(n) => Framing::Length(n),
-        }),
-        (Some(_), Some(_)) => Err(400),
-        (Some(coding), None) => {
-            if head.version < Version::Http11 || length.is_some() {
-                return Err(400);
-            }
-            if coding.eq_ignore_ascii_case(b"chunked") {
-                Ok(Framing::Chunked(Chunks::default()))
-            } else {
-                Err(501)
-            }
+        (None, _) => {
+            let framing = match length {
+                None | Some(0) => Framing::None,
+                Some(n) => Framing::Length(n),
+            };
+            Ok((framing, length))
         }
+        (Some(_), Some(_)) => Err(400),
+        (Some(_), None) if head.version < Version::Http11 => Err(400),
+        (Some(coding), None) if !coding.eq_ignore_ascii_case(b"chunked") => Err(501),
+        (Some(_), None) if length.is_some() => Err(400),
+        (Some(_), None) => Ok((Framing::Chunked(Chunks::default()), None)),
     }
 }
 
@@ -82,7 +81,7 @@ pub fn choose_server(rq: &mut Request) -> Result<(), u16> {
     if hosts.next().is_some() {
         return Err(400);
     }
-    if field.is_none() && rq.head.version == Version::Http11 {
+    if field.is_none() && rq.head.version == Version::Http11 || rq.head.repeats_single_field() {
         return Err(400);
     }
     let field_host = match field {
@@ -102,9 +101,6 @@ pub fn choose_server(rq: &mut Request) -> Result<(), u16> {
 
 /// A host in lower case, without port and trailing dot (ngx_http_validate_host).
 pub fn valid_host(text: &[u8]) -> Result<Bytes, u16> {
-    if text.is_empty() {
-        return Ok(Bytes::new());
-    }
     let bracketed = text.first() == Some(&b'[');
     let end = if bracketed {
         memchr::memchr(b']', text).ok_or(400u16)? + 1
@@ -136,6 +132,7 @@ mod tests {
             ("Example.ORG:80", Ok("example.org")),
             ("example.org.", Ok("example.org")),
             ("[::1]:8080", Ok("[::1]")),
+            ("", Err(400)),
             ("a/b", Err(400)),
             ("a..b", Err(400)),
             ("[::1", Err(400)),
@@ -152,7 +149,8 @@ mod tests {
             let fields = fields.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
             Head::from_parts(b"POST", b"/", version, fields)
         };
-        let of = |fields: &[(&str, &str)]| framing(&head(fields, Version::Http11));
+        let of =
+            |fields: &[(&str, &str)]| framing(&head(fields, Version::Http11)).map(|(framing, _)| framing);
         assert!(matches!(of(&[("Content-Length", "5")]), Ok(Framing::Length(5))));
         assert!(matches!(of(&[("Transfer-Encoding", "chunked")]), Ok(Framing::Chunked(_))));
         assert_eq!(of(&[("Transfer-Encoding", "gzip")]).unwrap_err(), 501);

@@ -70,11 +70,17 @@ pub(super) async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Bo
     outcome.unwrap_or_else(|_| Read::Late(partial_head(&h1.input), started))
 }
 
+/// Bytes of a refused first line that are kept for the log.
+const LOGGED: usize = 1024;
+
 /// What is known of a head that was refused: its first line, for the log.
 fn partial_head(input: &[u8]) -> Head {
-    let line = input.split(|b| *b == b'\n').next().unwrap_or_default();
-    let line = &line[..line.len().min(1024)];
-    Head::raw_line(line.strip_suffix(b"\r").unwrap_or(line))
+    let first = input.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(input.len());
+    let input = &input[first..];
+    match memchr::memchr(b'\n', &input[..input.len().min(LOGGED)]) {
+        Some(end) => Head::raw_line(input[..end].strip_suffix(b"\r").unwrap_or(&input[..end])),
+        None => Head::cut_line(&input[..input.len().min(LOGGED)]),
+    }
 }
 
 /// The bounds of a head on this server.

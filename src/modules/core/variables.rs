@@ -58,7 +58,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("server_name", |rq, _, out| put(out, rq.srv().core.name.as_bytes())),
     Variable::new("server_addr", |rq, _, out| address(&rq.conn.local, out)),
     Variable::new("server_port", |rq, _, out| port(&rq.conn.local, out)),
-    Variable::new("server_protocol", |rq, _, out| put(out, rq.version().as_str().as_bytes())),
+    Variable::new("server_protocol", |rq, _, out| put_opt(out, Some(rq.head.protocol()))),
     Variable::new("remote_addr", |rq, _, out| address(rq.peer(), out)),
     Variable::new("remote_port", |rq, _, out| port(rq.peer(), out)),
     Variable::new("remote_user", remote_user),
@@ -72,7 +72,7 @@ pub const VARIABLES: &[Variable] = &[
         number(out, rq.conn.requests.load(std::sync::atomic::Ordering::Relaxed))
     }),
     Variable::new("connection_time", |rq, _, out| seconds(out, rq.conn.accepted.elapsed())),
-    Variable::new("content_length", |rq, _, out| put_opt(out, rq.head.get("content-length"))),
+    Variable::new("content_length", content_length),
     Variable::new("content_type", |rq, _, out| put_opt(out, rq.head.get("content-type"))),
     Variable::new("status", |rq, _, out| {
         let status = rq.status_override.unwrap_or(rq.sent.status);
@@ -198,6 +198,18 @@ fn sent_http(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
             chunked && put(out, b"chunked")
         }
         _ => joined(sent.fields.all(&name.replace('_', "-")).map(Bytes::as_ref), b", ", out),
+    }
+}
+
+/// The length that the request says its body has; of one that says none, what has been read in all.
+fn content_length(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
+    use crate::http::request::Downstream;
+    match rq.head.get("content-length") {
+        Some(text) => put(out, text),
+        None if !rq.has_body || matches!(&rq.downstream, Downstream::H1(h1) if !h1.framing.is_done()) => {
+            false
+        }
+        None => number(out, rq.body_read),
     }
 }
 

@@ -107,7 +107,8 @@ fn fields(rq: &Request, body: &Spooled, streams: bool, caching: bool) -> Fields 
         let length = match (body, streams) {
             (_, true) => rq.body_length,
             (Spooled::None, false) => {
-                (rq.has_body && conf.set_body.is_none() && *conf.pass_request_body).then_some(0)
+                let none_said = rq.has_body || rq.body_length == Some(0);
+                (none_said && conf.set_body.is_none() && *conf.pass_request_body).then_some(0)
             }
             (body, false) => Some(body.len()),
         };

@@ -438,21 +438,35 @@ impl Request {
         }
         // The borrow of `local` lasts as long as the request's, which the getters share.
         match &self.http().vars[index].kind {
-            VarKind::Builtin(variable, rest) => (variable.get)(self, rest, out),
+            VarKind::Builtin(variable, rest) if !variable.cached => (variable.get)(self, rest, out),
+            VarKind::Builtin(variable, rest) => {
+                self.once(index, out, false, |out| (variable.get)(self, rest, out))
+            }
             VarKind::Slot | VarKind::Unknown => false,
             VarKind::Computed(computed) => {
-                self.put_slot(index, Slot::Busy);
-                let start = out.len();
-                let found = computed.compute(self, out);
-                let slot = match (computed.volatile(), found) {
-                    (true, _) => Slot::Unset,
-                    (false, true) => Slot::Value(Bytes::copy_from_slice(&out[start..])),
-                    (false, false) => Slot::Absent,
-                };
-                self.put_slot(index, slot);
-                found
+                self.once(index, out, computed.volatile(), |out| computed.compute(self, out))
             }
         }
+    }
+
+    /// Computes a variable's value and, unless it is `volatile`, keeps it.
+    fn once(
+        &self,
+        index: usize,
+        out: &mut Vec<u8>,
+        volatile: bool,
+        compute: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) -> bool {
+        self.put_slot(index, Slot::Busy);
+        let start = out.len();
+        let found = compute(out);
+        let slot = match (volatile, found) {
+            (true, _) => Slot::Unset,
+            (false, true) => Slot::Value(Bytes::copy_from_slice(&out[start..])),
+            (false, false) => Slot::Absent,
+        };
+        self.put_slot(index, slot);
+        found
     }
 
     /// A variable's value as bytes; `None` when it has none.

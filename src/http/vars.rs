@@ -19,6 +19,9 @@ pub struct Variable {
     pub name: &'static str,
     /// Whether any name that begins with `name` is this variable.
     pub prefix: bool,
+    /// Whether its first value is its value for the rest of the request, whatever becomes of the
+    /// location (a variable that nginx does not flag as one that may not be cached).
+    pub cached: bool,
     /// Reads it.
     pub get: Getter,
     /// Writes it, for the few that `set` may change.
@@ -28,12 +31,17 @@ pub struct Variable {
 impl Variable {
     /// A variable that can be read.
     pub const fn new(name: &'static str, get: Getter) -> Variable {
-        Variable { name, prefix: false, get, set: None }
+        Variable { name, prefix: false, cached: false, get, set: None }
+    }
+
+    /// A variable that is read once in a request.
+    pub const fn cached(name: &'static str, get: Getter) -> Variable {
+        Variable { name, prefix: false, cached: true, get, set: None }
     }
 
     /// All variables that begin with `name`.
     pub const fn prefix(name: &'static str, get: Getter) -> Variable {
-        Variable { name, prefix: true, get, set: None }
+        Variable { name, prefix: true, cached: false, get, set: None }
     }
 }
 

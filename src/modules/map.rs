@@ -24,17 +24,29 @@ struct Map {
     table: Table,
 }
 
-/// Values by key: exact ones first, then wildcards, then expressions in order.
+/// Values by key: names first, then expressions in order.
 #[derive(Default)]
 struct Table {
     default: Option<Template>,
-    /// By key in lower case.
-    exact: HashMap<Vec<u8>, Template>,
-    /// `*.example.org` by `example.org`; with true, `.example.org`, which is `example.org` too.
-    heads: HashMap<Vec<u8>, (Template, bool)>,
-    /// `www.example.*` by `www.example`
-    tails: HashMap<Vec<u8>, Template>,
+    names: Names<Template>,
     regexes: Vec<(Arc<Regex>, Template)>,
+}
+
+/// Values by name: exact ones first, then wildcards.
+#[derive(Clone)]
+pub struct Names<V> {
+    /// By key in lower case.
+    exact: HashMap<Vec<u8>, V>,
+    /// `*.example.org` by `example.org`; with true, `.example.org`, which is `example.org` too.
+    heads: HashMap<Vec<u8>, (V, bool)>,
+    /// `www.example.*` by `www.example`
+    tails: HashMap<Vec<u8>, V>,
+}
+
+impl<V> Default for Names<V> {
+    fn default() -> Names<V> {
+        Names { exact: HashMap::new(), heads: HashMap::new(), tails: HashMap::new() }
+    }
 }
 
 impl Computed for Map {
@@ -63,18 +75,29 @@ impl Table {
             true => key.to_ascii_lowercase().into(),
             false => key.into(),
         };
-        if let Some(value) = self.exact.get(&lower[..]) {
-            return Some(value);
+        self.names.find(&lower).or_else(|| {
+            let expressions = if key.is_empty() { &[] } else { &self.regexes[..] };
+            expressions.iter().find(|(regex, _)| matches(regex)).map(|(_, value)| value)
+        })
+    }
+}
+
+impl<V> Names<V> {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.heads.is_empty() && self.tails.is_empty()
+    }
+
+    /// The value for `name`, which is in lower case. An empty name is matched by no wildcard.
+    pub fn find(&self, name: &[u8]) -> Option<&V> {
+        match self.exact.get(name) {
+            None if !name.is_empty() => self.by_wildcard(name),
+            found => found,
         }
-        if key.is_empty() {
-            return None;
-        }
-        self.by_wildcard(&lower)
-            .or_else(|| self.regexes.iter().find(|(regex, _)| matches(regex)).map(|(_, value)| value))
     }
 
     /// The longest leading wildcard, then the longest trailing one.
-    fn by_wildcard(&self, name: &[u8]) -> Option<&Template> {
+    fn by_wildcard(&self, name: &[u8]) -> Option<&V> {
         if !self.heads.is_empty() {
             if let Some((value, true)) = self.heads.get(name) {
                 return Some(value);
@@ -90,8 +113,8 @@ impl Table {
         memchr::memrchr_iter(b'.', name).find_map(|dot| self.tails.get(&name[..dot]))
     }
 
-    /// Adds a key that is no expression (ngx_hash_add_key).
-    fn add(&mut self, key: &str, value: Template, hostnames: bool) -> ConfResult<()> {
+    /// Adds a key; with `hostnames` it may be a wildcard (ngx_hash_add_key).
+    pub fn add(&mut self, key: &str, value: V, hostnames: bool) -> ConfResult<()> {
         let lower = key.to_ascii_lowercase();
         let conflict = || Err(ConfError::new(format!("conflicting parameter \"{lower}\"")));
         let name = lower.clone().into_bytes();
@@ -170,7 +193,7 @@ fn entry(b: &mut Builder, map: &mut Map, line: &Directive) -> ConfResult<()> {
                 map.table.regexes.push((regex, value));
             } else {
                 // A backslash lets a key be called `default` or begin with a `~`.
-                map.table.add(key.strip_prefix('\\').unwrap_or(key), value, map.hostnames)?;
+                map.table.names.add(key.strip_prefix('\\').unwrap_or(key), value, map.hostnames)?;
             }
         }
         _ => return Err(ConfError::new("invalid number of the map parameters")),
@@ -203,7 +226,7 @@ mod tests {
     fn table(hostnames: bool, keys: &[&str]) -> ConfResult<Table> {
         let mut table = Table::default();
         for key in keys {
-            table.add(key, Template::literal(key), hostnames)?;
+            table.names.add(key, Template::literal(key), hostnames)?;
         }
         Ok(table)
     }

@@ -11,7 +11,9 @@ use crate::http::vars::Variable;
 
 pub mod access;
 pub mod auth_request;
+pub mod browser;
 pub mod core;
+pub mod empty_gif;
 pub mod events;
 pub mod geo;
 pub mod gunzip;
@@ -30,8 +32,10 @@ pub mod prometheus;
 pub mod proxy;
 pub mod proxy_cache;
 pub mod realip;
+pub mod referer;
 pub mod resolver;
 pub mod rewrite;
+pub mod secure_link;
 pub mod split_clients;
 pub mod ssl;
 pub mod static_files;
@@ -43,7 +47,9 @@ pub mod upstream;
 pub const TABLES: &[&[Command]] = &[
     access::COMMANDS,
     auth_request::COMMANDS,
+    browser::COMMANDS,
     core::COMMANDS,
+    empty_gif::COMMANDS,
     events::COMMANDS,
     geo::COMMANDS,
     gunzip::COMMANDS,
@@ -60,8 +66,10 @@ pub const TABLES: &[&[Command]] = &[
     proxy::COMMANDS,
     proxy_cache::COMMANDS,
     realip::COMMANDS,
+    referer::COMMANDS,
     resolver::COMMANDS,
     rewrite::COMMANDS,
+    secure_link::COMMANDS,
     split_clients::COMMANDS,
     ssl::COMMANDS,
     static_files::COMMANDS,
@@ -72,6 +80,7 @@ pub const TABLES: &[&[Command]] = &[
 
 /// Every module's variables.
 pub const VARIABLES: &[&[Variable]] = &[
+    browser::VARIABLES,
     core::VARIABLES,
     gzip::VARIABLES,
     limit_conn::VARIABLES,
@@ -79,6 +88,8 @@ pub const VARIABLES: &[&[Variable]] = &[
     log::VARIABLES,
     proxy::VARIABLES,
     realip::VARIABLES,
+    referer::VARIABLES,
+    secure_link::VARIABLES,
     ssl::VARIABLES,
     stub_status::VARIABLES,
     upstream::VARIABLES,
@@ -126,6 +137,7 @@ gather! {
     LocConf {
         access: access::Conf,
         auth_request: auth_request::Conf,
+        browser: browser::Conf,
         core: core::Loc,
         gunzip: gunzip::Conf,
         gzip: gzip::Conf,
@@ -137,8 +149,10 @@ gather! {
         proxy: proxy::Conf,
         proxy_cache: proxy_cache::Conf,
         realip: realip::Conf,
+        referer: referer::Conf,
         resolver: resolver::Conf,
         rewrite: rewrite::Conf,
+        secure_link: secure_link::Conf,
         static_files: static_files::Conf,
         try_files: try_files::Conf,
     }

@@ -17,6 +17,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "args",
         prefix: false,
+        cached: false,
         get: |rq, _, out| put_some(out, &rq.args),
         set: Some(|rq, v| (rq.args, rq.pristine) = (v, false)),
     },
@@ -90,6 +91,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable {
         name: "limit_rate",
         prefix: false,
+        cached: false,
         get: |rq, _, out| number(out, rq.limit_rate.unwrap_or(0)),
         set: Some(|rq, v| rq.limit_rate = std::str::from_utf8(&v).ok().and_then(crate::conf::values::size)),
     },

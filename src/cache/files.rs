@@ -131,6 +131,15 @@ fn unsteady() -> Stop {
     Stop::Failed(Failure::of("read()", rustix::io::Errno::IO))
 }
 
+/// How often this process itself changed files. What was looked at before the last time is looked at
+/// again, in all caches.
+static DOUBTS: AtomicU32 = AtomicU32::new(0);
+
+/// Says that this process changed files.
+pub fn doubt() {
+    DOUBTS.fetch_add(1, Ordering::Release);
+}
+
 /// A cache of open files. Workers share it; what they share it by is sharded.
 pub struct FileCache {
     max: u64,
@@ -146,6 +155,8 @@ struct Entry {
     found: Result<Stat, Failure>,
     /// When it was last seen to be so: milliseconds since the cache began.
     checked: AtomicU64,
+    /// [`DOUBTS`] at that time.
+    doubts: AtomicU32,
     /// Uses, counted as far as they matter.
     uses: AtomicU32,
     bytes: OnceLock<Kept>,
@@ -191,7 +202,9 @@ impl FileCache {
             return self.load(path, want, policy, wait, 0);
         };
         let age = self.now().saturating_sub(entry.checked.load(Ordering::Relaxed));
-        let believed = u128::from(age) < policy.valid.as_millis();
+        let doubts = DOUBTS.load(Ordering::Acquire);
+        let believed =
+            u128::from(age) < policy.valid.as_millis() && entry.doubts.load(Ordering::Relaxed) == doubts;
         if let Some(result) = self.held(&entry, path, believed, want, policy, wait) {
             entry.use_once(policy.min_uses);
             return result;
@@ -217,11 +230,15 @@ impl FileCache {
         };
         let content = if held.kind == Kind::File { Some(entry.content()?) } else { None };
         if !believed {
+            let doubts = DOUBTS.load(Ordering::Acquire);
             match stat(path, wait) {
-                Ok(is) if is == held => entry.checked.store(self.now(), Ordering::Relaxed),
+                Ok(is) if is == held => {
+                    entry.checked.store(self.now(), Ordering::Relaxed);
+                    entry.doubts.store(doubts, Ordering::Relaxed);
+                }
                 Ok(_) => return None,
                 Err(stop) => {
-                    self.hold_failure(path, stop, policy, entry.uses.load(Ordering::Relaxed));
+                    self.hold_failure(path, stop, policy, entry.uses.load(Ordering::Relaxed), doubts);
                     return Some(Err(stop));
                 }
             }
@@ -268,13 +285,13 @@ impl FileCache {
     }
 
     /// Holds a failure, or forgets the file.
-    fn hold_failure(&self, path: &[u8], stop: Stop, policy: Policy, uses: u32) {
+    fn hold_failure(&self, path: &[u8], stop: Stop, policy: Policy, uses: u32, doubts: u32) {
         match stop {
             Stop::WouldWait => {}
             Stop::Failed(failure) if policy.errors => {
                 // What is held of a failure is told as one of opening, as in nginx.
                 let failure = Failure { call: "open()", ..failure };
-                let entry = Entry::new(Err(failure), self.now(), uses.saturating_add(1));
+                let entry = Entry::new(Err(failure), self.now(), doubts, uses.saturating_add(1));
                 self.entries.insert(Bytes::copy_from_slice(path), Arc::new(entry));
             }
             Stop::Failed(_) => self.entries.invalidate(path),
@@ -284,12 +301,13 @@ impl FileCache {
     /// Opens the file, or looks at it, and holds what was found; `uses` were counted before.
     fn load(&self, path: &[u8], want: Want, policy: Policy, wait: Wait, uses: u32) -> Result<Found, Stop> {
         let now = self.now();
+        let doubts = DOUBTS.load(Ordering::Acquire);
         for _ in 0..ATTEMPTS {
             let loaded = load(path, want.min(Want::Open), wait);
             let entry = match &loaded {
-                Ok(found) => Entry::new(Ok(found.stat), now, uses),
+                Ok(found) => Entry::new(Ok(found.stat), now, doubts, uses),
                 Err(stop) => {
-                    self.hold_failure(path, *stop, policy, uses);
+                    self.hold_failure(path, *stop, policy, uses, doubts);
                     return loaded;
                 }
             };
@@ -317,9 +335,16 @@ impl FileCache {
 }
 
 impl Entry {
-    fn new(found: Result<Stat, Failure>, now: u64, uses: u32) -> Entry {
+    fn new(found: Result<Stat, Failure>, now: u64, doubts: u32, uses: u32) -> Entry {
         let (checked, uses) = (AtomicU64::new(now), AtomicU32::new(uses));
-        Entry { found, checked, uses, bytes: OnceLock::new(), file: Mutex::new(None) }
+        Entry {
+            found,
+            checked,
+            doubts: AtomicU32::new(doubts),
+            uses,
+            bytes: OnceLock::new(),
+            file: Mutex::new(None),
+        }
     }
 
     /// The bytes or the descriptor, whichever is held.

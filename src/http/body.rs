@@ -33,6 +33,18 @@ pub enum BodyError {
     File(std::io::Error),
 }
 
+impl BodyError {
+    /// The status with which a request is refused whose body ended so.
+    pub fn status(&self) -> u16 {
+        match self {
+            BodyError::TooLarge => 413,
+            BodyError::ClientTimeout => 408,
+            BodyError::File(_) => 500,
+            _ => 400,
+        }
+    }
+}
+
 /// A body that is pulled, piece by piece, by whoever writes it to the client.
 pub trait BodyStream: Send {
     /// The next piece; `None` at the end. An error is never an end: the client must see that the

@@ -17,6 +17,7 @@ pub mod regex;
 pub mod request;
 pub mod response;
 pub mod router;
+pub mod temp_file;
 pub mod template;
 pub mod uri;
 pub mod vars;

@@ -14,6 +14,7 @@ pub mod auth_request;
 pub mod browser;
 pub mod core;
 pub mod empty_gif;
+pub mod dav;
 pub mod events;
 pub mod geo;
 pub mod gunzip;
@@ -50,6 +51,7 @@ pub const TABLES: &[&[Command]] = &[
     browser::COMMANDS,
     core::COMMANDS,
     empty_gif::COMMANDS,
+    dav::COMMANDS,
     events::COMMANDS,
     geo::COMMANDS,
     gunzip::COMMANDS,
@@ -105,6 +107,7 @@ pub const PHASES: &[Handler] = &[
     auth_request::HANDLER,
     try_files::HANDLER,
     index::HANDLER,
+    dav::HANDLER,
     static_files::HANDLER,
 ];
 
@@ -113,8 +116,15 @@ pub const PHASES: &[Handler] = &[
 pub const FILTERS: &[Filter] = &[headers::FILTER, gunzip::FILTER, gzip::FILTER];
 
 /// What modules have to do once everything is inherited.
-pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] =
-    &[log::finish, ssl::finish, static_files::finish, upstream::finish, proxy::finish, proxy_cache::finish];
+pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] = &[
+    core::finish,
+    log::finish,
+    ssl::finish,
+    static_files::finish,
+    upstream::finish,
+    proxy::finish,
+    proxy_cache::finish,
+];
 
 /// The modules' configuration of the top level.
 pub type MainConf = process::Conf;
@@ -140,6 +150,7 @@ gather! {
         browser: browser::Conf,
         core: core::Loc,
         gunzip: gunzip::Conf,
+        dav: dav::Conf,
         gzip: gzip::Conf,
         headers: headers::Conf,
         index: index::Conf,

@@ -308,16 +308,7 @@ impl Plan {
                 metrics.invalid.inc();
                 (502, FailureKind::InvalidHeader, what, Next::InvalidHeader)
             }
-            AttemptError::Client(e) => {
-                use crate::http::body::BodyError;
-                let status = match &e {
-                    BodyError::TooLarge => 413,
-                    BodyError::ClientTimeout => 408,
-                    BodyError::File(_) => 500,
-                    _ => 400,
-                };
-                (status, FailureKind::Client, e.to_string(), Next::Error)
-            }
+            AttemptError::Client(e) => (e.status(), FailureKind::Client, e.to_string(), Next::Error),
         };
         self.log(Level::Error, format_args!("{message}"), &taken.name());
         (Failure { status, kind, message, attempts: Vec::new() }, why)

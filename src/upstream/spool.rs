@@ -2,8 +2,11 @@
 
 use crate::http::Request;
 use crate::http::body::BodyError;
+use crate::http::phases::Flow;
+use crate::http::temp_file::{Keep, TempFile};
+use crate::observe::error_log::Level;
+use crate::observe::request_log;
 use bytes::{Bytes, BytesMut};
-use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -16,8 +19,8 @@ pub enum Spooled {
     None,
     /// In memory.
     Memory(Bytes),
-    /// In a file without a name, of so many bytes.
-    File(Arc<File>, u64),
+    /// In a file, of so many bytes.
+    File(Arc<TempFile>, u64),
 }
 
 /// Bytes read from the file at once.
@@ -48,7 +51,7 @@ impl Spooled {
                 let wanted = (length - offset.min(*length)).min(PIECE) as usize;
                 let read = tokio::task::spawn_blocking(move || {
                     let mut piece = vec![0; wanted];
-                    file.read_exact_at(&mut piece, offset).map(|()| Bytes::from(piece))
+                    file.file().read_exact_at(&mut piece, offset).map(|()| Bytes::from(piece))
                 });
                 read.await.map_err(std::io::Error::other)?
             }
@@ -56,26 +59,65 @@ impl Spooled {
     }
 }
 
+/// What a reader needs of the place of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// Whether it is a file however small the body is.
+    file_only: bool,
+    /// What becomes of the file's name.
+    keep: Keep,
+    /// The file's permissions.
+    mode: u32,
+    /// At which level it is told that there is a file.
+    level: Option<Level>,
+}
+
 /// Reads the whole body of a request; what exceeds `client_body_buffer_size` goes to a file.
 pub async fn read(rq: &mut Request) -> Result<Spooled, BodyError> {
-    if !rq.has_body && rq.body.is_none() {
+    use crate::modules::core::InFileOnly::{Clean, Off, On};
+    let place = |file_only, keep, level| Place { file_only, keep, mode: 0o600, level: Some(level) };
+    let place = match *rq.loc().core.client_body_in_file_only {
+        Off => place(false, Keep::Unnamed, Level::Warn),
+        On => place(true, Keep::Forever, Level::Notice),
+        Clean => place(true, Keep::WhileUsed, Level::Notice),
+    };
+    read_into(rq, place).await
+}
+
+/// Reads the whole body of a request into a file with a name, which goes with the last handle on it
+/// unless it was given another. `None` for a request that has said nothing of a body.
+pub async fn read_to_file(rq: &mut Request) -> Result<Option<Arc<TempFile>>, BodyError> {
+    let place = Place { file_only: true, keep: Keep::WhileUsed, mode: 0o660, level: None };
+    match read_into(rq, place).await? {
+        Spooled::File(file, _) => Ok(Some(file)),
+        Spooled::None | Spooled::Memory(_) => Ok(None),
+    }
+}
+
+async fn read_into(rq: &mut Request, place: Place) -> Result<Spooled, BodyError> {
+    let announced = rq.has_body || rq.body.is_some() || rq.head.get("content-length").is_some();
+    if !announced || (!rq.has_body && rq.body.is_none() && !place.file_only) {
         return Ok(Spooled::None);
     }
     if let Some(kept) = &rq.spooled {
         return Ok(kept.clone());
     }
-    let in_memory = (*rq.loc().core.client_body_buffer_size).max(16 * 1024) as usize;
+    let in_memory = if place.file_only { 0 } else { room(rq) };
     let mut memory = BytesMut::new();
-    let mut file: Option<Arc<File>> = None;
+    let mut file = None;
+    if place.file_only {
+        file = Some(create(rq, place).await?);
+    }
     let mut total = 0u64;
     while let Some(piece) = rq.read_body().await? {
         total += piece.len() as u64;
         memory.extend_from_slice(&piece);
-        if memory.len() > in_memory {
+        let full = if file.is_some() { memory.len() >= CHUNK } else { memory.len() as u64 > in_memory };
+        if full {
             let chunk = memory.split().freeze();
             let target = match &file {
-                Some(file) => file.clone(),
-                None => file.insert(Arc::new(unnamed().await.map_err(BodyError::File)?)).clone(),
+                Some(file) => Arc::clone(file),
+                None => file.insert(create(rq, place).await?).clone(),
             };
             append(target, chunk).await.map_err(BodyError::File)?;
         }
@@ -97,29 +139,48 @@ pub async fn read(rq: &mut Request) -> Result<Spooled, BodyError> {
     }
 }
 
-async fn append(file: Arc<File>, chunk: Bytes) -> std::io::Result<()> {
-    let write = tokio::task::spawn_blocking(move || (&*file).write_all(&chunk));
-    write.await.map_err(std::io::Error::other)?
+/// The answer to a request whose body could not be read.
+pub fn refuse(rq: &mut Request, error: BodyError) -> Flow {
+    rq.keepalive = false;
+    let level = match &error {
+        BodyError::File(_) => Level::Crit,
+        BodyError::TooLarge => Level::Error,
+        _ => Level::Info,
+    };
+    request_log(rq, level, format_args!("{error}"));
+    Flow::status(error.status())
 }
 
-/// A file that is gone when it is closed.
-async fn unnamed() -> std::io::Result<File> {
-    let open = tokio::task::spawn_blocking(|| {
-        use rustix::fs::{Mode, OFlags};
-        let directory = std::env::temp_dir();
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        match rustix::fs::open(&directory, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(fd) => Ok(File::from(fd)),
-            // Not every file system has files without names.
-            Err(_) => {
-                let random = crate::edge::random::bytes();
-                let name: String = random.iter().map(|b| format!("{b:02x}")).collect();
-                let path = directory.join(format!("edgewater-{name}"));
-                let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-                std::fs::remove_file(&path)?;
-                Ok(file)
-            }
-        }
-    });
-    open.await.map_err(std::io::Error::other)?
+/// Bytes collected before they are written to the file.
+const CHUNK: usize = 64 * 1024;
+
+/// Bytes of the body that are kept in memory (ngx_http_read_client_request_body).
+fn room(rq: &Request) -> u64 {
+    let buffer = *rq.loc().core.client_body_buffer_size;
+    match rq.body_length {
+        // A body that is hardly more than the buffer has a buffer of its size.
+        Some(length) if length < buffer.saturating_add(buffer / 4) => length,
+        // What came with a head that left room for it stays where it is.
+        Some(length) if length + rq.head.size() as u64 <= *rq.srv().core.client_header_buffer_size => length,
+        _ => buffer,
+    }
+}
+
+async fn create(rq: &mut Request, place: Place) -> Result<Arc<TempFile>, BodyError> {
+    let directory = rq.loc().core.client_body_temp_path.clone();
+    let made = tokio::task::spawn_blocking(move || directory.create(place.keep, place.mode)).await;
+    let file = made.map_err(std::io::Error::other).and_then(|made| made).map_err(BodyError::File)?;
+    if let Some(level) = place.level {
+        let path = file.path().display();
+        request_log(rq, level, format_args!("a client request body is buffered to a temporary file {path}"));
+    }
+    Ok(Arc::new(file))
+}
+
+async fn append(file: Arc<TempFile>, chunk: Bytes) -> std::io::Result<()> {
+    if chunk.is_empty() {
+        return Ok(());
+    }
+    let write = tokio::task::spawn_blocking(move || file.file().write_all(&chunk));
+    write.await.map_err(std::io::Error::other)?
 }

@@ -6,10 +6,14 @@ pub mod variables;
 
 pub use variables::VARIABLES;
 
-use crate::conf::values::{flag, invalid_value, number, number_arg, one_of, size, size_arg, time, time_arg};
+use crate::conf::values::{
+    flag, invalid_value, number, number_arg, one_of, os_error, size, size_arg, time, time_arg,
+};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
+use crate::edge::privileges::Identity;
 use crate::http::phases::Content;
 use crate::http::router::{Found, Listen, Locations, ServerName};
+use crate::http::temp_file::TempPath;
 use crate::http::template::Template;
 use crate::observe::error_log::{Level, Target};
 use crate::settings;
@@ -128,6 +132,10 @@ settings! {
         inherit client_max_body_size: u64 = 1 << 20,
         /// Bytes of a body kept in memory at once.
         inherit client_body_buffer_size: u64 = 16 << 10,
+        /// Whether bodies are read into files.
+        inherit client_body_in_file_only: InFileOnly = InFileOnly::Off,
+        /// Where such files are.
+        inherit client_body_temp_path: Arc<TempPath> = Arc::new(TempPath::default()),
         /// Time between two reads of a body.
         inherit client_body_timeout: Duration = Duration::from_secs(60),
         /// Time between two writes to a client.
@@ -196,6 +204,17 @@ impl Loc {
             self.content = outer.content.clone();
         }
     }
+}
+
+/// `client_body_in_file_only`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InFileOnly {
+    /// Only large ones.
+    Off,
+    /// All, and the files stay.
+    On,
+    /// All, and the files go with their requests.
+    Clean,
 }
 
 /// `if_modified_since`
@@ -270,6 +289,12 @@ pub const COMMANDS: &[Command] = &[
     Command::works("default_type", default_type, "the type of what has no known extension"),
     loc!(client_max_body_size, offset, "bytes of a request's body"),
     loc!(client_body_buffer_size, size0, "bytes of a body kept in memory"),
+    Command::works(
+        "client_body_in_file_only",
+        client_body_in_file_only,
+        "whether bodies are read into files",
+    ),
+    Command::works("client_body_temp_path", client_body_temp_path, "where files of bodies are"),
     loc!(client_body_timeout, time0, "time between two reads of a body"),
     srv!(client_header_timeout, time0, "time for a head"),
     srv!(client_header_buffer_size, size0, "bytes of a common head"),
@@ -349,10 +374,6 @@ pub const COMMANDS: &[Command] = &[
     loc!(open_file_cache_errors, flag, "whether failures are held"),
     Command::no_effect("tcp_nodelay", "small writes leave at once in any case"),
     Command::no_effect("reset_timedout_connection", "a connection that timed out is closed, not reset"),
-    Command::no_effect(
-        "client_body_temp_path",
-        "a large body waits in a file without a name in the system's temporary directory",
-    ),
     Command::no_effect("fastcgi_temp_path", NOT_SPOKEN),
     Command::no_effect("uwsgi_temp_path", NOT_SPOKEN),
     Command::no_effect("scgi_temp_path", NOT_SPOKEN),
@@ -543,6 +564,52 @@ fn keepalive_timeout(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         b.loc().core.keepalive_header.replace(Some(header.as_secs()));
     } else {
         b.loc().core.keepalive_header.replace(None);
+    }
+    Ok(())
+}
+
+fn client_body_in_file_only(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    use InFileOnly::{Clean, Off, On};
+    let how = one_of(d, &[("off", Off), ("on", On), ("clean", Clean)])?;
+    b.loc().core.client_body_in_file_only.set(how)
+}
+
+fn client_body_temp_path(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let path = temp_path(b, d)?;
+    b.loc().core.client_body_temp_path.set(Arc::new(path))
+}
+
+/// A directory for temporary files and the digits of its levels (ngx_conf_set_path_slot).
+pub fn temp_path(b: &Builder, d: &Directive) -> ConfResult<TempPath> {
+    let text = d.arg(0);
+    let directory = b.path(text.strip_suffix('/').unwrap_or(text));
+    let mut levels = Vec::new();
+    for level in &d.args[1..] {
+        let digits = number(level).filter(|n| *n > 0).ok_or_else(invalid_value)?;
+        levels.push(usize::try_from(digits).map_err(|_| invalid_value())?);
+        // The number of a file has ten digits, of which the levels take some.
+        if levels.iter().fold(0usize, |sum, n| sum.saturating_add(*n)) > 10 {
+            return Err(invalid_value());
+        }
+    }
+    Ok(TempPath { directory, levels, shared: false })
+}
+
+/// Makes the directories for temporary files (ngx_create_paths).
+pub fn finish(b: &mut Builder) -> ConfResult<()> {
+    let mut paths: Vec<Arc<TempPath>> = Vec::new();
+    for level in &b.levels {
+        let path = &*level.conf.core.client_body_temp_path;
+        if !path.shared && !paths.contains(path) {
+            paths.push(path.clone());
+        }
+    }
+    let owner = b.main.user.as_ref().and_then(|(u, g)| Identity::of(u, g.as_deref()));
+    for path in paths {
+        path.prepare(owner).map_err(|(call, e)| {
+            let (path, cause) = (path.directory.display(), os_error(&e));
+            ConfError::new(format!("{call} \"{path}\" failed ({cause})"))
+        })?;
     }
     Ok(())
 }

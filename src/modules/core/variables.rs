@@ -34,7 +34,16 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("request_completion", |rq, _, out| {
         put(out, if rq.sent.status != 0 && !rq.sent.aborted { b"OK" } else { b"" })
     }),
-    Variable::new("request_body", |rq, _, out| put_opt(out, rq.body.as_deref())),
+    Variable::new("request_body", |rq, _, out| {
+        put_opt(out, rq.body.as_deref().filter(|body| !body.is_empty()))
+    }),
+    Variable::new("request_body_file", |rq, _, out| match &rq.spooled {
+        Some(crate::upstream::spool::Spooled::File(file, _)) => {
+            use std::os::unix::ffi::OsStrExt;
+            put(out, file.path().as_os_str().as_bytes())
+        }
+        _ => false,
+    }),
     Variable::new("request_filename", |rq, _, out| crate::modules::static_files::file_name(rq, out)),
     Variable::new("document_root", |rq, _, out| crate::modules::static_files::document_root(rq, out)),
     Variable::new("realpath_root", |rq, _, out| {

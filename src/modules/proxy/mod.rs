@@ -1,7 +1,7 @@
 //! nginx's proxy module: requests go to an upstream.
 
 mod request;
-mod respond;
+pub mod respond;
 mod target;
 
 pub use target::{Pass, Target};
@@ -478,14 +478,7 @@ fn gone_body() -> Failure {
 }
 
 fn client_failure(e: crate::http::BodyError) -> Failure {
-    use crate::http::BodyError;
-    let status = match &e {
-        BodyError::TooLarge => 413,
-        BodyError::ClientTimeout => 408,
-        BodyError::File(_) => 500,
-        _ => 400,
-    };
-    Failure { status, kind: FailureKind::Client, message: e.to_string(), attempts: Vec::new() }
+    Failure { status: e.status(), kind: FailureKind::Client, message: e.to_string(), attempts: Vec::new() }
 }
 
 fn fail(rq: &mut Request, failure: Failure) -> Flow {

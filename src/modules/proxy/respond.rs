@@ -137,7 +137,7 @@ fn accel_redirect(rq: &mut Request, fields: &Fields) -> Option<Flow> {
 
 /// Whether a path that an upstream made, perhaps of what a client said, would lead out of where it is
 /// to stay, or ends early (ngx_http_parse_unsafe_uri).
-fn is_unsafe(path: &[u8]) -> bool {
+pub fn is_unsafe(path: &[u8]) -> bool {
     path.is_empty() || path.contains(&0) || path.split(|b| *b == b'/').any(|segment| segment == b"..")
 }
 

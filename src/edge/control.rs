@@ -187,7 +187,9 @@ impl Control<'_> {
 
     fn reopen(&mut self) {
         log(Level::Notice, format_args!("signal 10 (SIGUSR1) received, reopening logs"));
-        for (path, e) in log_file::reopen() {
+        let generation = self.edge.generation();
+        let user = generation.main.user.as_ref().and_then(|(u, g)| Identity::of(u, g.as_deref()));
+        for (path, e) in log_file::reopen(user.map(|user| user.uid)) {
             let e = crate::conf::values::os_error(&e);
             log(Level::Emerg, format_args!("open() \"{}\" failed ({e})", path.display()));
         }

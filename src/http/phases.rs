@@ -150,6 +150,7 @@ pub fn subrequest(rq: &mut Request) -> Pin<Box<dyn Future<Output = Response> + S
     Box::pin(async move {
         let mut response = drive(rq, Flow::Continue).await;
         filters::apply_to_subrequest(rq, &mut response);
+        modules::log::subrequest_done(rq, &response);
         response
     })
 }

@@ -1,7 +1,7 @@
 //! The top level: the process, its user, its workers, its logs (nginx's core module).
 
 use crate::conf::values::{self, flag, number_arg, time_arg};
-use crate::conf::{Builder, Command, ConfError, ConfResult, Directive};
+use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, NoteLevel};
 use crate::observe::error_log::{Level, Target};
 use crate::settings;
 use std::path::PathBuf;
@@ -105,19 +105,47 @@ fn rlimit_nofile(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 
 /// `error_log` stands at the top, in `http`, in a server and in a location.
 fn error_log(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    if d.arg(0) == "off" {
+        b.note(
+            NoteLevel::Warn,
+            "\"error_log off\" does not turn the log off, it writes to a file called \"off\"",
+        );
+    }
     let target = Target::parse(b, d.arg(0))?;
-    let level = match d.args.get(1) {
-        None => Level::Error,
-        Some(name) => {
-            Level::parse(name).ok_or_else(|| ConfError::new(format!("invalid log level \"{name}\"")))?
-        }
-    };
+    let level = levels(&d.args[1..])?;
     if b.context == crate::conf::Context::MAIN {
         b.main.error_logs.edit().push((target, level));
     } else {
         b.loc().core.error_logs.edit().push((target, level));
     }
     Ok(())
+}
+
+/// One level, or names of what nginx tells with `--with-debug` (ngx_log_set_levels).
+fn levels(names: &[String]) -> ConfResult<Level> {
+    const DEBUG: [&str; 7] = [
+        "debug_core",
+        "debug_alloc",
+        "debug_mutex",
+        "debug_event",
+        "debug_http",
+        "debug_mail",
+        "debug_stream",
+    ];
+    let (mut level, mut debug) = (None, false);
+    for name in names {
+        if let Some(found) = Level::parse(name) {
+            if level.is_some() || debug {
+                return Err(ConfError::new(format!("duplicate log level \"{name}\"")));
+            }
+            level = Some(found);
+        } else if DEBUG.contains(&name.as_str()) && level.is_none() {
+            debug = true;
+        } else {
+            return Err(ConfError::new(format!("invalid log level \"{name}\"")));
+        }
+    }
+    Ok(if debug { Level::Debug } else { level.unwrap_or(Level::Error) })
 }
 
 fn shutdown_timeout(b: &mut Builder, d: &Directive) -> ConfResult<()> {

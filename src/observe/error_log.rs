@@ -1,6 +1,9 @@
 //! The error log: levels, targets, nginx's line.
 
 use super::log_file::{self, LogFile};
+use super::memory_log::MemoryLog;
+use super::syslog::Syslog;
+use crate::conf::values::size;
 use crate::conf::{Builder, ConfError, ConfResult};
 use arc_swap::ArcSwap;
 use std::fmt::Arguments;
@@ -51,18 +54,25 @@ pub enum Target {
     Stderr,
     /// A file.
     File(Arc<LogFile>),
+    /// A syslog server.
+    Syslog(Arc<Syslog>),
+    /// The newest lines, for a debugger.
+    Memory(Arc<MemoryLog>),
 }
 
 impl Target {
     /// Reads the first argument of `error_log`.
     pub fn parse(b: &Builder, text: &str) -> ConfResult<Target> {
-        if text == "stderr" {
+        if text.is_empty() || text == "stderr" {
             return Ok(Target::Stderr);
         }
-        for kind in ["syslog:", "memory:"] {
-            if text.starts_with(kind) {
-                return Err(ConfError::new(format!("\"error_log {kind}\" is not supported yet")));
-            }
+        if let Some(parameters) = text.strip_prefix("syslog:") {
+            return Ok(Target::Syslog(Arc::new(Syslog::parse(parameters)?)));
+        }
+        if let Some(bytes) = text.strip_prefix("memory:") {
+            let size = size(bytes).and_then(|n| usize::try_from(n).ok()).filter(|n| *n >= LEAST_MEMORY);
+            let size = size.ok_or_else(|| ConfError::new(format!("invalid buffer size \"{bytes}\"")))?;
+            return Ok(Target::Memory(Arc::new(MemoryLog::new(size))));
         }
         Ok(Target::File(log_file::at(&b.path(text))))
     }
@@ -70,18 +80,23 @@ impl Target {
     /// The file, if it is one.
     pub fn file(&self) -> Option<&Arc<LogFile>> {
         match self {
-            Target::Stderr => None,
             Target::File(file) => Some(file),
+            Target::Stderr | Target::Syslog(_) | Target::Memory(_) => None,
         }
     }
 
     /// A file that could not be opened is replaced by the standard error.
-    fn write(&self, line: &[u8]) {
+    fn write(&self, level: Level, line: &[u8]) {
         match self {
             Target::File(file) if file.is_open() => file.write(line),
             Target::Stderr | Target::File(_) => {
                 let _ = std::io::stderr().write_all(line);
             }
+            // Its own failures are told by itself.
+            Target::Syslog(server) => {
+                server.send_at(level, |out| out.extend_from_slice(line));
+            }
+            Target::Memory(memory) => memory.write(line),
         }
     }
 }
@@ -102,7 +117,7 @@ impl ErrorLog {
     pub fn file(&self) -> Option<std::path::PathBuf> {
         self.targets.iter().find_map(|(target, _)| match target {
             Target::File(file) => Some(file.path().to_path_buf()),
-            Target::Stderr => None,
+            Target::Stderr | Target::Syslog(_) | Target::Memory(_) => None,
         })
     }
 
@@ -127,9 +142,12 @@ impl ErrorLog {
             return;
         }
         let line = line(level, message);
-        wanting.for_each(|(target, _)| target.write(&line));
+        wanting.for_each(|(target, _)| target.write(level, &line));
     }
 }
+
+/// The least room in memory that nginx takes: a line's and what it needs for keeping it.
+const LEAST_MEMORY: usize = 2114;
 
 /// The most bytes of a line with its end, nginx's NGX_MAX_ERROR_STR: what a client sends does not
 /// make the log as large as it likes.
@@ -153,6 +171,26 @@ fn line(level: Level, message: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     line.truncate(LONGEST - 1);
     line.push(b'\n');
     line
+}
+
+/// Cuts a message before whose request it was is added: the words of the system at its end stay
+/// legible, as with nginx (ngx_log_errno). `line` has no more than this message, from `start` on.
+pub fn keep_errno(line: &mut Vec<u8>, start: usize) {
+    /// Bytes that nginx leaves for the error's number and words.
+    const ROOM: usize = 50;
+    // Date, level, process and thread stand before.
+    if line.len() <= LONGEST - ROOM || line.last() != Some(&b')') {
+        return;
+    }
+    let Some(at) = memchr::memmem::rfind(&line[start..], b" (").map(|at| start + at) else { return };
+    let digits = line[at + 2..].iter().take_while(|b| b.is_ascii_digit()).count();
+    if digits == 0 || line.get(at + 2 + digits) != Some(&b':') || at <= LONGEST - ROOM {
+        return;
+    }
+    let errno = line.split_off(at);
+    line.truncate(LONGEST - ROOM);
+    line.extend_from_slice(b"...");
+    line.extend_from_slice(&errno);
 }
 
 fn global() -> &'static ArcSwap<ErrorLog> {
@@ -246,14 +284,26 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_yet_is_said() {
+    fn targets_and_levels_as_nginx_reads_them() {
         let dir = tempfile::tempdir().unwrap();
-        for kind in ["syslog:server=unix:/dev/log", "memory:32k"] {
-            let text = format!("error_log {kind};");
-            let error = crate::conf::build::load_text(dir.path(), &text).err().unwrap();
-            assert!(error.message.contains("is not supported yet"), "{error}");
+        let message = |text: &str| {
+            let loaded = crate::conf::build::load_text(dir.path(), &format!("events {{}} error_log {text};"));
+            loaded.map_or_else(|e| e.message, |_| "none".to_string())
+        };
+        for (text, want) in [
+            ("e.log loud", "invalid log level \"loud\""),
+            ("e.log error warn", "duplicate log level \"warn\""),
+            ("e.log error debug_http", "invalid log level \"debug_http\""),
+            ("e.log debug_http debug", "duplicate log level \"debug\""),
+            ("e.log debug_http debug_event", "none"),
+            ("memory:2k", "invalid buffer size \"2k\""),
+            ("memory:32k debug", "none"),
+            ("syslog:server=127.0.0.1 warn", "none"),
+            ("syslog:facility=user", "no syslog server specified"),
+            ("stderr", "none"),
+            ("off", "none"),
+        ] {
+            assert_eq!(message(text), want, "{text}");
         }
-        let error = crate::conf::build::load_text(dir.path(), "error_log e.log loud;").err().unwrap();
-        assert_eq!(error.message, "invalid log level \"loud\"");
     }
 }

@@ -38,16 +38,18 @@ pub struct LogFile {
     /// Held while writing; what a pipe takes in parts would mix otherwise.
     writing: Mutex<()>,
     reported: Mutex<Option<Instant>>,
-    opened: Mutex<Option<Instant>>,
 }
 
-/// How long lines may wait in memory (`buffer=` and `flush=`).
+/// How long lines may wait in memory (`buffer=` and `flush=`), and whether they are then compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// Bytes of a thread's batch.
     pub size: usize,
     /// The longest time; `None` waits until the batch is full.
     pub time: Option<Duration>,
+    /// The level of compression (`gzip=`): what is written at once is a gzip member of its own, and the
+    /// file can be read at any time.
+    pub gzip: Option<u8>,
 }
 
 /// Lines of one thread for one file.
@@ -60,16 +62,35 @@ struct Batch {
     since: Option<Instant>,
     /// Whether a timer is set.
     timed: bool,
+    /// See [`Waiting::gzip`].
+    gzip: Option<u8>,
 }
 
 impl Batch {
     fn write_to(&mut self, file: &LogFile) {
-        if !self.bytes.is_empty() {
-            file.write(&self.bytes);
-            self.bytes.clear();
+        self.write_first(self.bytes.len(), file);
+    }
+
+    /// Writes the first `end` bytes.
+    fn write_first(&mut self, end: usize, file: &LogFile) {
+        match self.gzip {
+            _ if end == 0 => {}
+            None => file.write(&self.bytes[..end]),
+            Some(level) => match compress(&self.bytes[..end], level) {
+                Ok(member) => file.write(&member),
+                Err(e) => file.report(&e),
+            },
         }
+        self.bytes.drain(..end);
         self.since = None;
     }
+}
+
+fn compress(bytes: &[u8], level: u8) -> io::Result<Vec<u8>> {
+    let room = Vec::with_capacity(bytes.len() / 4);
+    let mut encoder = flate2::write::GzEncoder::new(room, flate2::Compression::new(level.into()));
+    encoder.write_all(bytes)?;
+    encoder.finish()
 }
 
 impl LogFile {
@@ -116,14 +137,27 @@ impl LogFile {
         Ok(())
     }
 
-    fn put(&self, file: File) {
-        *self.opened.lock() = Some(Instant::now());
-        self.file.store(Some(Arc::new(file)));
+    /// Makes the file `owner`'s, and writable for it.
+    fn give_to(&self, owner: Option<u32>) -> io::Result<()> {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        const OWNERS: u32 = 0o600;
+        let (Some(owner), Some(file)) = (owner, self.file.load_full()) else { return Ok(()) };
+        let found = file.metadata()?;
+        // What is no file, /dev/stdout, belongs to somebody else.
+        if !found.is_file() {
+            return Ok(());
+        }
+        if found.uid() != owner {
+            std::os::unix::fs::fchown(&*file, Some(owner), None)?;
+        }
+        if found.mode() & OWNERS != OWNERS {
+            file.set_permissions(std::fs::Permissions::from_mode(found.mode() | OWNERS))?;
+        }
+        Ok(())
     }
 
-    /// How long ago it was opened; `None` if it never was.
-    pub fn age(&self) -> Option<Duration> {
-        self.opened.lock().map(|at| at.elapsed())
+    fn put(&self, file: File) {
+        self.file.store(Some(Arc::new(file)));
     }
 
     /// Writes out every thread's batch.
@@ -196,7 +230,6 @@ pub fn at(path: &Path) -> Arc<LogFile> {
         batches: Mutex::default(),
         writing: Mutex::default(),
         reported: Mutex::default(),
-        opened: Mutex::default(),
     });
     files.insert(path.to_path_buf(), Arc::downgrade(&file));
     file
@@ -232,11 +265,12 @@ pub fn open_all(
 }
 
 /// Opens every file anew (`USR1`), after a rename by a log rotator. What was logged before goes to
-/// the old file. Returns what failed; such a file is written on as it was.
-pub fn reopen() -> Vec<(PathBuf, io::Error)> {
+/// the old file. With an owner, the user that requests are served under, the files are made that
+/// user's, as nginx does. Returns what failed; such a file is written on as it was.
+pub fn reopen(owner: Option<u32>) -> Vec<(PathBuf, io::Error)> {
     let reopen = |file: Arc<LogFile>| {
         file.flush();
-        file.open().err().map(|e| (file.path.clone(), e))
+        file.open().and_then(|()| file.give_to(owner)).err().map(|e| (file.path.clone(), e))
     };
     live().into_iter().filter_map(reopen).collect()
 }
@@ -250,6 +284,8 @@ pub fn flush_all() {
 struct Hold {
     file: Arc<LogFile>,
     batch: Arc<Mutex<Batch>>,
+    /// Whether it is let go of once it is written.
+    named: bool,
 }
 
 impl Drop for Hold {
@@ -266,17 +302,32 @@ thread_local! {
     static DIRTY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The file at `path` if the calling thread writes to it already; otherwise the shared one, which
-/// may have to be opened. For paths that are known at request time only.
-pub fn held(path: &Path) -> Arc<LogFile> {
-    let mine = HOLDS.with_borrow(|holds| holds.iter().find(|h| h.file.path == path).map(|h| h.file.clone()));
-    mine.unwrap_or_else(|| at(path))
+/// The file at `path` if the calling thread has lines for it. For paths that are known at request time
+/// only.
+pub fn named(path: &Path) -> Option<Arc<LogFile>> {
+    HOLDS.with_borrow(|holds| holds.iter().find(|h| h.file.path == path).map(|h| h.file.clone()))
+}
+
+/// Adds what `line` appends to the calling thread's batch for a file of which nothing else knows: once
+/// written, the thread lets go of it.
+pub fn append_named(file: &Arc<LogFile>, line: impl FnOnce(&mut Vec<u8>)) {
+    append(file, None, line);
+    HOLDS.with_borrow_mut(|holds| {
+        if let Some(hold) = holds.iter_mut().find(|h| Arc::ptr_eq(&h.file, file)) {
+            hold.named = true;
+        }
+    });
 }
 
 /// Adds what `line` appends to the calling thread's batch for `file`.
 pub fn append(file: &Arc<LogFile>, waiting: Option<Waiting>, line: impl FnOnce(&mut Vec<u8>)) {
     let batch = HOLDS.with_borrow_mut(|holds| batch_of(holds, file));
     let mut held = batch.lock();
+    let gzip = waiting.and_then(|waiting| waiting.gzip);
+    if held.gzip != gzip {
+        held.write_to(file);
+        held.gzip = gzip;
+    }
     let start = held.bytes.len();
     line(&mut held.bytes);
     held.waits = waiting.is_some();
@@ -290,9 +341,7 @@ pub fn append(file: &Arc<LogFile>, waiting: Option<Waiting>, line: impl FnOnce(&
     };
     // As in nginx, the line that no longer fits waits and those before it are written.
     if held.bytes.len() > waiting.size && start > 0 {
-        file.write(&held.bytes[..start]);
-        held.bytes.drain(..start);
-        held.since = None;
+        held.write_first(start, file);
     }
     if held.bytes.len() > waiting.size {
         held.write_to(file);
@@ -315,7 +364,7 @@ fn batch_of(holds: &mut Vec<Hold>, file: &Arc<LogFile>) -> Arc<Mutex<Batch>> {
     }
     let batch = Arc::new(Mutex::new(Batch::default()));
     file.batches.lock().push(batch.clone());
-    holds.push(Hold { file: file.clone(), batch: batch.clone() });
+    holds.push(Hold { file: file.clone(), batch: batch.clone(), named: false });
     batch
 }
 
@@ -350,13 +399,15 @@ pub fn flush_thread() {
     if !DIRTY.replace(false) {
         return;
     }
-    HOLDS.with_borrow(|holds| {
-        for hold in holds {
+    // What is dropped closes its file: that takes no hold of its own.
+    HOLDS.with_borrow_mut(|holds| {
+        holds.retain(|hold| {
             let mut batch = hold.batch.lock();
             if !batch.waits {
                 batch.write_to(&hold.file);
             }
-        }
+            !hold.named
+        });
     });
 }
 

@@ -3,7 +3,9 @@
 pub mod error_log;
 pub mod families;
 pub mod log_file;
+pub mod memory_log;
 pub mod metrics;
+pub mod syslog;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -24,7 +26,9 @@ pub fn request_log(rq: &Request, level: Level, message: Arguments<'_>) {
     let log = rq.generation().error_log();
     let targets = &rq.loc().core.error_logs;
     log.write_with(targets, level, |line| {
+        let start = line.len();
         let _ = write!(line, "*{} {message}", rq.conn.serial);
+        error_log::keep_errno(line, start);
         append_context(rq, line);
     });
 }

@@ -51,8 +51,9 @@
 //!
 //! Placeholders: `{{listen}}` (port 28080), `{{listen2}}` (28081), `{{tls}}` (28443), `{{ip}}`, `{{upstream}}`,
 //! `{{upstream2}}` (stand-ins; sections `--- upstream2 …`), `{{dead}}` (refuses), `{{root}}`, `{{dir}}`,
-//! `{{log}}` (its lines are compared), `{{cert}}`, `{{key}}`. Each server has a loopback address of its own, so
-//! ports are the same on both sides.
+//! `{{log}}` and `{{log2}}` (their lines are compared), `{{loggz}}` (the same, decompressed), `{{syslog}}` and
+//! `{{syslog_unix}}` (address and path of a syslog server, whose messages are compared), `{{cert}}`, `{{key}}`. Each
+//! server has a loopback address of its own, so ports are the same on both sides.
 //!
 //! Words after an upstream path: `close` (no length, ends with the connection), `chunked`, `raw` (escapes as in
 //! `raw`), `hang` (never answers), `drop` (closes at once), `hold` (answers after `release`), `upgrade` (after the

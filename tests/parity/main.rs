@@ -16,6 +16,7 @@
 mod case;
 mod check;
 mod client;
+mod collect;
 mod compare;
 mod http1;
 mod http2;

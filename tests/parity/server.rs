@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::case::{Case, Parts};
 use crate::check;
 use crate::client;
+use crate::collect::{self, Collected};
 use crate::loopback::Address;
 use crate::running::{LOGS, Running};
 use crate::transcript::Transcript;
@@ -46,6 +47,7 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
         .iter()
         .map(|parts| configuration(parts, binary, dir, address.ip, upstream_address.ip))
         .collect();
+    let collected = Collected::listen(&confs.concat(), address.ip, dir).map_err(|e| e.to_string())?;
     let upstreams = Upstreams::start(case, upstream_address.ip)?;
     let mut server = Running::start(binary, dir, address.ip, confs)?;
     client::play(case, &mut server, &upstreams, &mut transcript);
@@ -64,6 +66,7 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
             }
         }
     }
+    collected.write_down(dir, &mut transcript);
     transcript.errors(&String::from_utf8_lossy(&fs::read(dir.join("error.log")).unwrap_or_default()));
     Ok(transcript)
 }
@@ -120,6 +123,9 @@ fn configuration(parts: &Parts, binary: &Binary, dir: &Path, ip: Ipv4Addr, upstr
         ("{{root}}", format!("{dir}/root")),
         ("{{log}}", format!("{dir}/access.log")),
         ("{{log2}}", format!("{dir}/access2.log")),
+        ("{{loggz}}", format!("{dir}/access.log.gz")),
+        ("{{syslog}}", format!("{ip}:{}", collect::SYSLOG_PORT)),
+        ("{{syslog_unix}}", format!("{dir}/syslog")),
         ("{{cert}}", format!("{dir}/cert.pem")),
         ("{{key}}", format!("{dir}/key.pem")),
         ("{{dir}}", dir.clone()),

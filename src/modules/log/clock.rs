@@ -10,6 +10,8 @@ struct Texts {
     local: String,
     /// `2025-03-12T10:00:00+01:00`
     iso8601: String,
+    /// `Mar 12 10:00:00`, the day with a blank for a first zero.
+    syslog: String,
 }
 
 thread_local! {
@@ -24,6 +26,11 @@ pub fn append_local(out: &mut Vec<u8>) {
 /// Appends `$time_iso8601`.
 pub fn append_iso8601(out: &mut Vec<u8>) {
     with_texts(|texts| out.extend_from_slice(texts.iso8601.as_bytes()));
+}
+
+/// Appends the time as syslog has it.
+pub fn append_syslog(out: &mut Vec<u8>) {
+    with_texts(|texts| out.extend_from_slice(texts.syslog.as_bytes()));
 }
 
 fn with_texts(use_them: impl FnOnce(&Texts)) {
@@ -43,6 +50,7 @@ fn format(second: u64, time: &jiff::Zoned) -> Texts {
         second,
         local: time.strftime("%d/%b/%Y:%H:%M:%S %z").to_string(),
         iso8601: time.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
+        syslog: time.strftime("%b %e %H:%M:%S").to_string(),
     }
 }
 
@@ -57,6 +65,9 @@ mod tests {
         let texts = format(0, &at.to_zoned(hours(1)));
         assert_eq!(texts.local, "12/Mar/2025:10:00:00 +0100");
         assert_eq!(texts.iso8601, "2025-03-12T10:00:00+01:00");
+        assert_eq!(texts.syslog, "Mar 12 10:00:00");
+        let earlier = jiff::Timestamp::from_second(1_741_070_000).unwrap();
+        assert_eq!(format(0, &earlier.to_zoned(hours(0))).syslog, "Mar  4 06:33:20");
         assert_eq!(format(0, &at.to_zoned(hours(-3))).local, "12/Mar/2025:06:00:00 -0300");
         assert_eq!(format(0, &at.to_zoned(jiff::tz::TimeZone::UTC)).iso8601, "2025-03-12T09:00:00+00:00");
     }

@@ -1,40 +1,43 @@
-//! nginx's log module: `access_log` and `log_format`.
+//! nginx's log module: `access_log`, `log_format` and what files they keep open.
 //!
 //! A line goes into its worker's batch for the file ([`crate::observe::log_file`]), which is written
 //! when the worker has nothing else to do: under load many lines at once, otherwise at once.
 
-mod clock;
+pub mod clock;
 mod escape;
 mod format;
+mod named;
 
-use crate::conf::values::{parameter, size, time};
+use crate::conf::values::{flag, number, parameter, size, time};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, LevelKind};
 use crate::http::Request;
+use crate::http::response::Response;
 use crate::http::template::Template;
 use crate::http::vars::Variable;
 use crate::observe::error_log::Level;
 use crate::observe::log_file::{self, LogFile, Waiting};
+use crate::observe::syslog::Syslog;
 use crate::settings;
 use format::Format;
 use std::cell::Cell;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Where requests are logged when nothing says where.
 const DEFAULT_PATH: &str = "/var/log/nginx/access.log";
 
-/// How long a file whose name has variables is written to before it is opened anew, so that one that
-/// was removed or renamed comes back without a signal.
-const OPEN_FOR: Duration = Duration::from_secs(10);
+/// Bytes of a compressed log's buffer where none is named.
+const GZIP_BUFFER: usize = 64 << 10;
 
 settings! {
     /// What a level configures.
     pub struct Conf {
         /// Its logs; a level that names one has none of the outer level's.
         inherit logs: Logs = Logs::default(),
+        /// `open_log_file_cache`
+        inherit kept_open: Option<named::Policy> = None,
+        /// `log_subrequest`
+        inherit subrequests: bool = false,
     }
 }
 
@@ -53,7 +56,7 @@ struct AccessLog {
     format: Arc<Format>,
     /// `if=`: logged unless this is empty or `0`.
     condition: Option<Template>,
-    /// `buffer=` and `flush=`, which belong to the file, whoever names it.
+    /// `buffer=`, `flush=` and `gzip=`, which belong to the file, whoever names it.
     waiting: Option<Waiting>,
 }
 
@@ -62,6 +65,7 @@ enum Target {
     File(Arc<LogFile>),
     /// A path with variables.
     Named(Arc<Template>),
+    Syslog(Arc<Syslog>),
 }
 
 /// What the whole of `http` configures.
@@ -76,9 +80,14 @@ pub struct Http {
 pub const COMMANDS: &[Command] = &[
     Command::works("access_log", access_log, "where requests are logged, and how"),
     Command::works("log_format", log_format, "what a line of the access log consists of"),
-    Command::no_effect(
+    Command::works("log_subrequest", log_subrequest, "whether requests that a request makes are logged"),
+    Command::works(
         "open_log_file_cache",
-        "log files whose names have variables are kept open in any case, 256 on each worker",
+        |b, d| {
+            let policy = named::policy(d)?;
+            b.loc().log.kept_open.set(policy)
+        },
+        "which log files whose names have variables stay open",
     ),
 ];
 
@@ -127,21 +136,20 @@ fn access_log(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         b.loc().log.logs.edit().off = true;
         return Ok(());
     }
-    if path.starts_with("syslog:") {
-        return Err(ConfError::new("\"access_log syslog:\" is not supported yet")
-            .hint("log to /dev/stdout or to a file, and let a collector pass it on"));
-    }
-    let target = if path.contains('$') {
-        let path = b.path(path).to_string_lossy().into_owned();
-        Target::Named(Arc::new(b.template(&path)?))
+    let target = if let Some(parameters) = path.strip_prefix("syslog:") {
+        Target::Syslog(Arc::new(Syslog::parse(parameters)?))
+    } else if path.contains('$') {
+        Target::Named(Arc::new(named::path(b, path)?))
     } else {
         Target::File(log_file::at(&b.path(path)))
     };
     let format = find_format(b, d.args.get(1).map_or("combined", String::as_str))?;
     let (condition, waiting) = parameters(b, d)?;
     if let Some(waiting) = waiting {
-        let Target::File(file) = &target else {
-            return Err(ConfError::new("buffered logs cannot have variables in name"));
+        let file = match &target {
+            Target::File(file) => file,
+            Target::Named(_) => return Err(ConfError::new("buffered logs cannot have variables in name")),
+            Target::Syslog(_) => return Err(ConfError::new("logs to syslog cannot be buffered")),
         };
         match b.http.log.waiting.iter().find(|(path, _)| path == file.path()) {
             Some((_, other)) if *other != waiting => {
@@ -158,11 +166,15 @@ fn access_log(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     Ok(())
 }
 
+fn log_subrequest(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    b.loc().log.subrequests.set(flag(d)?)
+}
+
 /// Reads what follows the format.
 fn parameters(b: &mut Builder, d: &Directive) -> ConfResult<(Option<Template>, Option<Waiting>)> {
     let mut condition = None;
     let mut buffer = None;
-    let mut flush = None;
+    let (mut flush, mut gzip) = (None, None);
     for arg in d.args.iter().skip(2) {
         if let Some(text) = parameter(arg, "buffer") {
             let bytes = size(text).filter(|n| *n > 0);
@@ -172,9 +184,15 @@ fn parameters(b: &mut Builder, d: &Directive) -> ConfResult<(Option<Template>, O
         } else if let Some(text) = parameter(arg, "flush") {
             let longest = time(text).filter(|t| !t.is_zero());
             flush = Some(longest.ok_or_else(|| ConfError::new(format!("invalid flush time \"{text}\"")))?);
-        } else if arg == "gzip" || arg.starts_with("gzip=") {
-            return Err(ConfError::new("\"access_log … gzip\" is not supported yet")
-                .hint("compress the file when it is rotated"));
+        } else if arg == "gzip" {
+            gzip = Some(1);
+            buffer.get_or_insert(GZIP_BUFFER);
+        } else if let Some(text) = parameter(arg, "gzip") {
+            let level = number(text).filter(|n| (1..=9).contains(n));
+            gzip =
+                Some(level.ok_or_else(|| ConfError::new(format!("invalid compression level \"{text}\"")))?
+                    as u8);
+            buffer.get_or_insert(GZIP_BUFFER);
         } else if let Some(text) = parameter(arg, "if") {
             condition = Some(b.template(text)?);
         } else {
@@ -184,7 +202,7 @@ fn parameters(b: &mut Builder, d: &Directive) -> ConfResult<(Option<Template>, O
     if flush.is_some() && buffer.is_none() {
         return Err(ConfError::new(format!("no buffer is defined for access_log \"{}\"", d.arg(0))));
     }
-    Ok((condition, buffer.map(|size| Waiting { size, time: flush })))
+    Ok((condition, buffer.map(|size| Waiting { size, time: flush, gzip })))
 }
 
 /// Completes what was read: servers that name no log have nginx's, and a file's delay holds wherever
@@ -216,7 +234,7 @@ pub fn files(http: &crate::conf::build::Http) -> impl Iterator<Item = &Arc<LogFi
     let logs = http.levels.iter().flat_map(|level| level.conf.log.logs.list.iter());
     logs.filter_map(|log| match &log.target {
         Target::File(file) => Some(file),
-        Target::Named(_) => None,
+        Target::Named(_) | Target::Syslog(_) => None,
     })
 }
 
@@ -245,12 +263,21 @@ thread_local! {
     static GENERATION: Cell<u64> = const { Cell::new(0) };
 }
 
+/// Logs a subrequest that has been answered, where the level of its answer says so.
+pub fn subrequest_done(rq: &mut Request, response: &Response) {
+    if *rq.loc().log.subrequests {
+        crate::http::h1::record(rq, response);
+        request_done(rq);
+    }
+}
+
 /// Logs a finished request.
 pub fn request_done(rq: &Request) {
     let number = rq.generation().number;
     if number > GENERATION.get() {
         GENERATION.set(number);
         // Files that the new configuration no longer names are to be closed.
+        named::forget();
         log_file::release_thread();
     }
     let logs = &*rq.loc().log.logs;
@@ -271,37 +298,16 @@ impl AccessLog {
         match &self.target {
             Target::File(file) => log_file::append(file, self.waiting, |out| self.format.append(rq, out)),
             Target::Named(name) => {
-                if let Some(file) = open_named(rq, name) {
-                    log_file::append(&file, None, |out| self.format.append(rq, out));
+                if let Some(file) = named::open(rq, name) {
+                    log_file::append_named(&file, |out| self.format.append(rq, out));
                 }
             }
-        }
-    }
-}
-
-/// The file of a name with variables, open. As in nginx there is none when the request's root does not
-/// exist, so that a name taken from the host makes no files for hosts that are not served.
-fn open_named(rq: &Request, name: &Template) -> Option<Arc<LogFile>> {
-    let path = name.eval(rq);
-    let path = Path::new(OsStr::from_bytes(&path));
-    let file = log_file::held(path);
-    if file.age().is_some_and(|age| age < OPEN_FOR) {
-        return Some(file);
-    }
-    let mut root = Vec::new();
-    if crate::modules::static_files::document_root(rq, &mut root) {
-        // `root /` is kept without its slash.
-        let root = Path::new(if root.is_empty() { OsStr::new("/") } else { OsStr::from_bytes(&root) });
-        if let Err(e) = std::fs::metadata(root) {
-            complain(rq, Level::Error, "testing", "existence failed", root, &e);
-            return None;
-        }
-    }
-    match file.open() {
-        Ok(()) => Some(file),
-        Err(e) => {
-            complain(rq, Level::Crit, "open()", "failed", path, &e);
-            None
+            Target::Syslog(server) => {
+                if !server.send(|out| self.format.append(rq, out)) {
+                    let text = format_args!("send() to syslog failed while logging request");
+                    crate::observe::request_log(rq, Level::Warn, text);
+                }
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::conf::build::load_text;
 use crate::observe::testing::Running;
+use std::time::Duration;
 
 /// The error of a configuration with these directives in `http`.
 fn error(http: &str) -> String {
@@ -37,8 +38,20 @@ fn mistakes_are_told_in_nginxs_words() {
         ("access_log a.log combined buffer=1k; access_log a.log combined buffer=1k;", "none"),
         ("access_log $host.log combined buffer=1k;", "buffered logs cannot have variables in name"),
         ("access_log a.log combined if=$;", "invalid variable name"),
-        ("access_log syslog:server=[::1];", "\"access_log syslog:\" is not supported yet"),
-        ("access_log a.log combined gzip=3;", "\"access_log … gzip\" is not supported yet"),
+        ("access_log syslog:server=[::1];", "none"),
+        ("access_log syslog:server=127.0.0.1 combined buffer=4k;", "logs to syslog cannot be buffered"),
+        ("access_log syslog:server=127.0.0.1 combined gzip;", "logs to syslog cannot be buffered"),
+        ("access_log a.log combined gzip=3;", "none"),
+        ("access_log a.log combined gzip=0;", "invalid compression level \"0\""),
+        ("access_log a.log combined flush=1s gzip;", "none"),
+        ("access_log $host.log combined gzip;", "buffered logs cannot have variables in name"),
+        (
+            "access_log a.log combined gzip; access_log a.log combined buffer=64k;",
+            "access_log \"a.log\" already defined with conflicting parameters",
+        ),
+        ("open_log_file_cache max=0;", "\"open_log_file_cache\" must have \"max\" parameter"),
+        ("open_log_file_cache max=1 valid=x;", "invalid \"open_log_file_cache\" parameter \"valid=x\""),
+        ("open_log_file_cache max=1 off;", "none"),
     ] {
         assert_eq!(error(text), want, "{text}");
     }
@@ -146,7 +159,7 @@ fn a_buffer_of_one_level_is_the_files() {
     let dir = tempfile::tempdir().unwrap();
     let text = "events {} http { server { access_log a.log combined buffer=4k flush=2s; location / { access_log a.log; } } }";
     let http = load_text(dir.path(), text).unwrap().http.unwrap();
-    let waiting = Some(Waiting { size: 4096, time: Some(Duration::from_secs(2)) });
+    let waiting = Some(Waiting { size: 4096, time: Some(Duration::from_secs(2)), gzip: None });
     for level in &http.levels[1..] {
         assert_eq!(level.conf.log.logs.list[0].waiting, waiting);
     }

@@ -73,7 +73,7 @@ fn a_buffer_is_written_when_the_next_line_does_not_fit() {
     let _guard = nobody_flushes();
     let dir = dir();
     let file = opened(&dir.path().join("a.log"));
-    let waiting = Some(Waiting { size: 10, time: None });
+    let waiting = Some(Waiting { size: 10, time: None, gzip: None });
     line(&file, waiting, "1234");
     line(&file, waiting, "5678");
     flush_thread();
@@ -91,7 +91,7 @@ fn the_end_of_a_thread_writes_what_waits() {
     let file = opened(&dir.path().join("a.log"));
     let other = file.clone();
     let thread = std::thread::spawn(move || {
-        line(&other, Some(Waiting { size: 1000, time: None }), "last words");
+        line(&other, Some(Waiting { size: 1000, time: None, gzip: None }), "last words");
         assert_eq!(read(other.path()), "");
     });
     thread.join().unwrap();
@@ -104,7 +104,7 @@ fn a_line_waits_no_longer_than_its_time() {
     let _guard = nobody_flushes();
     let dir = dir();
     let file = opened(&dir.path().join("a.log"));
-    let waiting = Some(Waiting { size: 1000, time: Some(Duration::from_millis(20)) });
+    let waiting = Some(Waiting { size: 1000, time: Some(Duration::from_millis(20)), gzip: None });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         // The second line shows that the timer is set anew.
@@ -148,7 +148,7 @@ fn renaming_and_reopening_loses_and_cuts_nothing() {
         let name = dir.path().join(format!("old-{}", old.len()));
         std::fs::rename(&path, &name).unwrap();
         old.push(name);
-        assert!(reopen().iter().all(|(failed, _)| *failed != path));
+        assert!(reopen(None).iter().all(|(failed, _)| *failed != path));
     }
     writers.into_iter().for_each(|w| w.join().unwrap());
     let mut seen: Vec<String> = Vec::new();
@@ -171,10 +171,10 @@ fn what_waits_goes_to_the_old_file_when_logs_are_reopened() {
     let dir = dir();
     let path = dir.path().join("a.log");
     let file = opened(&path);
-    line(&file, Some(Waiting { size: 1000, time: None }), "before");
+    line(&file, Some(Waiting { size: 1000, time: None, gzip: None }), "before");
     std::fs::rename(&path, dir.path().join("old")).unwrap();
-    reopen();
-    line(&file, Some(Waiting { size: 1000, time: None }), "after");
+    reopen(None);
+    line(&file, Some(Waiting { size: 1000, time: None, gzip: None }), "after");
     flush_all();
     assert_eq!((read(&dir.path().join("old")).as_str(), read(&path).as_str()), ("before\n", "after\n"));
 }
@@ -225,4 +225,74 @@ fn a_pipe_that_is_full_for_a_moment_cuts_nothing() {
     write_all(&writer, &text).unwrap();
     drop(writer);
     assert_eq!(reading.join().unwrap(), expected);
+}
+
+#[test]
+fn a_compressed_file_can_be_read_whenever_it_was_written() {
+    use std::io::Read;
+    let _guard = nobody_waits();
+    let dir = dir();
+    let path = dir.path().join("a.gz");
+    let file = opened(&path);
+    let waiting = Some(Waiting { size: 100, time: None, gzip: Some(1) });
+    let read = |path: &Path| {
+        let bytes = std::fs::read(path).unwrap();
+        let mut text = String::new();
+        flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
+        text
+    };
+    let long = "x".repeat(200);
+    line(&file, waiting, "one");
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+    line(&file, waiting, &long);
+    assert_eq!(read(&path), format!("one\n{long}\n"), "each is written as it no longer fits");
+    line(&file, waiting, "two");
+    std::fs::rename(&path, dir.path().join("old")).unwrap();
+    reopen(None);
+    line(&file, waiting, "three");
+    flush_all();
+    assert_eq!(read(&dir.path().join("old")), format!("one\n{long}\ntwo\n"));
+    assert_eq!(read(&path), "three\n");
+}
+
+#[test]
+fn a_file_without_compression_begins_where_compressed_lines_end() {
+    let _guard = nobody_waits();
+    let dir = dir();
+    let file = opened(&dir.path().join("a"));
+    line(&file, Some(Waiting { size: 100, time: None, gzip: Some(9) }), "packed");
+    line(&file, None, "plain");
+    flush_thread();
+    let bytes = std::fs::read(file.path()).unwrap();
+    assert!(bytes.starts_with(&[0x1f, 0x8b]) && bytes.ends_with(b"plain\n"), "{bytes:?}");
+}
+
+#[test]
+fn a_file_of_a_passing_name_is_closed_once_it_is_written() {
+    let dir = dir();
+    let path = dir.path().join("a");
+    let file = opened(&path);
+    append_named(&file, |out| out.extend_from_slice(b"line\n"));
+    drop(file);
+    assert!(named(&path).is_some(), "there is a line for it");
+    flush_thread();
+    assert!(named(&path).is_none());
+    assert_eq!(read(&path), "line\n");
+    assert!(!registry().lock().contains_key(&path));
+}
+
+#[test]
+fn reopened_files_belong_to_who_serves_requests() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let dir = dir();
+    let file = opened(&dir.path().join("a"));
+    let us = rustix::process::geteuid().as_raw();
+    std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o444)).unwrap();
+    file.give_to(Some(us)).unwrap();
+    assert_eq!(std::fs::metadata(file.path()).unwrap().mode() & 0o777, 0o644);
+    // Only root may give files away.
+    if us == 0 {
+        file.give_to(Some(65_534)).unwrap();
+        assert_eq!(std::fs::metadata(file.path()).unwrap().uid(), 65_534);
+    }
 }

@@ -28,6 +28,7 @@ pub mod limit_zone;
 pub mod log;
 pub mod map;
 pub mod media_types;
+pub mod mirror;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
@@ -63,6 +64,7 @@ pub const TABLES: &[&[Command]] = &[
     limit_req::COMMANDS,
     log::COMMANDS,
     map::COMMANDS,
+    mirror::COMMANDS,
     process::COMMANDS,
     prometheus::COMMANDS,
     proxy::COMMANDS,
@@ -106,6 +108,7 @@ pub const PHASES: &[Handler] = &[
     access::HANDLER,
     auth_request::HANDLER,
     try_files::HANDLER,
+    mirror::HANDLER,
     index::HANDLER,
     dav::HANDLER,
     static_files::HANDLER,
@@ -157,6 +160,7 @@ gather! {
         limit_conn: limit_conn::Conf,
         limit_req: limit_req::Conf,
         log: log::Conf,
+        mirror: mirror::Conf,
         proxy: proxy::Conf,
         proxy_cache: proxy_cache::Conf,
         realip: realip::Conf,

@@ -14,6 +14,7 @@ mod command_line;
 mod config_errors;
 mod docker;
 mod live;
+mod mirror;
 mod odd_upstreams;
 mod reload;
 mod signals;

@@ -32,7 +32,7 @@
 //! read a = 200                       the answer to a request that was only sent (`@ conn=a send`)
 //! pipe a ping                        writes the text and reads as many bytes back (after a 101)
 //! peek a text                        reads until the text has come on the connection, and takes nothing away
-//! await 2                            until the upstreams have seen 2 requests in all
+//! await 2                            until the upstreams have seen 2 requests in all; what they saw is then sorted
 //! release                            lets every `hold` reply go
 //! reload = ok                        writes the next configuration, sends HUP, and waits until it is in force for new
 //!                                    connections (`ok`), or has been refused (`no`)
@@ -57,7 +57,8 @@
 //!
 //! Words after an upstream path: `close` (no length, ends with the connection), `chunked`, `raw` (escapes as in
 //! `raw`), `hang` (never answers), `drop` (closes at once), `hold` (answers after `release`), `upgrade` (after the
-//! head, bytes are echoed), `pause` (at `~PAUSE~` in the body it waits for `release`).
+//! head, bytes are echoed), `pause` (at `~PAUSE~` in the body it waits for `release`), `note` (the request's head and
+//! body are written down, not its line alone).
 
 use std::path::Path;
 use std::time::Duration;

@@ -35,7 +35,12 @@ pub fn play(case: &Case, server: &mut Running, upstreams: &Upstreams, transcript
         }
         // A request that is only sent may reach the upstream during a later step.
         if !step.is_open_ended() {
-            for line in upstreams.take_seen() {
+            let mut lines = upstreams.take_seen();
+            // What was awaited came in the order in which it came.
+            if matches!(step, Step::Await(_)) {
+                lines.sort();
+            }
+            for line in lines {
                 transcript.note(&line);
             }
         }

@@ -145,14 +145,19 @@ fn exchange(shared: &Shared, which: usize, conn: &mut Buffered<TcpStream>, head:
     let mut words = head.line.split(' ');
     let (method, target) = (words.next()?, words.next()?);
     let name = if which == 0 { "upstream" } else { "upstream2" };
+    let path = target.split('?').next().unwrap_or(target);
+    let reply = shared.due(which, path);
+    let mut seen = format!("{name}: {method} {target}");
+    if reply.is_some_and(|r| r.words.iter().any(|w| w == "note")) {
+        seen = format!("{name}: {}", described(head, &body).trim_end().replace('\n', " | "));
+    }
     {
         let mut state = shared.state();
-        state.seen.push(format!("{name}: {method} {target}"));
+        state.seen.push(seen);
         state.total += 1;
     }
     shared.changed.notify_all();
-    let path = target.split('?').next().unwrap_or(target);
-    let Some(reply) = shared.due(which, path) else {
+    let Some(reply) = reply else {
         return echo(conn, head, method, &body);
     };
     let has = |word: &str| reply.words.iter().any(|w| w == word);
@@ -229,11 +234,11 @@ fn message(reply: &Reply, method: &str, close: bool, chunked: bool) -> Vec<Vec<u
     messages
 }
 
-/// Answers with the request as it came: its line, its headers sorted by name, its body.
+/// The request as it came: its line, its headers sorted by name, its body.
 ///
 /// Left out is what says how the server keeps its upstream connections, in which nginx's versions differ: the
 /// protocol version, and `Connection: close`.
-fn echo(conn: &mut Buffered<TcpStream>, head: &Head, method: &str, body: &[u8]) -> Option<()> {
+fn described(head: &Head, body: &[u8]) -> String {
     let mut lines: Vec<String> = head
         .headers
         .iter()
@@ -248,7 +253,12 @@ fn echo(conn: &mut Buffered<TcpStream>, head: &Head, method: &str, body: &[u8]) 
         text.push_str(&String::from_utf8_lossy(body));
         text.push('\n');
     }
-    let text: Vec<u8> = text.into_bytes();
+    text
+}
+
+/// Answers with the request as it came.
+fn echo(conn: &mut Buffered<TcpStream>, head: &Head, method: &str, body: &[u8]) -> Option<()> {
+    let text: Vec<u8> = described(head, body).into_bytes();
     let head =
         format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", text.len());
     conn.stream.write_all(head.as_bytes()).ok()?;

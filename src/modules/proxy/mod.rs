@@ -477,6 +477,11 @@ fn gone_body() -> Failure {
     Failure { status: 502, kind: FailureKind::Client, message, attempts: Vec::new() }
 }
 
+/// The answer to a request whose body could not be read.
+pub fn refuse_body(rq: &mut Request, e: crate::http::BodyError) -> Flow {
+    fail(rq, client_failure(e))
+}
+
 fn client_failure(e: crate::http::BodyError) -> Failure {
     Failure { status: e.status(), kind: FailureKind::Client, message: e.to_string(), attempts: Vec::new() }
 }

@@ -34,7 +34,7 @@ pub fn changes_body(response: &mut Response) {
 }
 
 /// Makes a tag a weak one. What is no tag with quotes is dropped (ngx_http_weak_etag).
-fn weaken(etag: &mut Option<Bytes>) {
+pub fn weaken(etag: &mut Option<Bytes>) {
     *etag = match etag.take() {
         Some(tag) if tag.starts_with(b"W/") => Some(tag),
         Some(tag) if tag.starts_with(b"\"") => Some([b"W/", &tag[..]].concat().into()),

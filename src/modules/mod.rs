@@ -42,6 +42,7 @@ pub mod split_clients;
 pub mod ssl;
 pub mod static_files;
 pub mod stub_status;
+pub mod sub;
 pub mod try_files;
 pub mod upstream;
 
@@ -78,6 +79,7 @@ pub const TABLES: &[&[Command]] = &[
     ssl::COMMANDS,
     static_files::COMMANDS,
     stub_status::COMMANDS,
+    sub::COMMANDS,
     try_files::COMMANDS,
     upstream::COMMANDS,
 ];
@@ -116,7 +118,7 @@ pub const PHASES: &[Handler] = &[
 
 /// Every module's filters of responses, in the order in which nginx's run. What concerns the whole
 /// of a response stays with the engine: not-modified before them, ranges after them.
-pub const FILTERS: &[Filter] = &[headers::FILTER, gunzip::FILTER, gzip::FILTER];
+pub const FILTERS: &[Filter] = &[headers::FILTER, gunzip::FILTER, sub::FILTER, gzip::FILTER];
 
 /// What modules have to do once everything is inherited.
 pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] = &[
@@ -169,6 +171,7 @@ gather! {
         rewrite: rewrite::Conf,
         secure_link: secure_link::Conf,
         static_files: static_files::Conf,
+        sub: sub::Conf,
         try_files: try_files::Conf,
     }
 }

@@ -241,6 +241,9 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
         }
         match run_phase(rq, phase).await {
             Flow::Continue | Flow::Allow => {}
+            Flow::Special(refusal) if phase == Phase::Access && refusal.status == 401 => {
+                return delayed(rq, refusal).await;
+            }
             other => return other,
         }
     }
@@ -326,6 +329,21 @@ fn refuse(rq: &mut Request) -> Option<Flow> {
         return Some(Flow::status(413));
     }
     None
+}
+
+/// Lets who may not have it wait for `auth_delay` (ngx_http_core_auth_delay).
+async fn delayed(rq: &mut Request, refusal: Response) -> Flow {
+    let delay = *rq.loc().core.auth_delay;
+    if delay.is_zero() {
+        return Flow::Special(refusal);
+    }
+    let level = crate::observe::error_log::Level::Info;
+    crate::observe::request_log(rq, level, format_args!("delaying unauthorized request"));
+    tokio::select! {
+        () = tokio::time::sleep(delay) => Flow::Special(refusal),
+        // Who has left is waited for no longer.
+        () = rq.downstream.gone() => Flow::status(499),
+    }
 }
 
 async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {

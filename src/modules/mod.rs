@@ -10,11 +10,12 @@ use crate::http::phases::Handler;
 use crate::http::vars::Variable;
 
 pub mod access;
+pub mod auth_basic;
 pub mod auth_request;
 pub mod browser;
 pub mod core;
-pub mod empty_gif;
 pub mod dav;
+pub mod empty_gif;
 pub mod events;
 pub mod geo;
 pub mod gunzip;
@@ -49,6 +50,7 @@ pub mod upstream;
 /// Every module's directives.
 pub const TABLES: &[&[Command]] = &[
     access::COMMANDS,
+    auth_basic::COMMANDS,
     auth_request::COMMANDS,
     browser::COMMANDS,
     core::COMMANDS,
@@ -108,6 +110,7 @@ pub const PHASES: &[Handler] = &[
     limit_req::HANDLER,
     limit_conn::HANDLER,
     access::HANDLER,
+    auth_basic::HANDLER,
     auth_request::HANDLER,
     try_files::HANDLER,
     mirror::HANDLER,
@@ -151,6 +154,7 @@ gather! {
     /// The modules' configuration of a level.
     LocConf {
         access: access::Conf,
+        auth_basic: auth_basic::Conf,
         auth_request: auth_request::Conf,
         browser: browser::Conf,
         core: core::Loc,

@@ -4,7 +4,6 @@ use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, Inherit, S
 use crate::http::request::Request;
 use crate::http::template::Template;
 use crate::http::vars::Variable;
-use base64::Engine;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
@@ -119,18 +118,11 @@ fn by_expression(rq: &Request, out: &mut Vec<u8>) -> bool {
 
 /// The 16 bytes of a hash in base64 for URLs, padded or not (ngx_decode_base64url).
 fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    // nginx reads up to the first `=`, and takes no more than a padded hash.
+    // No more than a hash with its padding.
     if text.len() > 24 {
         return None;
     }
-    let text = &text[..memchr::memchr(b'=', text).unwrap_or(text.len())];
-    const LENIENT: base64::engine::GeneralPurpose = base64::engine::GeneralPurpose::new(
-        &base64::alphabet::URL_SAFE,
-        base64::engine::GeneralPurposeConfig::new()
-            .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent)
-            .with_decode_allow_trailing_bits(true),
-    );
-    LENIENT.decode(text).ok().filter(|hash| hash.len() == 16)
+    crate::http::base64::decode_url(text).filter(|hash| hash.len() == 16)
 }
 
 /// Compares in a time that does not tell where they differ.
@@ -166,6 +158,7 @@ fn parts(uri: &[u8]) -> Option<([u8; 16], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine;
 
     #[test]
     fn hashes_as_nginx_decodes_them() {

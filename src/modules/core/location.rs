@@ -144,6 +144,9 @@ fn check_nesting(b: &mut Builder, modifier: &str, name: &str, by: &Match) -> Con
 
 /// Access rules for the methods that are not named.
 pub fn limit_except(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    if b.loc().core.limit_except.is_some() {
+        return Err(ConfError::new("\"{}\" directive is duplicate"));
+    }
     let mut free: Vec<String> = d.args.iter().map(|m| m.to_ascii_uppercase()).collect();
     const KNOWN: [&str; 15] = [
         "GET",

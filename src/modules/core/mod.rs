@@ -113,7 +113,7 @@ settings! {
         /// Whether that handler makes `/x` redirect to the location `/x/`.
         own content_redirects: bool = false,
         /// Only internal requests reach it.
-        own internal: bool = false,
+        inherit internal: bool = false,
         /// `limit_except`: the methods that are free of it, and the level for the others.
         own limit_except: Option<(Arc<[String]>, usize)> = None,
         /// Where files are; nginx's default is `html`.
@@ -176,6 +176,8 @@ settings! {
         inherit chunked_transfer_encoding: bool = true,
         /// Whether one of several access checks is enough.
         inherit satisfy_any: bool = false,
+        /// How long a refusal for want of credentials waits.
+        inherit auth_delay: Duration = Duration::ZERO,
         /// Bytes a second of a response; 0 is no limit.
         inherit limit_rate: Option<Template> = None,
         /// Bytes before `limit_rate` begins.
@@ -351,6 +353,7 @@ pub const COMMANDS: &[Command] = &[
     ),
     loc!(log_not_found, flag, "whether missing files are logged"),
     loc!(chunked_transfer_encoding, flag, "whether chunked responses may be sent"),
+    loc!(auth_delay, time0, "how long a 401 waits"),
     Command::works("satisfy", satisfy, "whether all access checks or any must allow"),
     Command::works(
         "limit_rate",
@@ -443,8 +446,7 @@ fn root(b: &mut Builder, d: &Directive, alias: bool) -> ConfResult<()> {
 }
 
 fn internal(b: &mut Builder, _: &Directive) -> ConfResult<()> {
-    b.loc().core.internal.0 = true;
-    Ok(())
+    b.loc().core.internal.set(true)
 }
 
 fn error_page(b: &mut Builder, d: &Directive) -> ConfResult<()> {

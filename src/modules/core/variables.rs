@@ -226,18 +226,5 @@ fn content_length(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
 
 /// The user of Basic authentication, whether or not the password was right.
 fn remote_user(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
-    let Some(encoded) = rq
-        .head
-        .get("authorization")
-        .and_then(|v| (v.len() > 6 && v[..6].eq_ignore_ascii_case(b"basic ")).then(|| v[6..].trim_ascii()))
-    else {
-        return false;
-    };
-    match crate::http::base64::decode(encoded) {
-        Some(text) => match memchr::memchr(b':', &text) {
-            Some(colon) => put(out, &text[..colon]),
-            None => false,
-        },
-        None => false,
-    }
+    crate::modules::auth_basic::credentials(rq).is_some_and(|c| put(out, c.user()))
 }

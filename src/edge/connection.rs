@@ -3,6 +3,7 @@
 use super::worker::{self, Worker};
 use super::{Edge, Local};
 use crate::http::io::Io;
+use crate::http::proxy_protocol::Header;
 use crate::http::request::{Address, Conn, TlsInfo, next_serial};
 use crate::http::router::{Bound, ListenAddr};
 use crate::http::{h1, h2};
@@ -80,6 +81,14 @@ pub async fn serve(arrival: Arrival, socket: Socket) {
     }
     let accepted = Instant::now();
     let serial = next_serial();
+    let proxied = if bound.proxy_protocol {
+        match super::proxied::accept(&local, bound, &socket, serial, &arrival.peer).await {
+            Ok(header) => header,
+            Err(()) => return,
+        }
+    } else {
+        None
+    };
     let (io, tls, speaks_h2) = if ssl {
         let client = crate::tls::Client { serial, peer: &arrival.peer };
         match crate::tls::accept(&local, bound, socket, &client).await {
@@ -90,7 +99,7 @@ pub async fn serve(arrival: Arrival, socket: Socket) {
     } else {
         (plain(socket), None, false)
     };
-    let conn = conn(&arrival, serial, tls, accepted);
+    let conn = conn(&arrival, serial, proxied, tls, accepted);
     let access = Access { edge: arrival.edge, worker: arrival.worker, conn, local };
     if speaks_h2 {
         h2::serve(access, io, bytes::BytesMut::new()).await;
@@ -108,12 +117,19 @@ fn plain(socket: Socket) -> Io {
     }
 }
 
-fn conn(arrival: &Arrival, serial: u64, tls: Option<TlsInfo>, accepted: Instant) -> Arc<Conn> {
+fn conn(
+    arrival: &Arrival,
+    serial: u64,
+    proxied: Option<Box<Header>>,
+    tls: Option<TlsInfo>,
+    accepted: Instant,
+) -> Arc<Conn> {
     Arc::new(Conn {
         serial,
         peer: arrival.peer.clone(),
         local: arrival.own.clone(),
         listen: arrival.addr.clone(),
+        proxied,
         tls,
         requests: AtomicU64::new(0),
         accepted,

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod listeners;
 pub mod pid_file;
 pub mod privileges;
+mod proxied;
 pub mod random;
 pub mod worker;
 

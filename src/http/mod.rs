@@ -12,6 +12,7 @@ pub mod head;
 pub mod io;
 pub mod pace;
 pub mod phases;
+pub mod proxy_protocol;
 pub mod range;
 pub mod regex;
 pub mod request;

@@ -64,6 +64,8 @@ pub struct Conn {
     pub local: Address,
     /// The address it was accepted on, by which its servers are found.
     pub listen: Arc<super::router::ListenAddr>,
+    /// What the PROXY protocol said of it, if anything.
+    pub proxied: Option<Box<super::proxy_protocol::Header>>,
     /// Its TLS session, if any.
     pub tls: Option<TlsInfo>,
     /// Requests begun on it (`$connection_requests`).

@@ -57,6 +57,8 @@ pub struct Listen {
     pub ssl: bool,
     /// `http2`, the parameter.
     pub http2: bool,
+    /// `proxy_protocol`
+    pub proxy_protocol: bool,
     /// `default_server`
     pub default: bool,
     /// Socket options, when any is given here.
@@ -100,6 +102,8 @@ pub struct Bound {
     pub ssl: bool,
     /// Whether a `listen` here has `http2`.
     pub http2: bool,
+    /// Whether connections begin with the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Its servers.
     pub names: Names,
     /// The servers that listen here, in file order.
@@ -154,6 +158,7 @@ impl Listens {
                 options: ListenOptions::default(),
                 ssl: false,
                 http2: false,
+                proxy_protocol: false,
                 names: Names { default: server, ..Names::default() },
                 servers: Vec::new(),
                 at: listen.at.clone(),
@@ -171,6 +176,7 @@ impl Listens {
         }
         bound.ssl |= listen.ssl;
         bound.http2 |= listen.http2;
+        bound.proxy_protocol |= listen.proxy_protocol;
         bound.servers.push(server);
         if listen.default {
             if defaults.insert(listen.addr.clone(), true).is_some() {
@@ -196,11 +202,24 @@ impl Listens {
 }
 
 impl Listen {
+    /// A plain one.
+    pub fn new(addr: ListenAddr, at: &At) -> Listen {
+        Listen {
+            addr,
+            ssl: false,
+            http2: false,
+            proxy_protocol: false,
+            default: false,
+            options: None,
+            at: at.clone(),
+        }
+    }
+
     /// What a server without a `listen` has: port 80, or 8000 for one who may not have 80.
     fn standard(at: &At) -> Listen {
         let port = if nix::unistd::geteuid().is_root() { 80 } else { 8000 };
         let addr = ListenAddr::Inet(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), port));
-        Listen { addr, ssl: false, http2: false, default: false, options: None, at: at.clone() }
+        Listen::new(addr, at)
     }
 }
 

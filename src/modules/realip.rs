@@ -8,10 +8,10 @@ use crate::conf::cidr::{self, Cidr};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, NoteLevel, values};
 use crate::http::forwarded;
 use crate::http::phases::{Call, Flow, Handler, Phase};
-use crate::http::request::Request;
+use crate::http::request::{Address, Request};
 use crate::http::vars::Variable;
 use crate::settings;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 settings! {
     /// What a level configures.
@@ -30,6 +30,8 @@ settings! {
 pub enum Source {
     /// `X-Forwarded-For`: every field, the last address first.
     ForwardedFor,
+    /// The PROXY protocol's header.
+    ProxyProtocol,
     /// The first field of this name, in lower case.
     Field(Box<str>),
 }
@@ -73,13 +75,20 @@ fn replace(rq: &mut Request) -> Flow {
     Flow::Continue
 }
 
-fn find(rq: &Request) -> Option<crate::http::request::Address> {
+fn find(rq: &Request) -> Option<Address> {
     let conf = &rq.loc().realip;
     let peer = &rq.conn.peer;
     match &*conf.source {
         Source::ForwardedFor => {
             let fields: smallvec::SmallVec<[&[u8]; 4]> = rq.head.all("x-forwarded-for").collect();
             forwarded::behind(peer, &conf.from, *conf.recursive, fields.iter().copied())
+        }
+        Source::ProxyProtocol => {
+            let header = rq.conn.proxied.as_ref()?;
+            let list = std::iter::once(header.source.as_bytes());
+            let found = forwarded::behind(peer, &conf.from, *conf.recursive, list)?;
+            let port = header.source_port;
+            found.ip().map(|ip| Address::Inet(SocketAddr::new(ip, port)))
         }
         Source::Field(name) => {
             let field = rq.head.get(name)?;
@@ -114,11 +123,7 @@ fn addresses(name: &str) -> ConfResult<Vec<IpAddr>> {
 fn header(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let source = match d.arg(0) {
         "X-Forwarded-For" => Source::ForwardedFor,
-        "proxy_protocol" => {
-            return Err(ConfError::new(
-                "the \"proxy_protocol\" parameter of \"real_ip_header\" is not supported yet",
-            ));
-        }
+        "proxy_protocol" => Source::ProxyProtocol,
         name => Source::Field(name.to_ascii_lowercase().into()),
     };
     b.loc().realip.source.set(source)

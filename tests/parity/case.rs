@@ -166,6 +166,8 @@ pub struct Options {
     pub port: Option<u16>,
     /// `from=ADDRESS`: the client's address, 127.0.0.1 otherwise.
     pub from: Option<String>,
+    /// `first=TEXT` (escapes as in `raw`, a blank is `\x20`): what a new connection begins with, before TLS.
+    pub first: Vec<u8>,
     /// `nohost`: no Host header.
     pub nohost: bool,
     /// `body=TEXT` (to the end of the line, with escapes) or `body-size=N`.
@@ -426,6 +428,7 @@ impl Options {
                 "sni" => self.sni = Some(value.to_owned()),
                 "port" => self.port = Some(value.parse().map_err(|_| "port=N")?),
                 "from" => self.from = Some(value.to_owned()),
+                "first" => self.first = unescape(value)?,
                 "nohost" => self.nohost = true,
                 "body-size" => self.body = Some(patterned(value.parse().map_err(|_| "body-size=N")?)),
                 "chunked" => self.chunked = true,

@@ -184,7 +184,8 @@ impl Player {
         let port = options.port.unwrap_or(if secure { 28443 } else { 28080 });
         let from: Ipv4Addr =
             options.from.as_deref().unwrap_or("127.0.0.1").parse().map_err(|_| "from=ADDRESS")?;
-        let tcp = connect(SocketAddrV4::new(from, 0), SocketAddrV4::new(self.ip, port))?;
+        let mut tcp = connect(SocketAddrV4::new(from, 0), SocketAddrV4::new(self.ip, port))?;
+        tcp.write_all(&options.first).map_err(|e| e.to_string())?;
         let name = options.sni.clone().unwrap_or_else(|| "localhost".into());
         if options.h2 || options.h2c {
             return Http2::connect(tcp, options.h2.then_some(name)).map(Conn::Two);

@@ -10,13 +10,13 @@ pub fn listen(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let text = d.arg(0);
     let addr = address(text)
         .map_err(|what| ConfError::new(format!("{what} in \"{text}\" of the \"listen\" directive")))?;
-    let mut listen =
-        Listen { addr, ssl: false, http2: false, default: false, options: None, at: d.at.clone() };
+    let mut listen = Listen::new(addr, &d.at);
     let mut options = None;
     for arg in &d.args[1..] {
         match arg.as_str() {
             "default_server" | "default" => listen.default = true,
             "ssl" => listen.ssl = true,
+            "proxy_protocol" => listen.proxy_protocol = true,
             "http2" => {
                 listen.http2 = true;
                 b.note(
@@ -35,7 +35,7 @@ pub fn listen(b: &mut Builder, d: &Directive) -> ConfResult<()> {
             }
             "ipv6only=off" => given(&mut options).dual_stack = true,
             "so_keepalive=on" => given(&mut options).keepalive = Some((None, None, None)),
-            "proxy_protocol" | "quic" | "http3" => {
+            "quic" | "http3" => {
                 return Err(ConfError::new(format!(
                     "the \"{arg}\" parameter of \"listen\" is not supported yet"
                 )));

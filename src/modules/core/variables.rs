@@ -77,6 +77,25 @@ pub const VARIABLES: &[Variable] = &[
         Some(std::net::IpAddr::V6(ip)) => put(out, &ip.octets()),
         None => put(out, b"unix:"),
     }),
+    Variable::new("proxy_protocol_addr", |rq, _, out| {
+        rq.conn.proxied.as_ref().is_some_and(|h| put(out, h.source.as_bytes()))
+    }),
+    Variable::new("proxy_protocol_port", |rq, _, out| {
+        rq.conn.proxied.as_ref().is_some_and(|h| port_number(out, h.source_port))
+    }),
+    Variable::new("proxy_protocol_server_addr", |rq, _, out| {
+        rq.conn.proxied.as_ref().is_some_and(|h| put(out, h.destination.as_bytes()))
+    }),
+    Variable::new("proxy_protocol_server_port", |rq, _, out| {
+        rq.conn.proxied.as_ref().is_some_and(|h| port_number(out, h.destination_port))
+    }),
+    Variable::prefix("proxy_protocol_tlv_", |rq, name, out| {
+        let Some(header) = &rq.conn.proxied else { return false };
+        header.tlv(name, out).unwrap_or_else(|e| {
+            crate::observe::request_error(rq, format_args!("{e}"));
+            false
+        })
+    }),
     Variable::new("connection", |rq, _, out| number(out, rq.conn.serial)),
     Variable::new("connection_requests", |rq, _, out| {
         number(out, rq.conn.requests.load(std::sync::atomic::Ordering::Relaxed))
@@ -172,9 +191,14 @@ pub fn address(address: &Address, out: &mut Vec<u8>) -> bool {
 /// Appends an address's port; nothing when it has none.
 pub fn port(address: &Address, out: &mut Vec<u8>) -> bool {
     match address {
-        Address::Inet(a) if a.port() != 0 => number(out, u64::from(a.port())),
-        Address::Inet(_) | Address::Unix(_) => true,
+        Address::Inet(a) => port_number(out, a.port()),
+        Address::Unix(_) => true,
     }
+}
+
+/// Appends a port; nothing for 0, which is none.
+fn port_number(out: &mut Vec<u8>, port: u16) -> bool {
+    port == 0 || number(out, port.into())
 }
 
 /// The value of a cookie of the request; blanks around the equals sign are passed over, as by nginx.

@@ -5,7 +5,7 @@ BINARY := target/release/edgewater
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check setup parity bench image docs clean
+.PHONY: help demo build test check setup parity bench image docs golden clean
 
 help: ## this list
 	@echo 'Edgewater: an edge server that reads nginx.conf.'
@@ -39,6 +39,9 @@ bench: ## CPU per request beside nginx, both pinned alike; CELL="h2 1k" runs onl
 
 image: ## the Docker image `edgewater`
 	docker build -t edgewater -f deploy/Dockerfile .
+
+golden: ## the resolved configurations of tests/golden, anew
+	UPDATE=1 $(CARGO) test --test golden
 
 docs: ## docs/nginx-support.md, anew from the tables of directives and variables
 	UPDATE=1 $(CARGO) test --lib conf::matrix

@@ -140,6 +140,12 @@ pub fn doubt() {
     DOUBTS.fetch_add(1, Ordering::Release);
 }
 
+impl std::fmt::Debug for FileCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "max={} inactive={:?}", self.max, self.inactive)
+    }
+}
+
 /// A cache of open files. Workers share it; what they share it by is sharded.
 pub struct FileCache {
     max: u64,

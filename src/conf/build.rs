@@ -76,6 +76,8 @@ pub struct Http {
     pub vars: Vec<VarDef>,
     /// The modules' configuration of the whole of `http`.
     pub conf: HttpConf,
+    /// What `http` says of its servers.
+    pub srv: SrvConf,
 }
 
 /// A configuration, read, checked, inherited.
@@ -417,6 +419,7 @@ impl Builder {
             listens,
             vars,
             conf: std::mem::take(&mut self.http),
+            srv: std::mem::take(&mut self.http_srv),
         })
     }
 }

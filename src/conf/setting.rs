@@ -1,12 +1,16 @@
 //! One configured value, and how a level gets it from the level around it.
 
 use super::diag::{ConfError, ConfResult};
+use super::dump::Dump;
+use std::fmt::Debug;
 use std::ops::Deref;
 
 /// Something that takes from the level around it what it was not given itself.
 pub trait Inherit {
     /// Takes from `outer`, which is already complete, what this level left unset.
     fn inherit(&mut self, outer: &Self);
+    /// Tells `out` what there is under `name`; what a level keeps for itself, when it is not `default`.
+    fn dump(&self, default: &Self, name: &str, out: &mut Dump);
 }
 
 /// A value with a default, inherited when not set. Reads as the value.
@@ -56,11 +60,15 @@ impl<T> Deref for Setting<T> {
     }
 }
 
-impl<T: Clone> Inherit for Setting<T> {
+impl<T: Clone + Debug> Inherit for Setting<T> {
     fn inherit(&mut self, outer: &Self) {
         if !self.set {
             self.clone_from(outer);
         }
+    }
+
+    fn dump(&self, _: &Self, name: &str, out: &mut Dump) {
+        out.inherited(name, &self.value);
     }
 }
 
@@ -81,8 +89,12 @@ impl<T> std::ops::DerefMut for Own<T> {
     }
 }
 
-impl<T> Inherit for Own<T> {
+impl<T: Debug> Inherit for Own<T> {
     fn inherit(&mut self, _: &Self) {}
+
+    fn dump(&self, default: &Self, name: &str, out: &mut Dump) {
+        out.own(name, &self.0, &default.0);
+    }
 }
 
 /// Declares a module's configuration: fields with docs, types and defaults, each inherited.
@@ -114,6 +126,13 @@ macro_rules! settings {
             #[allow(unused_variables)]
             fn inherit(&mut self, outer: &Self) {
                 $( $crate::conf::Inherit::inherit(&mut self.$field, &outer.$field); )*
+            }
+            #[allow(unused_variables)]
+            fn dump(&self, default: &Self, name: &str, out: &mut $crate::conf::dump::Dump) {
+                $(
+                    let field = out.join(name, stringify!($field));
+                    $crate::conf::Inherit::dump(&self.$field, &default.$field, &field, out);
+                )*
             }
         }
     };

@@ -127,6 +127,7 @@ fn empty_http() -> Http {
         listens: crate::http::router::Listens::default(),
         vars: Vec::new(),
         conf: crate::modules::HttpConf::default(),
+        srv: crate::modules::SrvConf::default(),
     }
 }
 

@@ -11,12 +11,17 @@ use smallvec::SmallVec;
 pub type Groups = SmallVec<[Option<(u32, u32)>; 10]>;
 
 /// A compiled pattern and the variables its named groups write.
-#[derive(Debug)]
 pub struct Regex {
     engine: Engine,
     names: Vec<(usize, VarId)>,
     /// The pattern as written.
     pub source: String,
+}
+
+impl std::fmt::Debug for Regex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "~{:?}", self.source)
+    }
 }
 
 #[derive(Debug)]

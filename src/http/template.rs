@@ -7,11 +7,17 @@ use crate::conf::{Builder, ConfError, ConfResult};
 use bytes::Bytes;
 
 /// A compiled value: text, variables and captures, in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Template {
     parts: Vec<Part>,
     /// The text as written.
     pub source: String,
+}
+
+impl std::fmt::Debug for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.source)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -1,5 +1,6 @@
 //! nginx's headers module: `add_header`, `expires`.
 
+use crate::conf::dump::Dump;
 use crate::conf::values::{one_of, time};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, Inherit, Setting};
 use crate::http::date;
@@ -95,6 +96,12 @@ impl Inherit for Conf {
             InheritAdded::On => self.added.inherit(&outer.added),
             InheritAdded::Merge => self.added.edit().extend(outer.added.iter().cloned()),
         }
+    }
+
+    fn dump(&self, default: &Conf, name: &str, out: &mut Dump) {
+        self.added.dump(&default.added, &out.join(name, "added"), out);
+        self.added_inherit.dump(&default.added_inherit, &out.join(name, "added_inherit"), out);
+        self.expires.dump(&default.expires, &out.join(name, "expires"), out);
     }
 }
 

@@ -33,7 +33,7 @@ struct Table {
 }
 
 /// Values by name: exact ones first, then wildcards.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Names<V> {
     /// By key in lower case.
     exact: HashMap<Vec<u8>, V>,

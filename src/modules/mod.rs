@@ -146,6 +146,12 @@ macro_rules! gather {
         pub struct $name { $( pub $field: $t, )* }
         impl Inherit for $name {
             fn inherit(&mut self, outer: &Self) { $( self.$field.inherit(&outer.$field); )* }
+            fn dump(&self, default: &Self, name: &str, out: &mut crate::conf::dump::Dump) {
+                $(
+                    let field = out.join(name, stringify!($field));
+                    self.$field.dump(&default.$field, &field, out);
+                )*
+            }
         }
     };
 }

@@ -20,14 +20,14 @@ settings! {
 }
 
 /// What a level's `valid_referers` say, while they are read.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Reading {
     valid: Valid,
     server_names: bool,
 }
 
 /// The valid pages.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Valid {
     /// A request without the field is as good.
     none: bool,

@@ -39,6 +39,27 @@ pub enum Step {
     If(Arc<Condition>, usize),
 }
 
+/// As it is written, but for variables, which are numbers still.
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Step::Set(variable, value) => write!(f, "set $#{variable} {value:?}"),
+            Step::Break => f.write_str("break"),
+            Step::Return(r) => write!(f, "return {} {:?}", r.status, r.text),
+            Step::Rewrite(r) => {
+                let end = match (r.redirect, r.last, r.stop) {
+                    (Some(status), ..) => status.to_string(),
+                    (None, true, _) => "last".into(),
+                    (None, false, true) => "break".into(),
+                    (None, false, false) => "on".into(),
+                };
+                write!(f, "rewrite {:?} {:?} {:?} {end}", r.regex, r.uri, r.args)
+            }
+            Step::If(condition, _) => write!(f, "if ({condition:?})"),
+        }
+    }
+}
+
 /// `return code [text]` or `return code URL`.
 pub struct Return {
     status: u16,
@@ -73,8 +94,26 @@ pub enum Condition {
     File(FileTest, Template, bool),
 }
 
+impl std::fmt::Debug for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = |wanted: &bool| if *wanted { "" } else { "!" };
+        match self {
+            Condition::Truthy(variable) => write!(f, "$#{variable}"),
+            Condition::Equals(variable, value, wanted) => {
+                write!(f, "$#{variable} {}= {value:?}", sign(wanted))
+            }
+            Condition::Matches(variable, regex, wanted) => {
+                write!(f, "$#{variable} {}{regex:?}", sign(wanted))
+            }
+            Condition::File(test, path, wanted) => {
+                write!(f, "{}{test:?} {path:?}", sign(wanted))
+            }
+        }
+    }
+}
+
 /// What is asked of a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileTest {
     /// `-f`
     File,

@@ -1,5 +1,6 @@
 //! nginx's secure_link module: links that cannot be made without a secret, and that may expire.
 
+use crate::conf::dump::Dump;
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, Inherit, Setting};
 use crate::http::request::Request;
 use crate::http::template::Template;
@@ -30,6 +31,12 @@ impl Inherit for Conf {
         if self.link.is_none() && self.md5.is_none() {
             self.secret.inherit(&outer.secret);
         }
+    }
+
+    fn dump(&self, default: &Conf, name: &str, out: &mut Dump) {
+        self.link.dump(&default.link, &out.join(name, "link"), out);
+        self.md5.dump(&default.md5, &out.join(name, "md5"), out);
+        out.inherited(&out.join(name, "secret"), &self.secret.is_some());
     }
 }
 

@@ -22,6 +22,7 @@ settings! {
 }
 
 /// `try_files`
+#[derive(Debug)]
 pub struct List {
     /// What is tried, in order, and whether it shall be a directory.
     tried: Vec<(Template, bool)>,
@@ -29,6 +30,7 @@ pub struct List {
     last: Last,
 }
 
+#[derive(Debug)]
 enum Last {
     /// `=code`
     Code(u16),

@@ -29,7 +29,6 @@ const MOST_FILES: usize = 256;
 const REPORT_AGAIN: Duration = Duration::from_secs(60);
 
 /// A log file. Its descriptor can be replaced while others write.
-#[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
     file: ArcSwapOption<File>,
@@ -38,6 +37,12 @@ pub struct LogFile {
     /// Held while writing; what a pipe takes in parts would mix otherwise.
     writing: Mutex<()>,
     reported: Mutex<Option<Instant>>,
+}
+
+impl std::fmt::Debug for LogFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.path)
+    }
 }
 
 /// How long lines may wait in memory (`buffer=` and `flush=`), and whether they are then compressed.

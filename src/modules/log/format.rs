@@ -18,12 +18,17 @@ pub const COMBINED: &str = concat!(
 );
 
 /// A format.
-#[derive(Debug)]
 pub struct Format {
     /// Its name as declared.
     pub name: String,
     escape: Escape,
     parts: Vec<Part>,
+}
+
+impl std::fmt::Debug for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 #[derive(Debug, PartialEq)]

@@ -42,7 +42,7 @@ settings! {
 }
 
 /// The logs of a level.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Logs {
     /// `access_log off`, which wins over others beside it.
     off: bool,
@@ -50,7 +50,7 @@ pub struct Logs {
 }
 
 /// An `access_log`.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct AccessLog {
     target: Target,
     format: Arc<Format>,
@@ -60,7 +60,7 @@ struct AccessLog {
     waiting: Option<Waiting>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Target {
     File(Arc<LogFile>),
     /// A path with variables.

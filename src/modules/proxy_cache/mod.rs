@@ -82,6 +82,7 @@ pub struct Methods {
 }
 
 /// A level's cache.
+#[derive(Debug)]
 pub struct Active {
     zone: Named,
     key: Template,
@@ -89,6 +90,7 @@ pub struct Active {
 }
 
 /// How a zone is named.
+#[derive(Debug)]
 enum Named {
     /// By its index in [`Http`] and [`Runtime`].
     Index(usize),

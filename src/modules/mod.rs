@@ -10,6 +10,7 @@ use crate::http::phases::Handler;
 use crate::http::vars::Variable;
 
 pub mod access;
+pub mod addition;
 pub mod auth_basic;
 pub mod auth_request;
 pub mod browser;
@@ -50,6 +51,7 @@ pub mod upstream;
 /// Every module's directives.
 pub const TABLES: &[&[Command]] = &[
     access::COMMANDS,
+    addition::COMMANDS,
     auth_basic::COMMANDS,
     auth_request::COMMANDS,
     browser::COMMANDS,
@@ -121,7 +123,8 @@ pub const PHASES: &[Handler] = &[
 
 /// Every module's filters of responses, in the order in which nginx's run. What concerns the whole
 /// of a response stays with the engine: not-modified before them, ranges after them.
-pub const FILTERS: &[Filter] = &[headers::FILTER, gunzip::FILTER, sub::FILTER, gzip::FILTER];
+pub const FILTERS: &[Filter] =
+    &[headers::FILTER, gunzip::FILTER, sub::FILTER, addition::FILTER, gzip::FILTER];
 
 /// What modules have to do once everything is inherited.
 pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] = &[
@@ -160,6 +163,7 @@ gather! {
     /// The modules' configuration of a level.
     LocConf {
         access: access::Conf,
+        addition: addition::Conf,
         auth_basic: auth_basic::Conf,
         auth_request: auth_request::Conf,
         browser: browser::Conf,

@@ -13,6 +13,7 @@ pub mod access;
 pub mod addition;
 pub mod auth_basic;
 pub mod auth_request;
+pub mod autoindex;
 pub mod browser;
 pub mod core;
 pub mod dav;
@@ -35,6 +36,7 @@ pub mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod proxy_cache;
+pub mod random_index;
 pub mod realip;
 pub mod referer;
 pub mod resolver;
@@ -54,6 +56,7 @@ pub const TABLES: &[&[Command]] = &[
     addition::COMMANDS,
     auth_basic::COMMANDS,
     auth_request::COMMANDS,
+    autoindex::COMMANDS,
     browser::COMMANDS,
     core::COMMANDS,
     empty_gif::COMMANDS,
@@ -74,6 +77,7 @@ pub const TABLES: &[&[Command]] = &[
     prometheus::COMMANDS,
     proxy::COMMANDS,
     proxy_cache::COMMANDS,
+    random_index::COMMANDS,
     realip::COMMANDS,
     referer::COMMANDS,
     resolver::COMMANDS,
@@ -116,7 +120,9 @@ pub const PHASES: &[Handler] = &[
     auth_request::HANDLER,
     try_files::HANDLER,
     mirror::HANDLER,
+    random_index::HANDLER,
     index::HANDLER,
+    autoindex::HANDLER,
     dav::HANDLER,
     static_files::HANDLER,
 ];
@@ -166,6 +172,7 @@ gather! {
         addition: addition::Conf,
         auth_basic: auth_basic::Conf,
         auth_request: auth_request::Conf,
+        autoindex: autoindex::Conf,
         browser: browser::Conf,
         core: core::Loc,
         gunzip: gunzip::Conf,
@@ -179,6 +186,7 @@ gather! {
         mirror: mirror::Conf,
         proxy: proxy::Conf,
         proxy_cache: proxy_cache::Conf,
+        random_index: random_index::Conf,
         realip: realip::Conf,
         referer: referer::Conf,
         resolver: resolver::Conf,

@@ -1,5 +1,7 @@
 //! Bodies: what a response consists of, and how a chunked or counted message body is decoded.
 
+use super::request::AttemptEnd;
+use super::response::Fields;
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -207,14 +209,22 @@ impl Framing {
     }
 }
 
-/// A chunked body's decoder (RFC 9112 section 7.1). Extensions and trailers are read and dropped,
-/// within bounds.
+/// A chunked body's decoder (RFC 9112 section 7.1). Extensions are read and dropped, and so are trailers
+/// unless somebody wants them, within bounds.
 #[derive(Debug, Clone, Default)]
 pub struct Chunks {
     left: u64,
     state: ChunkState,
     skipped: usize,
     done: bool,
+    wanted: Option<Box<Wanted>>,
+}
+
+/// Trailers as they come, and who wants them.
+#[derive(Debug, Clone)]
+struct Wanted {
+    fields: Fields,
+    by: Arc<AttemptEnd>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -231,6 +241,27 @@ const MAX_CHUNK_LINE: usize = 4096;
 const MAX_TRAILERS: usize = 32 * 1024;
 
 impl Chunks {
+    /// Keeps the fields after the body: at its end `by` has them.
+    pub fn keep_trailers(&mut self, by: Arc<AttemptEnd>) {
+        self.wanted = Some(Box::new(Wanted { fields: Fields::default(), by }));
+    }
+
+    /// A line after the last chunk; a field that is none is dropped.
+    fn trailer(&mut self, line: &[u8]) {
+        let Some(wanted) = &mut self.wanted else { return };
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            let _ = wanted.by.trailers.set(std::mem::take(&mut wanted.fields));
+            return;
+        }
+        let Some(colon) = memchr::memchr(b':', line) else { return };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let is_name = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+        if is_name && !value.iter().any(|b| matches!(b, b'\r' | 0)) {
+            wanted.fields.add(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        }
+    }
+
     fn take(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, BadChunk> {
         loop {
             match self.state {
@@ -278,6 +309,7 @@ impl Chunks {
                         return Err(BadChunk);
                     }
                     self.done = matches!(&input[..end], b"" | b"\r");
+                    self.trailer(&input[..end]);
                     input.advance(end + 1);
                 }
             }
@@ -329,6 +361,24 @@ mod tests {
         let text = b"5;x=y\r\nhello\r\n1\n!\n0\r\nTrailer: z\r\n\r\nNEXT";
         for step in 1..text.len() {
             assert_eq!(decode(text, step).unwrap(), (b"hello!".to_vec(), true, 4), "{step}");
+        }
+    }
+
+    #[test]
+    fn trailers_are_kept_for_who_wants_them() {
+        let text = b"1\r\n!\r\n0\r\nA: 1\r\nno field\r\nb c: 2\r\nX-Sum:  x y \n\r\nNEXT";
+        for step in 1..text.len() {
+            let (mut chunks, end) = (Chunks::default(), Arc::new(AttemptEnd::default()));
+            chunks.keep_trailers(end.clone());
+            let (mut framing, mut input) = (Framing::Chunked(chunks), BytesMut::new());
+            for part in text.chunks(step) {
+                input.extend_from_slice(part);
+                while framing.take(&mut input).unwrap().is_some() {}
+            }
+            assert!(framing.is_done());
+            let fields = end.trailers.get().unwrap();
+            let fields: Vec<_> = fields.iter().map(|(n, v)| (&n[..], &v[..])).collect();
+            assert_eq!(fields, [(&b"A"[..], &b"1"[..]), (b"X-Sum", b"x y")], "{step}");
         }
     }
 

@@ -152,6 +152,8 @@ pub struct AttemptEnd {
     pub micros: AtomicU64,
     /// Body bytes received.
     pub received: AtomicU64,
+    /// The fields after the body, where they are asked for (`proxy_pass_trailers`).
+    pub trailers: std::sync::OnceLock<Fields>,
 }
 
 /// What was sent, for the log and `$sent_http_*`.
@@ -161,6 +163,8 @@ pub struct Sent {
     pub status: u16,
     /// The response's fields, as sent.
     pub fields: Fields,
+    /// The fields after the body.
+    pub trailers: Fields,
     /// `Content-Type`.
     pub content_type: Option<Bytes>,
     /// `Content-Length`.

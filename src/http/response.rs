@@ -116,6 +116,8 @@ pub struct Response {
     pub silent: bool,
     /// Whether the connection must close after this.
     pub close: bool,
+    /// Whether fields follow the body (`add_trailer`).
+    pub trailers: bool,
     /// Whether this came from an upstream (for `gzip_proxied` and `proxy_intercept_errors`).
     pub upstream: bool,
 }

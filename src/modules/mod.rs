@@ -97,6 +97,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     browser::VARIABLES,
     core::VARIABLES,
     gzip::VARIABLES,
+    headers::VARIABLES,
     limit_conn::VARIABLES,
     limit_req::VARIABLES,
     log::VARIABLES,

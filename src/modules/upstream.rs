@@ -344,6 +344,10 @@ pub const VARIABLES: &[Variable] = &[
         }
         None => false,
     }),
+    Variable::prefix("upstream_trailer_", |rq, name, out| {
+        let fields = rq.attempts.last().and_then(|attempt| attempt.end.trailers.get());
+        fields.is_some_and(|fields| crate::modules::headers::joined(fields, name, out))
+    }),
     Variable::prefix("upstream_http_", |rq, name, out| {
         let Some(fields) = &rq.upstream_fields else { return false };
         let name = name.replace('_', "-");

@@ -351,6 +351,9 @@ impl Plan {
             end,
             silence: None,
         };
+        if let (Framing::Chunked(chunks), true) = (&mut body.framing, *conf.pass_trailers) {
+            chunks.keep_trailers(body.end.clone());
+        }
         if matches!(body.framing, Framing::Length(n) if n == body.input.len() as u64) {
             // All of a small answer came with its head: the connection is free at once.
             let whole: Bytes = body.input.split().freeze();

@@ -196,6 +196,9 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
         write_head(&rq, &response, &plan, &mut head);
     }
     record(&mut rq, &response);
+    if plan.chunked {
+        rq.sent.length = None;
+    }
     let tunnel = response.tunnel.take();
     let sent = send(&mut rq, &mut h1, head, &mut response, &plan).await;
     if let Some(tunnel) = tunnel
@@ -226,7 +229,6 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
 /// Drops what has already come of a chunked body that no handler read; whether it is no such body.
 fn bad_chunks_at_hand(rq: &mut Request) -> bool {
     let Downstream::H1(h1) = &mut rq.downstream else { return false };
-    eprintln!("BC {:?} {:?} {}", h1.framing, h1.input, rq.sent.status);
     if !matches!(h1.framing, Framing::Chunked(_)) {
         return false;
     }

@@ -1,12 +1,13 @@
 //! Head and body on their way: few writes, read-ahead for slow clients, an eye on who leaves.
 
 use super::sendfile::{WORTH, send_file};
-use super::write::Plan;
+use super::write::{Plan, last_chunk};
 use crate::http::body::{Body, BodyError};
 use crate::http::io::{Io, poll_read_into};
 use crate::http::pace::Pace;
 use crate::http::request::{H1Body, Request};
 use crate::http::response::Response;
+use crate::modules::headers;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -70,7 +71,11 @@ pub(super) async fn send(
             }
             if plan.chunked {
                 out.close_chunk();
-                out.push(Bytes::from_static(b"0\r\n\r\n"));
+                rq.sent.bytes = out.written;
+                out.push(last_chunk(rq, response));
+            } else if response.trailers {
+                // They are not sent, but they are variables.
+                headers::trailers(rq, response);
             }
         }
         out.write(&mut h1.io, &mut response.body).await

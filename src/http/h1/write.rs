@@ -5,6 +5,8 @@ use crate::http::error_page::server_token;
 use crate::http::head::{Method, Version};
 use crate::http::request::{Request, Sent};
 use crate::http::response::{Response, reason};
+use crate::modules::headers;
+use bytes::Bytes;
 
 /// How a response's body goes out.
 pub(super) struct Plan {
@@ -27,8 +29,12 @@ impl Plan {
             (false, false) => response.content_length(),
         };
         let unknown = !bodyless && !head_only && length.is_none();
-        let chunked =
-            unknown && rq.head.version == Version::Http11 && *rq.loc().core.chunked_transfer_encoding;
+        let with_trailers = response.trailers && !bodyless && !head_only;
+        let chunked = (unknown || with_trailers)
+            && rq.head.version == Version::Http11
+            && *rq.loc().core.chunked_transfer_encoding;
+        // Fields follow chunks only.
+        let length = length.filter(|_| !chunked);
         Plan { body: !bodyless && !head_only, chunked, length, closes: unknown && !chunked }
     }
 }
@@ -101,6 +107,19 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
     }
     out.extend_from_slice(b"\r\n");
     out.splice(..0, first);
+}
+
+/// The last chunk, with the fields that follow the body.
+pub(super) fn last_chunk(rq: &mut Request, response: &Response) -> Bytes {
+    if !headers::expects_trailers(rq, response) {
+        return Bytes::from_static(b"0\r\n\r\n");
+    }
+    let mut end = b"0\r\n".to_vec();
+    for (name, value) in headers::trailers(rq, response).iter() {
+        write_field(name, value, &mut end);
+    }
+    end.extend_from_slice(b"\r\n");
+    end.into()
 }
 
 /// Appends a field. A line end in a value, which a decoded URI may bring there, would begin another

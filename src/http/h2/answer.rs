@@ -9,6 +9,7 @@ use crate::http::pace::Pace;
 use crate::http::request::{Conn, Downstream, H2Body, Request};
 use crate::http::response::Response;
 use crate::http::{date, h1, phases};
+use crate::modules::headers;
 use crate::observe::error_log::Level;
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -130,7 +131,8 @@ async fn send(
         (false, true) => response.length,
         (false, false) => response.content_length(),
     };
-    let body = !bodyless && !head_only && length != Some(0);
+    let trailers = headers::expects_trailers(rq, response);
+    let body = !bodyless && !head_only && (length != Some(0) || response.trailers);
     let (head, size) = response_head(rq, response, length);
     h1::record(rq, response);
     let mut stream = respond.send_response(head, !body).map_err(client)?;
@@ -145,12 +147,42 @@ async fn send(
         shared,
         sent: 0,
         length,
+        trailers,
     };
     let result = out.body(response).await;
     let sent = out.sent;
     rq.sent.body_bytes = sent;
     rq.sent.bytes += sent + sent.div_ceil(16_384) * FRAME;
+    if trailers && result.is_ok() {
+        return send_trailers(rq, &mut stream, response);
+    }
     result
+}
+
+/// Ends a stream with the fields that follow the body, if there are any.
+fn send_trailers(
+    rq: &mut Request,
+    stream: &mut SendStream<Bytes>,
+    response: &Response,
+) -> Result<(), BodyError> {
+    let mut fields = HeaderMap::new();
+    let mut size = 0;
+    for (name, value) in headers::trailers(rq, response).iter() {
+        let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(value.clone()))
+        else {
+            continue;
+        };
+        if !is_of_http1(&name) {
+            size += (name.as_str().len() + value.len()) as u64;
+            fields.append(name, value);
+        }
+    }
+    if fields.is_empty() {
+        return stream.send_data(Bytes::new(), true).map_err(client);
+    }
+    rq.sent.bytes += size + FRAME;
+    stream.send_trailers(fields).map_err(client)
 }
 
 /// Status and fields in nginx's order, and about how many bytes they take.
@@ -221,6 +253,8 @@ struct Outgoing<'a> {
     shared: &'a Shared,
     sent: u64,
     length: Option<u64>,
+    /// Whether fields may follow, so that the end does not go with the last bytes.
+    trailers: bool,
 }
 
 impl Outgoing<'_> {
@@ -230,6 +264,7 @@ impl Outgoing<'_> {
             // The end goes with the last bytes when it is known in time, rather than in a frame of
             // its own: by the length, or because the body says so at once.
             let (end, ahead) = match self.length {
+                _ if self.trailers => (false, None),
                 Some(length) => (self.sent + bytes.len() as u64 >= length, None),
                 None => match poll_fn(|cx| Poll::Ready(response.body.poll_next(cx))).await {
                     Poll::Ready(None) => (true, None),
@@ -249,8 +284,11 @@ impl Outgoing<'_> {
                 None => self.next(response).await?,
             };
         }
-        if let Some(length) = self.length {
+        if let Some(length) = self.length.filter(|length| *length != self.sent) {
             return Err(BodyError::Upstream(format!("body of {length} bytes ended after {}", self.sent)));
+        }
+        if self.trailers {
+            return Ok(());
         }
         self.stream.send_data(Bytes::new(), true).map_err(client)
     }

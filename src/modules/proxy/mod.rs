@@ -84,6 +84,8 @@ settings! {
         inherit hide: Vec<String> = Vec::new(),
         /// `proxy_pass_header`s, lower case.
         inherit pass_headers: Vec<String> = Vec::new(),
+        /// `proxy_pass_trailers`
+        inherit pass_trailers: bool = false,
         /// `proxy_set_body`
         inherit set_body: Option<Template> = None,
         /// `proxy_method`
@@ -171,6 +173,7 @@ pub const COMMANDS: &[Command] = &[
         |b, d| list(b, d, |c| c.pass_headers.edit()),
         "a hidden field that is sent on",
     ),
+    set!("proxy_pass_trailers", pass_trailers, flag, "whether the fields after an answer's body are sent on"),
     Command::works(
         "proxy_set_body",
         |b, d| {

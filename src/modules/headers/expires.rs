@@ -1,48 +1,12 @@
-//! nginx's headers module: `add_header`, `expires`.
+//! `expires`: how long responses may be kept.
 
-use crate::conf::dump::Dump;
-use crate::conf::values::{one_of, time};
-use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, Inherit, Setting};
+use crate::conf::values::time;
+use crate::conf::{Builder, ConfError, ConfResult, Directive};
 use crate::http::date;
-use crate::http::filters::Filter;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::template::Template;
 use bytes::Bytes;
-use std::sync::Arc;
-
-/// What a level configures.
-#[derive(Clone)]
-pub struct Conf {
-    /// `add_header`
-    pub added: Setting<Vec<Arc<Added>>>,
-    /// What becomes of the outer level's `add_header`s.
-    pub added_inherit: Setting<InheritAdded>,
-    /// `expires`
-    pub expires: Setting<Expires>,
-}
-
-/// One `add_header`.
-#[derive(Debug)]
-pub struct Added {
-    name: Bytes,
-    value: Template,
-    /// Whether the value is always the same.
-    constant: bool,
-    /// Whether it is added whatever the status.
-    always: bool,
-}
-
-/// `add_header_inherit`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InheritAdded {
-    /// The outer level's list, where a level has none of its own.
-    On,
-    /// Never.
-    Off,
-    /// The outer level's list after the level's own.
-    Merge,
-}
 
 /// `expires`
 #[derive(Clone, Debug)]
@@ -77,63 +41,7 @@ pub enum Span {
     Daily(i64),
 }
 
-impl Default for Conf {
-    fn default() -> Conf {
-        Conf {
-            added: Setting::new(Vec::new()),
-            added_inherit: Setting::new(InheritAdded::On),
-            expires: Setting::new(Expires::Off),
-        }
-    }
-}
-
-impl Inherit for Conf {
-    fn inherit(&mut self, outer: &Conf) {
-        self.expires.inherit(&outer.expires);
-        self.added_inherit.inherit(&outer.added_inherit);
-        match *self.added_inherit {
-            InheritAdded::Off => {}
-            InheritAdded::On => self.added.inherit(&outer.added),
-            InheritAdded::Merge => self.added.edit().extend(outer.added.iter().cloned()),
-        }
-    }
-
-    fn dump(&self, default: &Conf, name: &str, out: &mut Dump) {
-        self.added.dump(&default.added, &out.join(name, "added"), out);
-        self.added_inherit.dump(&default.added_inherit, &out.join(name, "added_inherit"), out);
-        self.expires.dump(&default.expires, &out.join(name, "expires"), out);
-    }
-}
-
-/// The directives.
-pub const COMMANDS: &[Command] = &[
-    Command::works("add_header", add_header, "a field of responses"),
-    Command::works(
-        "add_header_inherit",
-        |b, d| {
-            use InheritAdded::{Merge, Off, On};
-            let v = one_of(d, &[("on", On), ("off", Off), ("merge", Merge)])?;
-            b.loc().headers.added_inherit.set(v)
-        },
-        "what becomes of the outer level's add_header",
-    ),
-    Command::works("expires", expires, "how long responses may be kept"),
-];
-
-fn add_header(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    let always = match d.args.get(2).map(String::as_str) {
-        None => false,
-        Some("always") => true,
-        Some(other) => return Err(ConfError::new(format!("invalid parameter \"{other}\""))),
-    };
-    let value = b.template(d.arg(1))?;
-    let name = Bytes::copy_from_slice(d.arg(0).as_bytes());
-    let constant = value.constant().is_some();
-    b.loc().headers.added.edit().push(Arc::new(Added { name, value, constant, always }));
-    Ok(())
-}
-
-fn expires(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+pub(super) fn expires(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let (text, modified) = match d.args.as_slice() {
         [text] => (text, false),
         [word, text] if word == "modified" => (text, true),
@@ -224,56 +132,8 @@ fn next_time_in(zone: &jiff::tz::TimeZone, now: i64, second: i64) -> i64 {
     today().unwrap_or(now)
 }
 
-/// Whether a status is one that fields are added to without `always`.
-fn is_plain(status: u16) -> bool {
-    matches!(status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
-}
-
-/// Whether a value that is added may depend on the response, so that the response must be known first.
-pub fn reads_response(loc: &crate::modules::LocConf) -> bool {
-    let conf = &loc.headers;
-    matches!(*conf.expires, Expires::Variable { .. }) || conf.added.iter().any(|a| !a.constant)
-}
-
-/// Adds fields where there are some to add.
-pub const FILTER: Filter = Filter {
-    wants: |loc| !loc.headers.added.is_empty() || !matches!(*loc.headers.expires, Expires::Off),
-    subrequests: false,
-    call: apply,
-};
-
-/// Adds what is configured to a response (ngx_http_headers_filter).
-pub fn apply(rq: &mut Request, response: &mut Response) {
-    let conf = &rq.loc().headers;
-    let plain = is_plain(response.status);
-    if plain {
-        set_expires(rq, &conf.expires, response);
-    }
-    for added in conf.added.iter().filter(|a| plain || a.always) {
-        let value = added.value.eval(rq);
-        if added.name.eq_ignore_ascii_case(b"last-modified") {
-            set_last_modified(response, value);
-        } else if added.name.eq_ignore_ascii_case(b"etag") {
-            response.etag = (!value.is_empty()).then_some(value);
-        } else if !value.is_empty() {
-            response.fields.add(added.name.clone(), value);
-        }
-    }
-}
-
-/// An empty value takes the field away. One that is no date is sent all the same, but nothing can be
-/// compared with it.
-fn set_last_modified(response: &mut Response, value: Bytes) {
-    response.fields.remove("last-modified");
-    response.last_modified = date::parse_http_date(&value);
-    let same = response.last_modified.is_some_and(|at| date::http_date(at).as_bytes() == &value[..]);
-    if !value.is_empty() && !same {
-        response.last_modified = None;
-        response.fields.add_static("Last-Modified", value);
-    }
-}
-
-fn set_expires(rq: &Request, expires: &Expires, response: &mut Response) {
+/// Says how long a response may be kept.
+pub(super) fn set_expires(rq: &Request, expires: &Expires, response: &mut Response) {
     let span = match expires {
         Expires::Off => return,
         Expires::Fixed(span) => *span,

@@ -1,0 +1,44 @@
+//! Fields after a response's body: `add_trailer`, and those of an upstream (`proxy_pass_trailers`).
+
+use super::is_plain;
+use crate::http::request::Request;
+use crate::http::response::{Fields, Response};
+
+/// Whether fields may follow the body of a response: an HTTP/2 stream must not end with it.
+pub fn expects_trailers(rq: &Request, response: &Response) -> bool {
+    response.trailers || response.upstream && *rq.loc().proxy.pass_trailers
+}
+
+/// The fields that follow a body, all of which has been sent: the upstream's, then our own, whose
+/// values are made now (ngx_http_trailers_filter). They are noted for `$sent_trailer_*`.
+pub fn trailers<'a>(rq: &'a mut Request, response: &Response) -> &'a Fields {
+    let mut fields = Fields::default();
+    let conf = &rq.loc().proxy;
+    if response.upstream
+        && *conf.pass_trailers
+        && let Some(theirs) = rq.attempts.last().and_then(|attempt| attempt.end.trailers.get())
+    {
+        for (name, value) in theirs.iter() {
+            if !conf.hide.iter().any(|hidden| name.eq_ignore_ascii_case(hidden.as_bytes())) {
+                fields.add(name.clone(), value.clone());
+            }
+        }
+    }
+    if response.trailers {
+        let plain = is_plain(response.status);
+        for added in rq.loc().headers.trailers.iter().filter(|added| plain || added.always) {
+            let value = added.value.eval(rq);
+            if !value.is_empty() {
+                fields.add(added.name.clone(), value);
+            }
+        }
+    }
+    rq.sent.trailers = fields;
+    &rq.sent.trailers
+}
+
+/// Appends the values of a variable's name (`x_checksum`); false when there are none.
+pub fn joined(fields: &Fields, name: &str, out: &mut Vec<u8>) -> bool {
+    let name = name.replace('_', "-");
+    crate::modules::core::joined(fields.all(&name).map(bytes::Bytes::as_ref), b", ", out)
+}

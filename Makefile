@@ -5,7 +5,7 @@ BINARY := target/release/edgewater
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check setup parity bench image docs golden clean
+.PHONY: help demo build test check setup parity fuzz bench image docs golden clean
 
 help: ## this list
 	@echo 'Edgewater: an edge server that reads nginx.conf.'
@@ -32,6 +32,9 @@ setup: ## what the tests need: nginx, ffmpeg, Chromium, Docker ...
 
 parity: ## Edgewater and nginx side by side; CASE=name runs the cases whose name holds it
 	env -u CASE $(CARGO) test --test parity -- $(CASE)
+
+fuzz: ## broken configurations by the million; FUZZ_SECONDS=600 is how long
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} FUZZ_SEED=$$(date +%s) nice $(CARGO) test --test fuzz
 
 bench: ## CPU per request beside nginx, both pinned alike; CELL="h2 1k" runs only such cells
 	@sh tests/setup.sh bench

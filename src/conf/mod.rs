@@ -5,12 +5,13 @@
 //! modules' setters, [`setting`] carries inheritance, [`values`] reads sizes, times and the like,
 //! [`diag`] is how mistakes are told, [`support`] says why a directive is not
 //! supported, and [`matrix`] makes the page about all of them.
-//! [`dump`] writes what a configuration came to, level by level.
+//! [`files`] reads what a configuration names, and [`dump`] writes what a configuration came to, level by level.
 
 pub mod build;
 pub mod cidr;
 pub mod diag;
 pub mod dump;
+pub mod files;
 pub mod lexer;
 pub mod matrix;
 pub mod parser;

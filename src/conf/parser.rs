@@ -80,12 +80,14 @@ pub struct Parsed {
 
 /// Deeper includes than this are a cycle.
 const MAX_INCLUDE_DEPTH: usize = 64;
+/// More files than this come of files that include each other twice.
+const MAX_FILES: usize = 1 << 16;
 /// Deeper blocks than this are not a configuration; the bound keeps the recursion safe.
 const MAX_BLOCK_DEPTH: usize = 128;
 
 /// Parses the text given with `-g`.
 pub fn parse_globals(text: &str) -> Vec<Item> {
-    let mut parser = Parser { conf_dir: PathBuf::new(), sources: Vec::new() };
+    let mut parser = Parser { conf_dir: PathBuf::new(), sources: Vec::new(), files: 0 };
     let mut lexer = Lexer::new(text.as_bytes(), Arc::from("command line"), 0);
     let mut items = parser.block(&mut lexer, 0, 0);
     end_of_parameter(&mut items);
@@ -108,7 +110,7 @@ fn end_of_parameter(items: &mut [Item]) {
 /// Relative includes are looked up in the directory of `path`, as nginx does.
 pub fn parse_file(path: &Path) -> ConfResult<Parsed> {
     let conf_dir = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    let mut parser = Parser { conf_dir, sources: Vec::new() };
+    let mut parser = Parser { conf_dir, sources: Vec::new(), files: 0 };
     let items = parser.file(path, 0, 0)?;
     Ok(Parsed { items, sources: parser.sources })
 }
@@ -116,17 +118,24 @@ pub fn parse_file(path: &Path) -> ConfResult<Parsed> {
 struct Parser {
     conf_dir: PathBuf,
     sources: Vec<Source>,
+    /// Files read so far, each as often as it was included.
+    files: usize,
 }
 
 impl Parser {
     fn file(&mut self, path: &Path, includes: usize, depth: usize) -> ConfResult<Vec<Item>> {
         let name: Arc<str> = Arc::from(path.to_string_lossy().as_ref());
-        let text = std::fs::read(path).map_err(|e| {
+        let text = super::files::read(path).map_err(|e| {
             let call = if e.kind() == std::io::ErrorKind::IsADirectory { "pread" } else { "open" };
             ConfError::new(format!("{call}() \"{name}\" failed ({})", super::values::os_error(&e)))
         })?;
         if !self.sources.iter().any(|s| s.file == name) {
             self.sources.push(Source { file: name.clone(), text: text.clone() });
+        }
+        self.files += 1;
+        if self.files > MAX_FILES {
+            return Err(ConfError::new(format!("more than {MAX_FILES} files are included"))
+                .hint("do files include each other?"));
         }
         let mut lexer = Lexer::new(&text, name, 1);
         Ok(self.block(&mut lexer, includes, depth))
@@ -231,6 +240,11 @@ impl Parser {
             items.extend(read);
             return Ok(());
         }
+        // Two asterisks are one: nginx's patterns do not go into directories.
+        let mut full_text = full_text;
+        while full_text.contains("**") {
+            full_text = full_text.replace("**", "*");
+        }
         let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
         let paths = glob::glob_with(&full_text, options)
             .map_err(|e| ConfError::new(format!("invalid pattern \"{pattern}\": {e}")).at(at))?;
@@ -261,7 +275,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Vec<Item> {
-        let mut parser = Parser { conf_dir: PathBuf::new(), sources: Vec::new() };
+        let mut parser = Parser { conf_dir: PathBuf::new(), sources: Vec::new(), files: 0 };
         parser.block(&mut Lexer::new(text.as_bytes(), Arc::from("t.conf"), 1), 0, 0)
     }
 
@@ -284,6 +298,32 @@ mod tests {
     fn a_missing_brace_is_found_at_the_end() {
         let items = parse("http {\n  server {\n  }\n");
         assert_eq!(first_error(&items).unwrap().message, "unexpected end of file, expecting \"}\"");
+    }
+
+    #[test]
+    fn two_asterisks_are_one() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("deep")).unwrap();
+        for name in ["a.conf", "deep/b.conf"] {
+            std::fs::write(dir.path().join(name), "x;").unwrap();
+        }
+        for (pattern, files) in [("**.conf", 1), ("*/**.conf", 1), ("**/*.conf", 1)] {
+            let main = dir.path().join("main");
+            std::fs::write(&main, format!("include {pattern};")).unwrap();
+            assert_eq!(parse_file(&main).unwrap().items.len(), files, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn files_that_multiply_are_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..40 {
+            std::fs::write(dir.path().join(n.to_string()), format!("include {0}; include {0};", n + 1))
+                .unwrap();
+        }
+        std::fs::write(dir.path().join("40"), "").unwrap();
+        let items = parse_file(&dir.path().join("0")).unwrap().items;
+        assert!(first_error(&items).unwrap().message.contains("files are included"));
     }
 
     #[test]

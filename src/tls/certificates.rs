@@ -101,7 +101,7 @@ fn private_key(file: &NamedFile) -> ConfResult<PrivateKeyDer<'static>> {
 }
 
 fn read(what: &str, file: &NamedFile) -> ConfResult<Vec<u8>> {
-    std::fs::read(&file.path).map_err(|e| {
+    crate::conf::files::read(&file.path).map_err(|e| {
         let reason = os_error(&e);
         let error = cannot(what, file, &format!("fopen() failed ({reason})"));
         match e.kind() {

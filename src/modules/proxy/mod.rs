@@ -375,7 +375,7 @@ fn trusted_certificate(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let path = b.conf_path(d.arg(0));
     let failed =
         |cause: String| ConfError::new(format!("cannot load certificate \"{}\": {cause}", path.display()));
-    let text = std::fs::read(&path).map_err(|e| failed(crate::conf::values::os_error(&e)))?;
+    let text = crate::conf::files::read(&path).map_err(|e| failed(crate::conf::values::os_error(&e)))?;
     let mut certificates = 0;
     for certificate in CertificateDer::pem_slice_iter(&text) {
         certificate.map_err(|e| failed(e.to_string()))?;

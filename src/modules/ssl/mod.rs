@@ -296,7 +296,7 @@ fn merge(cache: &mut Cache, next: Cache) {
 
 fn ticket_key(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let path = b.conf_path(d.arg(0));
-    let bytes = std::fs::read(&path)
+    let bytes = crate::conf::files::read(&path)
         .map_err(|e| ConfError::new(format!("open() \"{}\" failed ({})", path.display(), os_error(&e))))?;
     let key = FileKey::new(&bytes)
         .ok_or_else(|| ConfError::new(format!("\"{}\" must be 48 or 80 bytes", path.display())))?;

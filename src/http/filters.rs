@@ -238,7 +238,7 @@ fn unsatisfiable(rq: &mut Request, response: &mut Response, refusal: &Unsatisfia
     page.fields.set("Content-Range", format!("bytes */{}", refusal.length));
     page.vary = response.vary;
     *response = page;
-    headers::apply(rq, response);
+    run_table(rq, response);
 }
 
 #[cfg(test)]

@@ -183,7 +183,7 @@ fn cut(body: Body, range: Range<u64>) -> Body {
 }
 
 /// One range of a body in memory or of a stream that has parts.
-fn part(body: &Body, range: Range<u64>) -> Body {
+pub fn part(body: &Body, range: Range<u64>) -> Body {
     match body {
         Body::Empty => Body::Empty,
         Body::Bytes(bytes) => bytes.slice(range.start as usize..range.end as usize).into(),

@@ -11,10 +11,10 @@ use crate::conf::build::{Http, LevelId};
 use crate::edge::{Generation, Local};
 use crate::modules::{LocConf, SrvConf};
 use bytes::{Bytes, BytesMut};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// One end of a connection.
@@ -267,6 +267,8 @@ pub struct Request {
     pub limit_rate: Option<u64>,
     /// The URI of `proxy_pass` with which the request goes upstream, for `$proxy_host` and the like.
     pub proxy_target: Option<Arc<crate::modules::proxy::Target>>,
+    /// The charset of the answer, once it is known; one cell with the requests below it.
+    charset: OnceCell<Arc<OnceLock<Bytes>>>,
     id: RefCell<Option<[u8; 16]>>,
     slots: RefCell<Vec<Slot>>,
     captures: RefCell<Captures>,
@@ -317,6 +319,7 @@ impl Request {
             status_override: None,
             limit_rate: None,
             proxy_target: None,
+            charset: OnceCell::new(),
             id: RefCell::new(None),
             slots: RefCell::new(Vec::new()),
             captures: RefCell::default(),
@@ -350,6 +353,7 @@ impl Request {
         rq.length = self.length;
         // A client's request is counted once, however many are made of it.
         (rq.limit_req, rq.limit_conn) = (self.limit_req, self.limit_conn);
+        rq.charset = self.charset.get_or_init(Arc::default).clone().into();
         rq.id = self.id.clone();
         rq.slots = self.slots.clone();
         Some(rq)
@@ -424,6 +428,19 @@ impl Request {
     /// `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if self.conn.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Notes the charset of the client's answer. It is told once: of a second answer, in place of the
+    /// first, the first's holds.
+    pub fn tell_charset(&self, name: Bytes) {
+        if self.depth == 0 {
+            let _ = self.charset.get_or_init(Arc::default).set(name);
+        }
+    }
+
+    /// The charset of the client's answer, as far as it is known.
+    pub fn told_charset(&self) -> Option<Bytes> {
+        self.charset.get()?.get().filter(|name| !name.is_empty()).cloned()
     }
 
     /// A number for the request that no other has (`$request_id`).

@@ -92,6 +92,10 @@ pub struct Response {
     pub fields: Fields,
     /// `Content-Type`, complete.
     pub content_type: Option<Bytes>,
+    /// How many bytes of it are the type, when we added the charset.
+    pub type_length: Option<usize>,
+    /// The charset that an upstream asks for by `X-Accel-Charset`.
+    pub charset_override: Option<Bytes>,
     /// `Content-Length`, when it is known; taken from the body when `None` and the body knows it.
     pub length: Option<u64>,
     /// `Last-Modified`.

@@ -67,6 +67,10 @@ pub fn read(
 /// type (ngx_http_upstream_copy_content_type).
 pub fn split(response: &Response) -> (&[u8], Option<&[u8]>) {
     let whole: &[u8] = response.content_type.as_deref().unwrap_or_default();
+    if let Some(length) = response.type_length {
+        let charset = &whole[length..];
+        return (&whole[..length], charset.strip_prefix(b"; charset="));
+    }
     if !response.upstream {
         return (whole, None);
     }

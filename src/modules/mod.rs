@@ -15,6 +15,7 @@ pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
 pub mod browser;
+pub mod charset;
 pub mod core;
 pub mod dav;
 pub mod empty_gif;
@@ -58,6 +59,7 @@ pub const TABLES: &[&[Command]] = &[
     auth_request::COMMANDS,
     autoindex::COMMANDS,
     browser::COMMANDS,
+    charset::COMMANDS,
     core::COMMANDS,
     empty_gif::COMMANDS,
     dav::COMMANDS,
@@ -131,10 +133,11 @@ pub const PHASES: &[Handler] = &[
 /// Every module's filters of responses, in the order in which nginx's run. What concerns the whole
 /// of a response stays with the engine: not-modified before them, ranges after them.
 pub const FILTERS: &[Filter] =
-    &[headers::FILTER, gunzip::FILTER, sub::FILTER, addition::FILTER, gzip::FILTER];
+    &[headers::FILTER, gunzip::FILTER, sub::FILTER, charset::FILTER, addition::FILTER, gzip::FILTER];
 
 /// What modules have to do once everything is inherited.
 pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] = &[
+    charset::finish,
     core::finish,
     log::finish,
     ssl::finish,
@@ -175,6 +178,7 @@ gather! {
         auth_request: auth_request::Conf,
         autoindex: autoindex::Conf,
         browser: browser::Conf,
+        charset: charset::Conf,
         core: core::Loc,
         gunzip: gunzip::Conf,
         dav: dav::Conf,
@@ -212,6 +216,7 @@ gather! {
 #[derive(Default)]
 #[allow(missing_docs)]
 pub struct HttpConf {
+    pub charset: charset::Http,
     pub limit_conn: limit_conn::Zones,
     pub limit_req: limit_req::Zones,
     pub log: log::Http,

@@ -55,6 +55,9 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
         return Flow::Respond(response);
     }
     accel_limits(rq, &fields, &mut answer);
+    if !proxy_cache::ignores(rq, "x-accel-charset") {
+        response.charset_override = fields.get("x-accel-charset").cloned();
+    }
     // A HEAD that the cache asked as GET has a body that is not for the client.
     if rq.method == Method::Head {
         response.length = answer.length.or_else(|| answer.body.known_length().filter(|n| *n > 0));

@@ -6,7 +6,7 @@
 
 use super::build::{Config, Http, Level, LevelId, LevelKind};
 use super::setting::Inherit;
-use crate::http::router::{Bound, ListenOptions, ServerName};
+use crate::http::listens::{Bound, ListenOptions, ServerName};
 use crate::modules::{LocConf, MainConf, SrvConf};
 use std::collections::{HashMap, HashSet};
 use std::fmt::{Debug, Write};

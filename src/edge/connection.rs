@@ -3,12 +3,13 @@
 use super::worker::{self, Worker};
 use super::{Edge, Local};
 use crate::http::io::Io;
+use crate::http::listens::{Bound, ListenAddr};
 use crate::http::proxy_protocol::Header;
 use crate::http::request::{Address, Conn, TlsInfo, next_serial};
-use crate::http::router::{Bound, ListenAddr};
 use crate::http::{h1, h2};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -79,6 +80,7 @@ pub async fn serve(arrival: Arrival, socket: Socket) {
     if let Socket::Tcp(stream) = &socket {
         let _ = stream.set_nodelay(true);
     }
+    let descriptor = socket.as_raw_fd();
     let accepted = Instant::now();
     let serial = next_serial();
     let proxied = if bound.proxy_protocol {
@@ -100,6 +102,9 @@ pub async fn serve(arrival: Arrival, socket: Socket) {
         (plain(socket), None, false)
     };
     let conn = conn(&arrival, serial, proxied, tls, accepted);
+    conn.descriptor.store(descriptor, Ordering::Relaxed);
+    // Tasks that outlive the connection must not ask about the next one of that number.
+    let _forget = Forget(conn.clone());
     let access = Access { edge: arrival.edge, worker: arrival.worker, conn, local };
     if speaks_h2 {
         h2::serve(access, io, bytes::BytesMut::new()).await;
@@ -107,6 +112,23 @@ pub async fn serve(arrival: Arrival, socket: Socket) {
         // TLS was expected where the client spoke plain HTTP: nginx answers 497.
         let expected_tls = ssl && !io.is_tls();
         h1::serve(access, io, h1::Options { expected_tls, preface: http2 && !ssl }).await;
+    }
+}
+
+struct Forget(Arc<Conn>);
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        self.0.descriptor.store(-1, Ordering::Relaxed);
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Socket::Tcp(stream) => stream.as_raw_fd(),
+            Socket::Unix(stream) => stream.as_raw_fd(),
+        }
     }
 }
 
@@ -132,6 +154,7 @@ fn conn(
         proxied,
         tls,
         requests: AtomicU64::new(0),
+        descriptor: AtomicI32::new(-1),
         accepted,
     })
 }

@@ -1,8 +1,10 @@
 //! Listening sockets: one per address and worker (SO_REUSEPORT), kept over reloads.
 
+use super::tcp;
 use crate::conf::values::os_error;
 use crate::conf::{ConfError, ConfResult};
-use crate::http::router::{ListenAddr, ListenOptions, Listens};
+use crate::http::listens::{ListenAddr, ListenOptions, Listens};
+use crate::observe::error_log::{Level, log};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::HashMap;
 use std::io;
@@ -110,9 +112,14 @@ impl Listeners {
             if let Some(group) = self.groups.get_mut(&*bound.addr)
                 && group.options != bound.options
             {
+                let undefer = group.options.deferred && !bound.options.deferred;
                 group.options = bound.options.clone();
                 let backlog = bound.options.backlog.unwrap_or(BACKLOG) as i32;
                 for socket in &group.sockets {
+                    if undefer {
+                        let _ = tcp::set(socket, tcp::DEFER_ACCEPT, 0);
+                    }
+                    tune(socket, &bound.addr, &bound.options);
                     let _ = socket.listen(backlog);
                 }
             }
@@ -153,8 +160,9 @@ fn bind_group(addr: &Arc<ListenAddr>, options: &ListenOptions, workers: usize) -
 }
 
 fn inet_socket(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
+    let protocol = if options.multipath { Protocol::MPTCP } else { Protocol::TCP };
     let socket =
-        Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+        Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(protocol))?;
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
         socket.set_only_v6(!options.dual_stack)?;
@@ -165,37 +173,56 @@ fn inet_socket(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> 
 fn bind_inet(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
     let socket = inet_socket(addr, options)?;
     socket.set_reuse_port(true)?;
-    tune(&socket, options)?;
+    tune(&socket, &ListenAddr::Inet(addr), options);
     socket.bind(&SockAddr::from(addr))?;
     socket.listen(options.backlog.unwrap_or(BACKLOG) as i32)?;
     Ok(socket)
 }
 
-fn tune(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
+/// Sets the options; one that the kernel does not take is told and does without, as with nginx.
+fn tune(socket: &Socket, addr: &ListenAddr, options: &ListenOptions) {
+    let is_tcp = matches!(addr, ListenAddr::Inet(_));
+    let told = |name: &str, result: io::Result<()>| {
+        if let Err(e) = result {
+            let e = os_error(&e);
+            log(Level::Alert, format_args!("setsockopt({name}) {addr} failed, ignored ({e})"));
+        }
+    };
     if let Some(bytes) = options.rcvbuf {
-        socket.set_recv_buffer_size(bytes)?;
+        told("SO_RCVBUF", socket.set_recv_buffer_size(bytes));
     }
     if let Some(bytes) = options.sndbuf {
-        socket.set_send_buffer_size(bytes)?;
+        told("SO_SNDBUF", socket.set_send_buffer_size(bytes));
     }
-    if let Some((idle, interval, count)) = options.keepalive {
-        let mut keepalive = socket2::TcpKeepalive::new();
-        if let Some(idle) = idle {
-            keepalive = keepalive.with_time(std::time::Duration::from_secs(idle.into()));
-        }
-        if let Some(interval) = interval {
-            keepalive = keepalive.with_interval(std::time::Duration::from_secs(interval.into()));
-        }
-        if let Some(count) = count {
-            keepalive = keepalive.with_retries(count);
-        }
-        socket.set_tcp_keepalive(&keepalive)?;
+    if let Some(on) = options.keepalive {
+        told("SO_KEEPALIVE", socket.set_keepalive(on.is_some()));
     }
-    Ok(())
+    if let Some(Some((idle, interval, count))) = options.keepalive
+        && is_tcp
+    {
+        for (name, option, value) in [
+            ("TCP_KEEPIDLE", libc::TCP_KEEPIDLE, idle),
+            ("TCP_KEEPINTVL", libc::TCP_KEEPINTVL, interval),
+            ("TCP_KEEPCNT", libc::TCP_KEEPCNT, count),
+        ] {
+            if value > 0 {
+                told(name, tcp::set(socket, option, value as i32));
+            }
+        }
+    }
+    if let Some(queue) = options.fastopen
+        && is_tcp
+    {
+        told("TCP_FASTOPEN", tcp::set(socket, tcp::FASTOPEN, queue as i32));
+    }
+    if options.deferred && is_tcp {
+        told("TCP_DEFER_ACCEPT", tcp::set(socket, tcp::DEFER_ACCEPT, 1));
+    }
 }
 
 fn bind_unix(path: &std::path::Path, options: &ListenOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    tune(&socket, &ListenAddr::Unix(path.to_path_buf()), options);
     let addr = SockAddr::unix(path)?;
     if let Err(e) = socket.bind(&addr) {
         // A file nobody listens on is left from a process that was killed.
@@ -211,4 +238,101 @@ fn bind_unix(path: &std::path::Path, options: &ListenOptions) -> io::Result<Sock
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     socket.listen(options.backlog.unwrap_or(BACKLOG) as i32)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    /// The sockets of what a server listens on, by the address.
+    fn bound(listen: &str, workers: usize) -> Listeners {
+        let mut listeners = Listeners::default();
+        let change = listeners.prepare(&listens(listen), workers).unwrap_or_else(|e| panic!("{e}"));
+        listeners.commit(change);
+        listeners
+    }
+
+    fn listens(listen: &str) -> Listens {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("events {{}} http {{ server {{ listen {listen}; }} }}");
+        let config = crate::conf::build::load_text(dir.path(), &text).unwrap_or_else(|e| panic!("{e}"));
+        config.http.unwrap().listens
+    }
+
+    /// A port that was free a moment ago.
+    fn free(host: &str) -> u16 {
+        std::net::TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port()
+    }
+
+    fn sockets(listeners: &Listeners) -> Vec<&Socket> {
+        listeners.groups.values().flat_map(|g| &g.sockets).collect()
+    }
+
+    #[test]
+    fn every_option_reaches_each_worker_s_socket() {
+        let address = format!("127.0.0.1:{}", free("127.0.0.1"));
+        let options = "rcvbuf=32k sndbuf=24k so_keepalive=30:7:3 fastopen=9 deferred backlog=77";
+        let mut listeners = bound(&format!("{address} {options}"), 2);
+        let of = |listeners: &Listeners, level, option| -> Vec<i32> {
+            sockets(listeners).iter().map(|s| tcp::get(*s, level, option)).collect()
+        };
+        let (socket, ip) = (libc::SOL_SOCKET, libc::IPPROTO_TCP);
+        // The kernel doubles a buffer's size for its own needs.
+        assert_eq!(of(&listeners, socket, libc::SO_RCVBUF), [2 * 32 * 1024; 2]);
+        assert_eq!(of(&listeners, socket, libc::SO_SNDBUF), [2 * 24 * 1024; 2]);
+        assert_eq!(of(&listeners, socket, libc::SO_KEEPALIVE), [1; 2]);
+        assert_eq!(of(&listeners, socket, libc::SO_REUSEPORT), [1; 2]);
+        assert_eq!(of(&listeners, ip, libc::TCP_KEEPIDLE), [30; 2]);
+        assert_eq!(of(&listeners, ip, libc::TCP_KEEPINTVL), [7; 2]);
+        assert_eq!(of(&listeners, ip, libc::TCP_KEEPCNT), [3; 2]);
+        assert_eq!(of(&listeners, ip, libc::TCP_FASTOPEN), [9; 2]);
+        assert_eq!(of(&listeners, ip, libc::TCP_DEFER_ACCEPT), [1; 2]);
+        let backlogs = |listeners: &Listeners| -> Vec<u32> {
+            sockets(listeners).iter().map(|s| tcp::info(s.as_raw_fd()).unwrap().backlog).collect()
+        };
+        assert_eq!(backlogs(&listeners), [77; 2]);
+        // A reload changes what can be changed.
+        listeners.retune(&listens(&format!("{address} backlog=5 so_keepalive=off")));
+        assert_eq!(backlogs(&listeners), [5; 2]);
+        assert_eq!(of(&listeners, socket, libc::SO_KEEPALIVE), [0; 2]);
+        assert_eq!(of(&listeners, ip, libc::TCP_DEFER_ACCEPT), [0; 2]);
+    }
+
+    #[test]
+    fn without_options_the_kernel_s_are_left() {
+        let listeners = bound(&format!("127.0.0.1:{}", free("127.0.0.1")), 1);
+        let plain = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        for (level, option) in [
+            (libc::SOL_SOCKET, libc::SO_SNDBUF),
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+            (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+        ] {
+            assert_eq!(tcp::get(sockets(&listeners)[0], level, option), tcp::get(&plain, level, option));
+        }
+    }
+
+    #[test]
+    fn an_ipv6_wildcard_takes_ipv4_only_when_told() {
+        for (option, only) in [("", 1), ("ipv6only=on", 1), ("ipv6only=off", 0)] {
+            let listeners = bound(&format!("[::]:{} {option}", free("::")), 1);
+            let got = tcp::get(sockets(&listeners)[0], libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+            assert_eq!(got, only, "{option}");
+        }
+    }
+
+    #[test]
+    fn multipath_is_a_protocol_of_its_own() {
+        // Not every kernel speaks it; one that does not says so.
+        let mptcp = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).is_ok();
+        let wanted = listens(&format!("127.0.0.1:{} protocol=mptcp", free("127.0.0.1")));
+        match Listeners::default().prepare(&wanted, 1) {
+            Ok(change) => {
+                let socket = &change.added[0].sockets[0];
+                assert_eq!(tcp::get(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL), libc::IPPROTO_MPTCP);
+            }
+            Err(e) => assert!(!mptcp && e.message.contains("failed"), "{e}"),
+        }
+    }
 }

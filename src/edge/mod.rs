@@ -12,6 +12,7 @@ pub mod pid_file;
 pub mod privileges;
 mod proxied;
 pub mod random;
+pub mod tcp;
 pub mod worker;
 
 use crate::conf::build::{Config, Http};
@@ -124,7 +125,7 @@ fn empty_http() -> Http {
     Http {
         levels: Vec::new(),
         servers: Vec::new(),
-        listens: crate::http::router::Listens::default(),
+        listens: crate::http::listens::Listens::default(),
         vars: Vec::new(),
         conf: crate::modules::HttpConf::default(),
         srv: crate::modules::SrvConf::default(),

@@ -3,9 +3,9 @@
 use super::Local;
 use super::connection::Socket;
 use crate::conf::values::os_error;
+use crate::http::listens::{Bound, address_text};
 use crate::http::proxy_protocol::{self, Header, LONGEST};
 use crate::http::request::Address;
-use crate::http::router::{Bound, address_text};
 use crate::observe::error_log::Level;
 use rustix::net::{RecvFlags, recv};
 use std::io;

@@ -3,8 +3,8 @@
 use super::privileges::Identity;
 use super::{Edge, Local, connection};
 use crate::cache::fill::Home;
+use crate::http::listens::ListenAddr;
 use crate::http::request::Address;
-use crate::http::router::ListenAddr;
 use crate::observe::error_log::{Level, log};
 use crate::observe::metrics::{Gauge, WorkerMetrics};
 use crate::upstream::group::Group;

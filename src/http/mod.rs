@@ -11,6 +11,7 @@ pub mod h2;
 pub mod head;
 pub mod included;
 pub mod io;
+pub mod listens;
 pub mod pace;
 pub mod phases;
 pub mod proxy_protocol;

@@ -63,13 +63,15 @@ pub struct Conn {
     /// Our address.
     pub local: Address,
     /// The address it was accepted on, by which its servers are found.
-    pub listen: Arc<super::router::ListenAddr>,
+    pub listen: Arc<super::listens::ListenAddr>,
     /// What the PROXY protocol said of it, if anything.
     pub proxied: Option<Box<super::proxy_protocol::Header>>,
     /// Its TLS session, if any.
     pub tls: Option<TlsInfo>,
     /// Requests begun on it (`$connection_requests`).
     pub requests: AtomicU64,
+    /// Its socket while it is open, for questions to the kernel; -1 otherwise.
+    pub descriptor: std::sync::atomic::AtomicI32,
     /// When it was accepted.
     pub accepted: Instant,
 }

@@ -3,8 +3,8 @@
 
 use super::map::Names;
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive};
+use crate::http::listens::ServerName;
 use crate::http::regex::Regex;
-use crate::http::router::ServerName;
 use crate::http::vars::Variable;
 use crate::settings;
 use std::sync::Arc;

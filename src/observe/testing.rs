@@ -3,7 +3,7 @@
 use crate::conf::build::load_text;
 use crate::edge::worker::{self, Handle, Order};
 use crate::edge::{Edge, Generation};
-use crate::http::router::ListenAddr;
+use crate::http::listens::ListenAddr;
 use crate::modules::Shared;
 use crate::observe::error_log::Target;
 use socket2::{Domain, Socket, Type};

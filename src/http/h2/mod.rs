@@ -396,7 +396,7 @@ impl Driver {
         let conn = &self.access.conn;
         let client = match conn.peer.ip() {
             Some(ip) => ip.to_string(),
-            None => crate::http::router::address_text(&conn.peer),
+            None => crate::http::listens::address_text(&conn.peer),
         };
         crate::observe::error_log::log(
             level,

@@ -1,7 +1,8 @@
 //! `server`, `server_name`, `location`, `limit_except`
 
 use crate::conf::{Builder, ConfError, ConfResult, Context, Directive, LevelKind};
-use crate::http::router::{Found, Match, ServerName};
+use crate::http::listens::ServerName;
+use crate::http::router::{Found, Match};
 
 /// A virtual server in `http`; in an `upstream`, one of its servers.
 pub fn server(b: &mut Builder, d: &Directive) -> ConfResult<()> {

@@ -11,8 +11,9 @@ use crate::conf::values::{
 };
 use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
 use crate::edge::privileges::Identity;
+use crate::http::listens::{Listen, ServerName};
 use crate::http::phases::Content;
-use crate::http::router::{Found, Listen, Locations, ServerName};
+use crate::http::router::{Found, Locations};
 use crate::http::temp_file::TempPath;
 use crate::http::template::Template;
 use crate::observe::error_log::{Level, Target};

@@ -96,6 +96,14 @@ pub const VARIABLES: &[Variable] = &[
             false
         })
     }),
+    Variable::new("tcpinfo_rtt", |rq, _, out| tcp(rq, |info| info.rtt, out)),
+    Variable::new("tcpinfo_rttvar", |rq, _, out| tcp(rq, |info| info.rttvar, out)),
+    Variable::new("tcpinfo_snd_cwnd", |rq, _, out| tcp(rq, |info| info.snd_cwnd, out)),
+    Variable::new("tcpinfo_rcv_space", |rq, _, out| tcp(rq, |info| info.rcv_space, out)),
+    Variable::new("request_port", |rq, _, out| put_opt(out, request_port(rq).as_deref())),
+    Variable::new("is_request_port", |rq, _, out| {
+        put(out, if request_port(rq).is_some() { b":" } else { b"" })
+    }),
     Variable::new("connection", |rq, _, out| number(out, rq.conn.serial)),
     Variable::new("connection_requests", |rq, _, out| {
         number(out, rq.conn.requests.load(std::sync::atomic::Ordering::Relaxed))
@@ -172,6 +180,23 @@ pub fn joined<'a>(values: impl Iterator<Item = &'a [u8]>, separator: &[u8], out:
         out.extend_from_slice(value);
     }
     found
+}
+
+fn tcp(rq: &Request, which: fn(&crate::edge::tcp::Info) -> u32, out: &mut Vec<u8>) -> bool {
+    let descriptor = rq.conn.descriptor.load(std::sync::atomic::Ordering::Relaxed);
+    crate::edge::tcp::info(descriptor).is_some_and(|info| number(out, which(&info).into()))
+}
+
+/// The port that the client named beside the host.
+fn request_port(rq: &Request) -> Option<Bytes> {
+    let host = match rq.head.target().first() {
+        Some(b'/') | None => Bytes::copy_from_slice(rq.head.get("host")?),
+        Some(_) => uri::parse(rq.head.target(), true)?.host?,
+    };
+    let name = host.iter().rposition(|b| *b == b']').map_or(0, |end| end + 1);
+    let colon = name + memchr::memchr(b':', &host[name..])?;
+    let port = host.slice(colon + 1..);
+    (!port.is_empty() && port.iter().all(u8::is_ascii_digit)).then_some(port)
 }
 
 /// Appends an address without its port.

@@ -3,7 +3,7 @@
 
 use super::{Cache, Conf, Protocol};
 use crate::conf::{Builder, ConfError, ConfResult, NoteLevel};
-use crate::http::router::Listens;
+use crate::http::listens::Listens;
 use crate::tls::certificates::{Certificates, NamedFile};
 use crate::tls::config::{Offer, ServerTls, standard_provider};
 use std::collections::HashMap;

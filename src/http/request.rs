@@ -271,6 +271,8 @@ pub struct Request {
     pub proxy_target: Option<Arc<crate::modules::proxy::Target>>,
     /// The charset of the answer, once it is known; one cell with the requests below it.
     charset: OnceCell<Arc<OnceLock<Bytes>>>,
+    /// What it has to do with clients' identifiers (`userid`).
+    pub userid: RefCell<crate::modules::userid::State>,
     id: RefCell<Option<[u8; 16]>>,
     slots: RefCell<Vec<Slot>>,
     captures: RefCell<Captures>,
@@ -322,6 +324,7 @@ impl Request {
             limit_rate: None,
             proxy_target: None,
             charset: OnceCell::new(),
+            userid: RefCell::default(),
             id: RefCell::new(None),
             slots: RefCell::new(Vec::new()),
             captures: RefCell::default(),
@@ -357,6 +360,7 @@ impl Request {
         (rq.limit_req, rq.limit_conn) = (self.limit_req, self.limit_conn);
         rq.charset = self.charset.get_or_init(Arc::default).clone().into();
         rq.id = self.id.clone();
+        rq.userid = self.userid.clone();
         rq.slots = self.slots.clone();
         Some(rq)
     }
@@ -364,6 +368,7 @@ impl Request {
     /// Takes over what `below`, which has been answered, left in the variables: they are one set.
     pub fn take_variables(&mut self, below: &mut Request) {
         std::mem::swap(&mut self.slots, &mut below.slots);
+        std::mem::swap(&mut self.userid, &mut below.userid);
     }
 
     /// What has anything to do at the level in force.

@@ -50,6 +50,7 @@ pub mod stub_status;
 pub mod sub;
 pub mod try_files;
 pub mod upstream;
+pub mod userid;
 
 /// Every module's directives.
 pub const TABLES: &[&[Command]] = &[
@@ -92,6 +93,7 @@ pub const TABLES: &[&[Command]] = &[
     sub::COMMANDS,
     try_files::COMMANDS,
     upstream::COMMANDS,
+    userid::COMMANDS,
 ];
 
 /// Every module's variables.
@@ -110,6 +112,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     ssl::VARIABLES,
     stub_status::VARIABLES,
     upstream::VARIABLES,
+    userid::VARIABLES,
 ];
 
 /// Every module's handlers. Within a phase they run in this order, which is nginx's.
@@ -132,8 +135,15 @@ pub const PHASES: &[Handler] = &[
 
 /// Every module's filters of responses, in the order in which nginx's run. What concerns the whole
 /// of a response stays with the engine: not-modified before them, ranges after them.
-pub const FILTERS: &[Filter] =
-    &[headers::FILTER, gunzip::FILTER, sub::FILTER, charset::FILTER, addition::FILTER, gzip::FILTER];
+pub const FILTERS: &[Filter] = &[
+    headers::FILTER,
+    userid::FILTER,
+    gunzip::FILTER,
+    sub::FILTER,
+    charset::FILTER,
+    addition::FILTER,
+    gzip::FILTER,
+];
 
 /// What modules have to do once everything is inherited.
 pub const FINISH: &[fn(&mut Builder) -> ConfResult<()>] = &[
@@ -200,6 +210,7 @@ gather! {
         static_files: static_files::Conf,
         sub: sub::Conf,
         try_files: try_files::Conf,
+        userid: userid::Conf,
     }
 }
 

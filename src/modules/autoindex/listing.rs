@@ -145,7 +145,7 @@ fn entry(name: &[u8], stat: &Stat) -> Entry {
             _ => Kind::Other,
         },
         size: u64::try_from(stat.st_size).unwrap_or(0),
-        modified: stat.st_mtime as i64,
+        modified: stat.st_mtime,
     }
 }
 

@@ -4,7 +4,7 @@ mod listen;
 mod location;
 pub mod variables;
 
-pub use variables::{VARIABLES, joined};
+pub use variables::{VARIABLES, cookie, joined};
 
 use crate::conf::values::{
     flag, invalid_value, number, number_arg, one_of, os_error, size, size_arg, time, time_arg,

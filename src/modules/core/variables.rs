@@ -12,7 +12,9 @@ pub const VARIABLES: &[Variable] = &[
         joined(rq.head.all(&name.replace('_', "-")), if name == "cookie" { b"; " } else { b", " }, out)
     }),
     Variable::prefix("arg_", |rq, name, out| put_opt(out, uri::arg(&rq.args, name.as_bytes()))),
-    Variable::prefix("cookie_", cookie),
+    Variable::prefix("cookie_", |rq, name, out| {
+        put_opt(out, cookie(rq, name.as_bytes()).map(|(value, _)| value))
+    }),
     Variable::prefix("sent_http_", sent_http),
     Variable {
         name: "args",
@@ -226,20 +228,21 @@ fn port_number(out: &mut Vec<u8>, port: u16) -> bool {
     port == 0 || number(out, port.into())
 }
 
-/// The value of a cookie of the request; blanks around the equals sign are passed over, as by nginx.
-fn cookie(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
+/// The value of a cookie of the request, and the line that it stands in; blanks around the equals
+/// sign are passed over, as by nginx.
+pub fn cookie<'a>(rq: &'a Request, name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     for line in rq.head.all("cookie") {
         for pair in line.split(|b| *b == b';') {
             let pair = pair.trim_ascii_start();
             let Some((start, rest)) = pair.split_at_checked(name.len()) else { continue };
-            if start.eq_ignore_ascii_case(name.as_bytes())
+            if start.eq_ignore_ascii_case(name)
                 && let Some(value) = rest.trim_ascii_start().strip_prefix(b"=")
             {
-                return put(out, value.trim_ascii_start());
+                return Some((value.trim_ascii_start(), line));
             }
         }
     }
-    false
+    None
 }
 
 fn sent_http(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {

@@ -193,26 +193,22 @@ fn load(work: &Path, input: &[u8]) -> String {
     }
 }
 
-/// Whether an input names no file outside of its directory.
+/// Whether an input keeps to its directory: what it includes or makes lies there, and nothing is of the system.
 fn stays_inside(input: &[u8]) -> bool {
     let mut lexer = Lexer::new(input, "input".into(), 1);
-    let mut included = false;
+    let mut reaches = false;
     while let Ok((token, _)) = lexer.next_token() {
-        let Token::Word(word) = token else {
-            if token == Token::End {
-                break;
+        match token {
+            Token::End => break,
+            Token::Word(word) => {
+                let system = ["/dev", "/proc", "/sys"].iter().any(|part| word.contains(part));
+                if system || reaches && (word.starts_with('/') || word.contains("..")) {
+                    return false;
+                }
+                reaches |= word == "include" || word.ends_with("_path");
             }
-            included = false;
-            continue;
-        };
-        let outside =
-            ["..", "/dev", "/proc", "/sys", "/*", "/?", "/["].iter().any(|part| word.contains(part));
-        if outside && (included || word.contains("..") || word.starts_with('/'))
-            || included && word.starts_with('/')
-        {
-            return false;
+            _ => reaches = false,
         }
-        included |= word == "include";
     }
     true
 }

@@ -96,6 +96,42 @@ impl BodyStream for FileBody {
     }
 }
 
+/// Bytes in memory, and after them a part of a file.
+pub struct Headed {
+    head: Bytes,
+    rest: FileBody,
+}
+
+impl Headed {
+    /// These bytes and then the bytes `range` of the file.
+    pub fn new(head: Bytes, file: Arc<File>, range: Range<u64>) -> Headed {
+        Headed { head, rest: FileBody::new(file, range) }
+    }
+}
+
+impl BodyStream for Headed {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.head.is_empty() {
+            return self.rest.poll_next(cx);
+        }
+        Poll::Ready(Some(Ok(std::mem::take(&mut self.head))))
+    }
+
+    fn file(&self) -> Option<(Arc<File>, Range<u64>)> {
+        if self.head.is_empty() { self.rest.file() } else { None }
+    }
+
+    fn part(&self, range: Range<u64>) -> Option<Body> {
+        let head = self.head.len() as u64;
+        let (start, end) = (range.start.min(head) as usize, range.end.min(head) as usize);
+        let (from, to) =
+            (self.rest.at + range.start.max(head) - head, self.rest.at + range.end.max(head) - head);
+        (to <= self.rest.end).then(|| {
+            Body::Stream(Box::new(Headed::new(self.head.slice(start..end), self.rest.file.clone(), from..to)))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +157,21 @@ mod tests {
         let mut part = whole.part(10..PIECE as u64 + 40).unwrap();
         assert_eq!(part.collect(usize::MAX).await.unwrap().unwrap(), bytes[15..PIECE + 45]);
         assert!(whole.part(0..bytes.len() as u64).is_none(), "beyond its end");
+    }
+
+    #[tokio::test]
+    async fn bytes_before_a_file_are_part_of_it() {
+        let file = file_of(&pattern(100));
+        let whole = || Headed::new(Bytes::from_static(b"head"), file.clone(), 10..100);
+        let want = [b"head", &pattern(100)[10..]].concat();
+        let mut body = Body::Stream(Box::new(whole()));
+        assert_eq!(body.collect(usize::MAX).await.unwrap().unwrap(), want);
+        for range in [0..94, 0..2, 1..4, 2..6, 4..5, 50..94, 0..0, 94..94] {
+            let mut part = whole().part(range.clone()).unwrap();
+            let got = part.collect(usize::MAX).await.unwrap().unwrap();
+            assert_eq!(got, want[range.start as usize..range.end as usize], "{range:?}");
+        }
+        assert!(whole().part(0..95).is_none());
     }
 
     #[tokio::test]

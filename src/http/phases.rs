@@ -247,12 +247,16 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
             other => return other,
         }
     }
-    match *rq.loc().core.content {
-        Some(content) => content(rq).await,
-        None => match run_phase(rq, Phase::Content).await {
-            Flow::Continue | Flow::Allow => Flow::status(404),
-            other => other,
-        },
+    // A location's own handler may leave something to the others: a directory, say.
+    if let Some(content) = *rq.loc().core.content {
+        match content(rq).await {
+            Flow::Continue | Flow::Allow => {}
+            answered => return answered,
+        }
+    }
+    match run_phase(rq, Phase::Content).await {
+        Flow::Continue | Flow::Allow => Flow::status(404),
+        other => other,
     }
 }
 

@@ -53,6 +53,7 @@ pub fn apply(rq: &Request, response: &mut Response) -> Result<(), Unsatisfiable>
 /// A body that can only be read onwards is good for one range.
 fn most_ranges(rq: &Request, response: &Response) -> u64 {
     match &response.body {
+        _ if response.single_range => 1,
         Body::Stream(stream) if rq.method != Method::Head && stream.part(0..0).is_none() => 1,
         _ => u64::MAX,
     }

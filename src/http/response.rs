@@ -104,6 +104,8 @@ pub struct Response {
     pub etag: Option<Bytes>,
     /// Whether ranges may be cut from the body (it is whole and its length known).
     pub ranges: bool,
+    /// Whether only one range may be cut at a time.
+    pub single_range: bool,
     /// Whether the upstream's own `Accept-Ranges` or our `bytes` is announced.
     pub accept_ranges: bool,
     /// Whether another client might get another coding: `Vary` says so where `gzip_vary` is on.

@@ -20,6 +20,7 @@ pub mod core;
 pub mod dav;
 pub mod empty_gif;
 pub mod events;
+pub mod flv;
 pub mod geo;
 pub mod gunzip;
 pub mod gzip;
@@ -33,6 +34,7 @@ pub mod log;
 pub mod map;
 pub mod media_types;
 pub mod mirror;
+pub mod mp4;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
@@ -65,6 +67,7 @@ pub const TABLES: &[&[Command]] = &[
     empty_gif::COMMANDS,
     dav::COMMANDS,
     events::COMMANDS,
+    flv::COMMANDS,
     geo::COMMANDS,
     gunzip::COMMANDS,
     gzip::COMMANDS,
@@ -75,6 +78,7 @@ pub const TABLES: &[&[Command]] = &[
     limit_req::COMMANDS,
     log::COMMANDS,
     map::COMMANDS,
+    mp4::COMMANDS,
     mirror::COMMANDS,
     process::COMMANDS,
     prometheus::COMMANDS,
@@ -198,6 +202,7 @@ gather! {
         limit_conn: limit_conn::Conf,
         limit_req: limit_req::Conf,
         log: log::Conf,
+        mp4: mp4::Conf,
         mirror: mirror::Conf,
         proxy: proxy::Conf,
         proxy_cache: proxy_cache::Conf,

@@ -231,7 +231,7 @@ fn deliver(rq: &Request, path: &[u8], found: Found) -> Flow {
 }
 
 /// The answer to a failure (ngx_http_static_handler).
-fn missing(rq: &Request, path: &[u8], failure: &Failure) -> Flow {
+pub fn missing(rq: &Request, path: &[u8], failure: &Failure) -> Flow {
     let (level, status) = match failure {
         f if f.is_missing() => (Level::Error, 404),
         f if f.is_forbidden() => (Level::Error, 403),
@@ -255,7 +255,7 @@ fn add_slash(rq: &Request) -> Flow {
 }
 
 /// The answer with a file's content.
-fn answer(rq: &Request, found: Found) -> Response {
+pub fn answer(rq: &Request, found: Found) -> Response {
     let size = found.stat.size;
     let mut response = Response::new(200);
     response.content_type = content_type(rq);

@@ -17,6 +17,8 @@
 //!                                    Likewise `http 2`, `main 2`, `conf 2`, `nginx-only http 2`, and 3 and so on
 //! --- file dir/index.html            a file below {{root}}; `size=N` instead of content makes N patterned bytes,
 //!                                    `raw` after the path reads escapes as in `raw`
+//! --- film a.mp4 stts+8=00ff         what ffmpeg makes of these arguments; then, if asked, bytes in hex in place of
+//! -f lavfi -i testsrc -t 5           those so many after the first `stts`
 //! --- dir empty                      an empty directory below {{root}}
 //! --- upstream /path                 what the stand-in answers on /path; a second section for it is the second
 //! HTTP/1.1 200 OK                    answer, the last one repeats; without a section it echoes the request
@@ -79,6 +81,8 @@ pub struct Case {
     /// The configuration, then that of after each reload.
     pub confs: Vec<Parts>,
     pub files: Vec<(String, Vec<u8>)>,
+    /// Names, arguments for ffmpeg, and changes.
+    pub films: Vec<(String, String, Vec<String>)>,
     pub dirs: Vec<String>,
     pub replies: Vec<Reply>,
     pub script: Vec<Step>,
@@ -282,6 +286,10 @@ fn section(case: &mut Case, head: &str, lines: &[&str]) -> Result<(), String> {
                 None => text.into_bytes(),
             };
             case.files.push((path.to_owned(), content));
+        }
+        "film" => {
+            let name = (*words.get(1).ok_or("no name")?).to_owned();
+            case.films.push((name, text, words[2..].iter().map(|w| (*w).to_owned()).collect()));
         }
         "dir" => case.dirs.push((*words.get(1).ok_or("no path")?).to_owned()),
         "upstream" | "upstream2" => case.replies.push(Reply {

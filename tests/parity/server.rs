@@ -87,8 +87,53 @@ fn lay_out(case: &Case, dir: &Path) -> std::io::Result<()> {
         fs::write(&path, content)?;
         fs::File::options().write(true).open(&path)?.set_modified(SystemTime::UNIX_EPOCH + MTIME)?;
     }
+    for (name, arguments, changes) in &case.films {
+        film(&root.join(name), arguments, changes)?;
+    }
     fs::write(dir.join("cert.pem"), include_str!("tls/cert.pem"))?;
     fs::write(dir.join("key.pem"), include_str!("tls/key.pem"))
+}
+
+/// Has ffmpeg make a film, the same for the same arguments, and changes bytes of it.
+fn film(path: &Path, arguments: &str, changes: &[String]) -> std::io::Result<()> {
+    type Made = std::sync::Mutex<std::collections::HashMap<(String, std::ffi::OsString), Vec<u8>>>;
+    static MADE: std::sync::LazyLock<Made> = std::sync::LazyLock::new(Made::default);
+    let wrong = |what: &str| std::io::Error::other(format!("{what}: {}", path.display()));
+    let key = (arguments.to_owned(), path.extension().unwrap_or_default().to_owned());
+    // Nothing that panics is done while it is held.
+    let known = MADE.lock().ok().and_then(|made| made.get(&key).cloned());
+    let mut bytes = match known {
+        Some(bytes) => bytes,
+        None => {
+            let made = std::process::Command::new("ffmpeg")
+                .args(["-v", "error", "-nostdin", "-y"])
+                .args(arguments.split_whitespace())
+                .args(["-threads", "1", "-bitexact", "-fflags", "+bitexact", "-flags", "+bitexact"])
+                .arg(path)
+                .status()?;
+            if !made.success() {
+                return Err(wrong("ffmpeg does not make it"));
+            }
+            let bytes = fs::read(path)?;
+            if let Ok(mut made) = MADE.lock() {
+                made.insert(key, bytes.clone());
+            }
+            bytes
+        }
+    };
+    for change in changes {
+        let (place, hex) = change.split_once('=').ok_or_else(|| wrong(change))?;
+        let (name, offset) = place.split_once('+').ok_or_else(|| wrong(change))?;
+        let at = crate::http1::find(&bytes, name.as_bytes()).ok_or_else(|| wrong(change))?;
+        let at = at + offset.parse::<usize>().map_err(|_| wrong(change))?;
+        for (i, digits) in hex.as_bytes().chunks(2).enumerate() {
+            let digits = std::str::from_utf8(digits).map_err(|_| wrong(change))?;
+            *bytes.get_mut(at + i).ok_or_else(|| wrong(change))? =
+                u8::from_str_radix(digits, 16).map_err(|_| wrong(change))?;
+        }
+    }
+    fs::write(path, bytes)?;
+    fs::File::options().write(true).open(path)?.set_modified(SystemTime::UNIX_EPOCH + MTIME)
 }
 
 /// The whole nginx.conf for one server.

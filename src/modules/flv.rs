@@ -1,0 +1,64 @@
+//! nginx's flv module: the rest of a film from a byte on (`?start=`), with a head of its own.
+
+use super::static_files::{answer, look, map, missing};
+use crate::cache::file_body::Headed;
+use crate::cache::files::{Content, Kind, Want};
+use crate::conf::values::number;
+use crate::conf::{Builder, Command, ConfResult, Directive};
+use crate::http::body::Body;
+use crate::http::head::Method;
+use crate::http::phases::{Deciding, Flow};
+use crate::http::request::Request;
+use crate::http::uri::arg;
+use bytes::Bytes;
+
+/// The directives.
+pub const COMMANDS: &[Command] =
+    &[Command::works("flv", flv, "answers with the rest of films from a byte on")];
+
+/// The head of a film with sound and pictures, and the size of the tag before the first.
+const HEAD: &[u8] = b"FLV\x01\x05\0\0\0\x09\0\0\0\0";
+
+fn flv(b: &mut Builder, _: &Directive) -> ConfResult<()> {
+    b.loc().core.content.0 = Some(handle);
+    Ok(())
+}
+
+fn handle(rq: &mut Request) -> Deciding<'_> {
+    Box::pin(async move {
+        if !matches!(rq.method, Method::Get | Method::Head) {
+            return Flow::status(405);
+        }
+        if rq.uri.ends_with(b"/") {
+            return Flow::Continue;
+        }
+        let Some(path) = map(rq).map(|mapped| mapped.path) else { return Flow::status(500) };
+        let found = match look(rq, &path, Want::Open).await {
+            Ok(found) => found,
+            Err(failure) => return missing(rq, &path, &failure),
+        };
+        if found.stat.kind != Kind::File {
+            return Flow::Continue;
+        }
+        let (size, mtime, content) = (found.stat.size, found.stat.mtime(), found.content.clone());
+        let start = arg(&rq.args, b"start")
+            .and_then(|text| number(std::str::from_utf8(text).ok()?))
+            .filter(|start| *start < size)
+            .unwrap_or(0);
+        let mut response = answer(rq, found);
+        if start > 0 {
+            let length = HEAD.len() as u64 + size - start;
+            response.length = Some(length);
+            if response.etag.is_some() {
+                response.etag = Some(format!("\"{mtime:x}-{length:x}\"").into());
+            }
+            let head = Bytes::from_static(HEAD);
+            response.body = match content {
+                Content::File(file) => Body::Stream(Box::new(Headed::new(head, file, start..size))),
+                Content::Bytes(bytes) => Body::Pieces([head, bytes.slice(start as usize..)].into()),
+                Content::None => Body::Empty,
+            };
+        }
+        Flow::Respond(response)
+    })
+}

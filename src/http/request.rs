@@ -445,6 +445,11 @@ impl Request {
         }
     }
 
+    /// Where the charset of the client's answer is told, for a body that is made only when it is sent.
+    pub fn charset_cell(&self) -> Arc<OnceLock<Bytes>> {
+        self.charset.get_or_init(Arc::default).clone()
+    }
+
     /// The charset of the client's answer, as far as it is known.
     pub fn told_charset(&self) -> Option<Bytes> {
         self.charset.get()?.get().filter(|name| !name.is_empty()).cloned()

@@ -7,6 +7,7 @@ use crate::http::uri::{Escape, escape_into};
 use bytes::Bytes;
 use jiff::tz::TimeZone;
 use std::io::Write;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 /// `autoindex_format`
@@ -29,8 +30,6 @@ pub struct Style {
     pub exact_size: bool,
     /// Local times rather than UTC.
     pub localtime: bool,
-    /// Whether names are counted in characters, for the page's charset is UTF-8.
-    pub utf8: bool,
 }
 
 /// Bytes from which a piece of the page is sent on.
@@ -46,6 +45,8 @@ pub struct Page {
     zone: TimeZone,
     uri: Bytes,
     callback: Bytes,
+    /// The charset of the answer, which filters tell before anything is sent.
+    charset: Arc<OnceLock<Bytes>>,
     listing: Listing,
     /// The entry that comes next; behind the last one, the end of the page.
     at: usize,
@@ -54,13 +55,22 @@ pub struct Page {
 
 impl Page {
     /// A page about `listing`, the directory of `uri`; `callback` is empty where there is none.
-    pub fn new(format: Format, style: Style, uri: Bytes, callback: Bytes, listing: Listing) -> Page {
+    pub fn new(
+        format: Format,
+        style: Style,
+        uri: Bytes,
+        callback: Bytes,
+        charset: Arc<OnceLock<Bytes>>,
+        listing: Listing,
+    ) -> Page {
         let zone = if style.localtime { TimeZone::system() } else { TimeZone::UTC };
-        Page { format, style, zone, uri, callback, listing, at: 0, done: false }
+        Page { format, style, zone, uri, callback, charset, listing, at: 0, done: false }
     }
 
     fn next_piece(&mut self) -> Vec<u8> {
         let mut out = Vec::with_capacity(PIECE + 4096);
+        // Names are counted in characters where the page's reader will see characters.
+        let utf8 = self.charset.get().is_some_and(|name| name.eq_ignore_ascii_case(b"utf-8"));
         if self.at == 0 {
             self.begin(&mut out);
         }
@@ -69,7 +79,7 @@ impl Page {
         {
             let last = self.at + 1 == self.listing.entries.len();
             match self.format {
-                Format::Html => html(entry, self.style, &self.zone, &mut out),
+                Format::Html => html(entry, self.style, utf8, &self.zone, &mut out),
                 Format::Xml => xml(entry, &mut out),
                 Format::Json | Format::Jsonp => json(entry, last, &mut out),
             }
@@ -120,12 +130,12 @@ impl BodyStream for Page {
 }
 
 /// A line of a page for people. Writing to memory does not fail.
-fn html(entry: &Entry, style: Style, zone: &TimeZone, out: &mut Vec<u8>) {
+fn html(entry: &Entry, style: Style, utf8: bool, zone: &TimeZone, out: &mut Vec<u8>) {
     let directory = entry.kind == Kind::Directory;
     out.extend_from_slice(b"<a href=\"");
     escape_into(&entry.name, Escape::Component, out);
     out.extend_from_slice(if directory { b"/\">" } else { b"\">" });
-    let text = std::str::from_utf8(&entry.name).ok().filter(|_| style.utf8);
+    let text = std::str::from_utf8(&entry.name).ok().filter(|_| utf8);
     let length = text.map_or(entry.name.len(), |text| text.chars().count());
     if length > NAME {
         let shown = NAME - "..>".len();
@@ -251,9 +261,10 @@ mod tests {
     }
 
     fn page(format: Format, entries: Vec<Entry>) -> Vec<u8> {
-        let style = Style { exact_size: true, localtime: false, utf8: true };
+        let style = Style { exact_size: true, localtime: false };
         let uri = Bytes::from_static(b"/x/");
-        let mut page = Page::new(format, style, uri, Bytes::new(), Listing::of(entries));
+        let charset = Arc::new(OnceLock::from(Bytes::from_static(b"UTF-8")));
+        let mut page = Page::new(format, style, uri, Bytes::new(), charset, Listing::of(entries));
         let mut whole = Vec::new();
         while !page.done {
             let piece = page.next_piece();

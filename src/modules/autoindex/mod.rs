@@ -105,8 +105,8 @@ async fn list(rq: &mut Request) -> Flow {
         }
     };
     let conf = &rq.loc().autoindex;
-    let style = Style { exact_size: *conf.exact_size, localtime: *conf.localtime, utf8: false };
-    let page = Page::new(format, style, rq.uri.clone(), callback.clone(), listing);
+    let style = Style { exact_size: *conf.exact_size, localtime: *conf.localtime };
+    let page = Page::new(format, style, rq.uri.clone(), callback.clone(), rq.charset_cell(), listing);
     Flow::Respond(respond(format, &callback, Body::Stream(Box::new(page))))
 }
 

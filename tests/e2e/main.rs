@@ -16,6 +16,7 @@ mod docker;
 mod live;
 mod mirror;
 mod odd_upstreams;
+mod passwords;
 mod reload;
 mod signals;
 mod user;

@@ -13,8 +13,8 @@ use std::task::{Context, Poll};
 pub enum Included {
     /// It is being answered.
     Asking(Pin<Box<dyn Future<Output = (Request, Response)> + Send>>),
-    /// Its body is being taken; the request is kept for as long, with what ends with it.
-    Answered(Box<Request>, Body),
+    /// The body of its answer is being taken; the request is kept for as long, with what ends with it.
+    Answered(Box<Request>, Box<Response>),
 }
 
 impl Included {
@@ -26,28 +26,36 @@ impl Included {
         }))
     }
 
-    /// Goes on with it until its answer has begun, which the value is told of.
-    pub fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        let Included::Asking(asking) = self else { return Poll::Ready(Ok(())) };
-        let Poll::Ready((below, response)) = asking.as_mut().poll(cx) else { return Poll::Pending };
+    /// Goes on with it until its answer has begun.
+    pub fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Included::Asking(asking) = self else { return Poll::Ready(()) };
+        let Poll::Ready((below, mut response)) = asking.as_mut().poll(cx) else { return Poll::Pending };
         if response.silent {
-            let uri = String::from_utf8_lossy(&below.uri).into_owned();
-            return Poll::Ready(Err(BodyError::Upstream(format!("no answer to subrequest \"{uri}\""))));
+            // To say nothing is to end the connection, here too.
+            response.body = Body::Stream(Box::new(Nothing));
         }
-        *self = Included::Answered(Box::new(below), response.body);
-        Poll::Ready(Ok(()))
+        *self = Included::Answered(Box::new(below), Box::new(response));
+        Poll::Ready(())
     }
 }
 
 impl BodyStream for Included {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        match self.poll_answer(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(e)) => Poll::Ready(Some(Err(e))),
-            Poll::Ready(Ok(())) => match self {
-                Included::Answered(_, body) => body.poll_next(cx),
-                Included::Asking(_) => Poll::Pending,
-            },
+        if self.poll_answer(cx).is_pending() {
+            return Poll::Pending;
         }
+        match self {
+            Included::Answered(_, response) => response.body.poll_next(cx),
+            Included::Asking(_) => Poll::Pending,
+        }
+    }
+}
+
+/// What was not answered at all.
+struct Nothing;
+
+impl BodyStream for Nothing {
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        Poll::Ready(Some(Err(BodyError::Upstream("a subrequest was not answered".into()))))
     }
 }

@@ -162,6 +162,7 @@ async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
             flow = run(rq, entry).await;
         }
         let next = match flow {
+            Flow::Special(response) if rq.bare_errors => Flow::Respond(response),
             Flow::Special(response) => error_page::choose(rq, response),
             other => other,
         };

@@ -120,7 +120,7 @@ enum Slot {
     Busy,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Captures {
     subject: Bytes,
     groups: Groups,
@@ -184,7 +184,7 @@ pub struct Sent {
 }
 
 /// How many subrequests may be within each other (nginx's limit).
-const MOST_BELOW: u8 = 50;
+const MOST_BELOW: u8 = 51;
 
 /// A request.
 pub struct Request {
@@ -258,6 +258,8 @@ pub struct Request {
     pub guards: Vec<Box<dyn std::any::Any + Send>>,
     /// Whether an `error_page` is being produced, so that a second error does not loop.
     pub in_error_page: bool,
+    /// Whether an error is left without a page: who asked has something to put in its place.
+    pub bare_errors: bool,
     /// Fields of an upstream's answer that stay when it sends the request elsewhere
     /// (`X-Accel-Redirect`).
     pub carried: Fields,
@@ -318,6 +320,7 @@ impl Request {
             limit_conn: None,
             guards: Vec::new(),
             in_error_page: false,
+            bare_errors: false,
             carried: Fields::default(),
             regex_gave_up: std::cell::Cell::new(false),
             status_override: None,
@@ -340,29 +343,48 @@ impl Request {
             crate::observe::request_error(self, format_args!("subrequests cycle while processing \"{uri}\""));
             return None;
         }
-        let mut rq = Request::new(self.local.clone(), self.conn.clone(), self.head.clone(), Downstream::None);
+        let mut rq = self.copy();
         rq.method = Method::Get;
         rq.main_method = self.main_method.or(Some(self.method));
         rq.uri = uri;
         rq.args = args;
-        rq.client = self.client.clone();
-        rq.unparsed = self.unparsed.clone();
-        rq.host = self.host.clone();
-        rq.server = self.server;
         rq.level = self.http().servers[self.server].level;
         rq.internal = true;
         rq.depth = self.depth + 1;
         rq.pristine = false;
+        rq.valid_location = true;
+        (rq.attempts, rq.upstream_fields, rq.cache_status) = (Vec::new(), None, None);
+        rq.captures = RefCell::default();
+        Some(rq)
+    }
+
+    /// What is to be known of it once its answer is on its way, for what is made of the answer's body;
+    /// without the client's body.
+    pub fn copy(&self) -> Request {
+        let mut rq = Request::new(self.local.clone(), self.conn.clone(), self.head.clone(), Downstream::None);
+        rq.client = self.client.clone();
+        (rq.method, rq.main_method) = (self.method, self.main_method);
+        rq.uri = self.uri.clone();
+        rq.args = self.args.clone();
+        rq.unparsed = self.unparsed.clone();
+        rq.host = self.host.clone();
+        (rq.server, rq.level) = (self.server, self.level);
+        (rq.internal, rq.depth) = (self.internal, self.depth);
+        (rq.pristine, rq.valid_location) = (self.pristine, self.valid_location);
         rq.keepalive = self.keepalive;
         rq.started = self.started;
         rq.length = self.length;
+        rq.attempts = self.attempts.clone();
+        rq.upstream_fields = self.upstream_fields.clone();
+        rq.cache_status = self.cache_status;
         // A client's request is counted once, however many are made of it.
         (rq.limit_req, rq.limit_conn) = (self.limit_req, self.limit_conn);
         rq.charset = self.charset.get_or_init(Arc::default).clone().into();
         rq.id = self.id.clone();
         rq.userid = self.userid.clone();
         rq.slots = self.slots.clone();
-        Some(rq)
+        rq.captures = self.captures.clone();
+        rq
     }
 
     /// Takes over what `below`, which has been answered, left in the variables: they are one set.
@@ -508,6 +530,16 @@ impl Request {
     pub fn variable_value(&self, id: VarId) -> Option<Bytes> {
         let mut out = Vec::new();
         self.variable(id, &mut out).then(|| out.into())
+    }
+
+    /// The value of the variable called `name` (lower case), whether or not the configuration names it.
+    pub fn variable_named(&self, name: &str) -> Option<Bytes> {
+        if let Some(id) = self.http().vars.iter().position(|def| def.name == name) {
+            return self.variable_value(id as VarId);
+        }
+        let (variable, rest) = super::vars::builtin(name)?;
+        let mut out = Vec::new();
+        (variable.get)(self, rest, &mut out).then(|| out.into())
     }
 
     /// Writes a variable of the configuration's own.

@@ -172,7 +172,7 @@ fn duplicate(name: &str) -> ConfError {
 }
 
 /// The module variable of this name, and what follows its prefix.
-fn builtin(name: &str) -> Option<(&'static Variable, &str)> {
+pub(super) fn builtin(name: &str) -> Option<(&'static Variable, &str)> {
     static TABLE: OnceLock<HashMap<&'static str, &'static Variable>> = OnceLock::new();
     let all = || modules::VARIABLES.iter().flat_map(|table| table.iter());
     let table = TABLE.get_or_init(|| all().filter(|v| !v.prefix).map(|v| (v.name, v)).collect());

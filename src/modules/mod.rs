@@ -46,6 +46,7 @@ pub mod resolver;
 pub mod rewrite;
 pub mod secure_link;
 pub mod split_clients;
+pub mod ssi;
 pub mod ssl;
 pub mod static_files;
 pub mod stub_status;
@@ -91,6 +92,7 @@ pub const TABLES: &[&[Command]] = &[
     rewrite::COMMANDS,
     secure_link::COMMANDS,
     split_clients::COMMANDS,
+    ssi::COMMANDS,
     ssl::COMMANDS,
     static_files::COMMANDS,
     stub_status::COMMANDS,
@@ -113,6 +115,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     realip::VARIABLES,
     referer::VARIABLES,
     secure_link::VARIABLES,
+    ssi::VARIABLES,
     ssl::VARIABLES,
     stub_status::VARIABLES,
     upstream::VARIABLES,
@@ -145,6 +148,7 @@ pub const FILTERS: &[Filter] = &[
     gunzip::FILTER,
     sub::FILTER,
     charset::FILTER,
+    ssi::FILTER,
     addition::FILTER,
     gzip::FILTER,
 ];
@@ -212,6 +216,7 @@ gather! {
         resolver: resolver::Conf,
         rewrite: rewrite::Conf,
         secure_link: secure_link::Conf,
+        ssi: ssi::Conf,
         static_files: static_files::Conf,
         sub: sub::Conf,
         try_files: try_files::Conf,

@@ -395,7 +395,6 @@ pub const COMMANDS: &[Command] = &[
     Command::no_effect("connection_pool_size", MEMORY),
     Command::no_effect("request_pool_size", MEMORY),
     Command::no_effect("client_body_in_single_buffer", MEMORY),
-    Command::no_effect("subrequest_output_buffer_size", MEMORY),
     Command::no_effect("server_names_hash_max_size", TABLES),
     Command::no_effect("server_names_hash_bucket_size", TABLES),
     Command::no_effect("types_hash_max_size", TABLES),

@@ -227,8 +227,11 @@ impl Builder {
         }
         match table::commands().get(d.name.as_str()).map(|c| c.support) {
             Some(Support::Works(setter)) => setter(self, d),
-            Some(Support::NoEffect(why)) => {
+            Some(support @ (Support::NoEffect(why) | Support::NoEffectOf(_, why))) => {
                 self.check_knob(d, fitting.arity)?;
+                if let Support::NoEffectOf(check, _) = support {
+                    check(self, d)?;
+                }
                 self.note(NoteLevel::Notice, format!("\"{}\" has no effect: {why}", d.name));
                 Ok(())
             }

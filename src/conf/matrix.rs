@@ -44,7 +44,9 @@ and `edgewater -t` reports it.
 fn told(name: &str, declared: &Stock) -> String {
     let text = match table::commands().get(name) {
         Some(Command { support: Support::Works(_), .. }) => "works".into(),
-        Some(Command { support: Support::NoEffect(why), .. }) => format!("no effect: {why}"),
+        Some(Command { support: Support::NoEffect(why) | Support::NoEffectOf(_, why), .. }) => {
+            format!("no effect: {why}")
+        }
         None => {
             let missing = support::missing_for(name, declared);
             format!("**not supported**: {} ({})", missing.why, missing.hint)

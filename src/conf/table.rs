@@ -104,6 +104,8 @@ pub enum Support {
     Works(Setter),
     /// A tuning knob with nothing to tune here, and why. Accepted; `-t` reports it.
     NoEffect(&'static str),
+    /// The same, but a value that nginx refuses is refused.
+    NoEffectOf(Setter, &'static str),
 }
 
 /// A directive in a module's table.
@@ -129,6 +131,11 @@ impl Command {
     /// A stock directive with nothing to tune, and why.
     pub const fn no_effect(name: &'static str, why: &'static str) -> Command {
         Command { name, doc: why, support: Support::NoEffect(why), own: None }
+    }
+
+    /// A stock directive with nothing to tune, whose value is looked at all the same.
+    pub const fn no_effect_of(name: &'static str, check: Setter, why: &'static str) -> Command {
+        Command { name, doc: why, support: Support::NoEffectOf(check, why), own: None }
     }
 
     /// A directive that stock nginx does not have.

@@ -98,6 +98,8 @@ pub struct H1Body {
     pub expect_continue: bool,
     /// Bytes of the body that may still come (`client_max_body_size`).
     pub room: u64,
+    /// Whether the request's first bytes came before the answer to the one before it.
+    pub pipelined: bool,
 }
 
 /// An HTTP/2 stream lent to its request.
@@ -175,6 +177,8 @@ pub struct Sent {
     pub last_modified: Option<u64>,
     /// `ETag`
     pub etag: Option<Bytes>,
+    /// Whether `Accept-Ranges: bytes` was announced.
+    pub accept_ranges: bool,
     /// Bytes on the wire.
     pub bytes: u64,
     /// Bytes of the body.
@@ -224,6 +228,8 @@ pub struct Request {
     pub uri_below_alias: bool,
     /// Rewrites and redirects left before it is a cycle.
     pub changes_left: u8,
+    /// Whether it was sent before the request before it had been answered (`$pipe`).
+    pub pipelined: bool,
     /// Whether the client's connection may carry another request.
     pub keepalive: bool,
     /// `Content-Length` of the request, if any.
@@ -303,6 +309,7 @@ impl Request {
             valid_location: true,
             uri_below_alias: false,
             changes_left: 10,
+            pipelined: false,
             keepalive: false,
             body_length: None,
             has_body: false,

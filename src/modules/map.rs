@@ -1,5 +1,6 @@
 //! nginx's map module: a variable from another value.
 
+use crate::conf::values::number_arg;
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, Item};
 use crate::http::regex::Regex;
 use crate::http::request::Request;
@@ -12,8 +13,12 @@ use std::sync::Arc;
 /// The directives.
 pub const COMMANDS: &[Command] = &[
     Command::works("map", map, "a variable from another value"),
-    Command::no_effect("map_hash_max_size", "tables grow as they need"),
-    Command::no_effect("map_hash_bucket_size", "tables grow as they need"),
+    Command::no_effect_of("map_hash_max_size", |_, d| number_arg(d, 0).map(drop), "tables grow as they need"),
+    Command::no_effect_of(
+        "map_hash_bucket_size",
+        |_, d| number_arg(d, 0).map(drop),
+        "tables grow as they need",
+    ),
 ];
 
 /// A `map` block.

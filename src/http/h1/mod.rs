@@ -50,6 +50,7 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         framing: Framing::None,
         expect_continue: false,
         room: u64::MAX,
+        pipelined: false,
     });
     let mut first = true;
     loop {
@@ -57,6 +58,7 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         if closing && h1.input.is_empty() && !first {
             break;
         }
+        h1.pipelined = !first && !h1.input.is_empty();
         let read = read_head(&access, &local, &mut h1, first).await;
         if options.preface && first && matches!(read, Read::Preface) {
             let H1Body { io, input, .. } = *h1;
@@ -148,8 +150,10 @@ async fn answer(
 fn request(access: &Access, local: Arc<Local>, h1: Box<H1Body>, head: Head, started: Instant) -> Request {
     access.worker().metrics.connections.requests.inc();
     access.conn.requests.fetch_add(1, Ordering::Relaxed);
+    let pipelined = h1.pipelined;
     let mut rq = Request::new(local, access.conn.clone(), head, Downstream::H1(h1));
     rq.started = started;
+    rq.pipelined = pipelined;
     rq.length = rq.head.size() as u64;
     rq.server = bound(&rq.local, &rq.conn).names.default;
     rq.level = rq.http().servers[rq.server].level;

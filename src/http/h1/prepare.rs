@@ -11,10 +11,12 @@ use bytes::Bytes;
 /// is wrong with them.
 pub(super) fn prepare(rq: &mut Request) -> Result<(), u16> {
     let version = rq.head.version;
-    choose_server(rq)?;
+    let chosen = choose_server(rq);
     let merge = *rq.srv().core.merge_slashes;
     let target = uri::parse(rq.head.target(), merge).ok_or(400u16)?;
     (rq.uri, rq.args, rq.unparsed) = (target.path, target.args, target.unparsed);
+    // What was asked for is the log's to say, whatever is wrong with the host.
+    chosen?;
     let (framing, length) = framing(&rq.head)?;
     // Neither is for an edge.
     if matches!(rq.method, Method::Connect | Method::Trace) {

@@ -96,8 +96,13 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
     } else {
         field("Connection", b"close");
     }
-    for (name, value) in response.fields.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"location")) {
-        write_field(name, value, out);
+    let mut location_written = false;
+    for (name, value) in response.fields.iter() {
+        let is_first = !location_written && name.eq_ignore_ascii_case(b"location");
+        location_written |= is_first;
+        if !is_first {
+            write_field(name, value, out);
+        }
     }
     if let Some(etag) = &response.etag {
         write_field(b"ETag", etag, out);
@@ -151,6 +156,7 @@ pub fn record(rq: &mut Request, response: &Response) {
         length: response.content_length(),
         last_modified: response.last_modified,
         etag: response.etag.clone(),
+        accept_ranges: response.accept_ranges,
         ..Sent::default()
     };
 }

@@ -34,7 +34,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("request_id", |rq, _, out| hex(out, &rq.id())),
     Variable::new("request_time", |rq, _, out| seconds(out, rq.started.elapsed())),
     Variable::new("request_completion", |rq, _, out| {
-        put(out, if rq.sent.status != 0 && !rq.sent.aborted { b"OK" } else { b"" })
+        put(out, if rq.sent.bytes > 0 && !rq.sent.aborted { b"OK" } else { b"" })
     }),
     Variable::new("request_body", |rq, _, out| {
         put_opt(out, rq.body.as_deref().filter(|body| !body.is_empty()))
@@ -125,7 +125,7 @@ pub const VARIABLES: &[Variable] = &[
         let now = date::since_epoch();
         put(out, format!("{}.{:03}", now.as_secs(), now.subsec_millis()).as_bytes())
     }),
-    Variable::new("pipe", |_, _, out| put(out, b".")),
+    Variable::new("pipe", |rq, _, out| put(out, if rq.pipelined { b"p" } else { b"." })),
     Variable {
         name: "limit_rate",
         prefix: false,
@@ -228,19 +228,29 @@ fn port_number(out: &mut Vec<u8>, port: u16) -> bool {
     port == 0 || number(out, port.into())
 }
 
-/// The value of a cookie of the request, and the line that it stands in; blanks around the equals
-/// sign are passed over, as by nginx.
+/// The value of a cookie of the request, and the line that it stands in.
 pub fn cookie<'a>(rq: &'a Request, name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
-    for line in rq.head.all("cookie") {
-        for pair in line.split(|b| *b == b';') {
-            let pair = pair.trim_ascii_start();
-            let Some((start, rest)) = pair.split_at_checked(name.len()) else { continue };
-            if start.eq_ignore_ascii_case(name)
-                && let Some(value) = rest.trim_ascii_start().strip_prefix(b"=")
-            {
-                return Some((value.trim_ascii_start(), line));
+    rq.head.all("cookie").find_map(|line| Some((cookie_of(line, name)?, line)))
+}
+
+/// The value of a cookie in a line of them. As with nginx a name begins after a semicolon or a comma, a
+/// value ends at a semicolon only, and blanks around the equals sign are passed over
+/// (ngx_http_parse_multi_header_lines).
+fn cookie_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let skip_blanks = |text: &'a [u8]| &text[text.iter().take_while(|b| **b == b' ').count()..];
+    let mut rest = line;
+    while !rest.is_empty() {
+        if let Some((start, after)) = rest.split_at_checked(name.len())
+            && start.eq_ignore_ascii_case(name)
+        {
+            rest = skip_blanks(after);
+            if let Some(value) = rest.strip_prefix(b"=") {
+                let value = skip_blanks(value);
+                return Some(&value[..memchr::memchr(b';', value).unwrap_or(value.len())]);
             }
         }
+        let Some(end) = memchr::memchr2(b';', b',', rest) else { break };
+        rest = skip_blanks(&rest[end + 1..]);
     }
     None
 }
@@ -255,7 +265,15 @@ fn sent_http(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
         }
         "last_modified" => sent.last_modified.is_some_and(|t| put(out, date::http_date(t).as_bytes())),
         "etag" => put_opt(out, sent.etag.as_deref()),
-        "connection" => put(out, if rq.keepalive { b"keep-alive" } else { b"close" }),
+        "accept_ranges" if sent.accept_ranges => put(out, b"bytes"),
+        "connection" if sent.status == 101 => put(out, b"upgrade"),
+        // Once a response has been sent nginx no longer knows that the connection was to be kept.
+        "connection" => put(out, if rq.keepalive && sent.bytes == 0 { b"keep-alive" } else { b"close" }),
+        "keep_alive" if rq.keepalive && sent.bytes == 0 => rq
+            .loc()
+            .core
+            .keepalive_header
+            .is_some_and(|seconds| put(out, format!("timeout={seconds}").as_bytes())),
         "transfer_encoding" => {
             let chunked = sent.length.is_none() && rq.version() == crate::http::Version::Http11;
             chunked && put(out, b"chunked")

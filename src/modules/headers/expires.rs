@@ -70,7 +70,10 @@ impl Span {
                 _ => {}
             }
         }
-        let seconds = |text| time(text).map(|t| t.as_secs() as i64).ok_or("invalid value");
+        // Milliseconds are no unit here.
+        let seconds = |text: &str| {
+            time(text).filter(|_| !text.contains("ms")).map(|t| t.as_secs() as i64).ok_or("invalid value")
+        };
         if let Some(at) = text.strip_prefix('@') {
             if modified {
                 return Err("daily time cannot be used with \"modified\" parameter");
@@ -172,6 +175,7 @@ mod tests {
             ("@1h", true, Err("daily time cannot be used with \"modified\" parameter")),
             ("max", true, Err("invalid value")),
             ("soon", false, Err("invalid value")),
+            ("1500ms", false, Err("invalid value")),
             ("", false, Err("invalid value")),
         ] {
             assert_eq!(Span::parse(text, modified), want, "{text} {modified}");

@@ -70,8 +70,7 @@ impl Known {
 
     fn append(self, rq: &Request, out: &mut Vec<u8>) {
         match self {
-            // nginx writes `p` for a pipelined request, which is no state of ours.
-            Known::Pipe => out.push(b'.'),
+            Known::Pipe => out.push(if rq.pipelined { b'p' } else { b'.' }),
             Known::TimeLocal => clock::append_local(out),
             Known::TimeIso8601 => clock::append_iso8601(out),
             Known::Msec => seconds(out, date::since_epoch()),

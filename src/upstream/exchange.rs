@@ -211,17 +211,19 @@ fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
             break;
         }
         let shown = String::from_utf8_lossy(&text[..text.len().min(120)]);
-        let colon = memchr::memchr(b':', text).ok_or_else(|| invalid(&shown))?;
+        // A name alone is a field without a value, to nginx.
+        let colon = memchr::memchr(b':', text).unwrap_or(text.len());
         let name = &text[..colon];
         let fine = !name.is_empty() && name.iter().all(|b| b.is_ascii_graphic());
         // A carriage return ends the line or is an error.
         if !fine || text.contains(&0) || text.contains(&b'\r') {
             return Err(invalid(&shown));
         }
-        let lead = text[colon + 1..].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
-        let value_start = here + colon + 1 + lead;
-        let trail = text[colon + 1 + lead..].iter().rev().take_while(|b| matches!(b, b' ' | b'\t')).count();
-        let value = head.slice(value_start..here + text.len() - trail);
+        let is_blank = |b: &&u8| matches!(**b, b' ' | b'\t');
+        let after = (colon + 1).min(text.len());
+        let lead = text[after..].iter().take_while(is_blank).count();
+        let trail = text[after + lead..].iter().rev().take_while(is_blank).count();
+        let value = head.slice(here + after + lead..here + text.len() - trail);
         if name.eq_ignore_ascii_case(b"connection") {
             let has = |w: &[u8]| value.split(|b| *b == b',').any(|v| v.trim_ascii().eq_ignore_ascii_case(w));
             close |= has(b"close");
@@ -306,7 +308,7 @@ mod tests {
     fn heads_that_are_none() {
         for bad in [
             "HTTP/1.1 20 OK\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n: nameless\r\n\r\n",
             "HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
             "HTTP/1.1 200 O\rX: y\r\n\r\n",
             "HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: b\r\n\r\n",

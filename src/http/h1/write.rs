@@ -23,7 +23,8 @@ impl Plan {
         let bodyless = matches!(response.status, 101 | 204 | 304);
         let head_only = rq.method == Method::Head;
         let length = match (bodyless, head_only) {
-            (true, _) => None,
+            // An upstream may say with its 304 how long the body would be.
+            (true, _) => response.length.filter(|n| *n > 0 && response.status == 304 && response.upstream),
             // Of a HEAD that went upstream the length is what the upstream said, or unknown.
             (false, true) => response.length.or_else(|| response.body.known_length().filter(|n| *n > 0)),
             (false, false) => response.content_length(),

@@ -126,7 +126,8 @@ async fn send(
     let bodyless = matches!(response.status, 204 | 304);
     let head_only = rq.method == Method::Head;
     let length = match (bodyless, head_only && response.upstream) {
-        (true, _) => None,
+        // As for HTTP/1.
+        (true, _) => response.length.filter(|n| *n > 0 && response.status == 304 && response.upstream),
         // An upstream that did not tell the length of what it did not send did not say 0.
         (false, true) => response.length,
         (false, false) => response.content_length(),

@@ -3,14 +3,16 @@
 set -eu
 binary=$(realpath "$1")
 root=$2
-conf=$(cd "$(dirname "$0")/../conf" && pwd)
+deploy=$(cd "$(dirname "$0")" && pwd)
+conf=$deploy/../conf
 
 mkdir -p "$root"
 cd "$root"
 mkdir -p usr/sbin usr/bin etc/nginx/conf.d etc/ssl/certs run tmp \
-    var/log/nginx var/cache/nginx var/lib/nginx usr/share/nginx/html
+    var/log/nginx var/cache/nginx var/lib/nginx usr/share/nginx/html usr/share/edgewater
 chmod 1777 tmp
 ln -s /run var/run
+ln -s usr/bin bin
 
 # install_program FROM TO: a program and the libraries that it loads, each at its own path.
 install_program() {
@@ -21,7 +23,10 @@ install_program() {
     done
 }
 install_program "$binary" usr/sbin/edgewater
-install_program "$(command -v curl)" usr/bin/curl
+# curl is for the health check, the others are for the entrypoint.
+for program in curl sh awk cat envsubst find mkdir nproc sed sort; do
+    install_program "$(command -v $program)" usr/bin/$program
+done
 ln -s edgewater usr/sbin/nginx
 
 cat >etc/passwd <<'TEXT'
@@ -35,4 +40,6 @@ ln -s /dev/stdout var/log/nginx/access.log
 ln -s /dev/stderr var/log/nginx/error.log
 cp "$conf/nginx.conf" "$conf/mime.types" etc/nginx/
 cp "$conf"/conf.d/* etc/nginx/conf.d/
+cp "$conf/conf.d/default.conf" usr/share/edgewater/
+cp -R "$deploy/docker-entrypoint.sh" "$deploy/docker-entrypoint.d" .
 cp "$conf"/html/* usr/share/nginx/html/

@@ -22,6 +22,7 @@ chromium:chromium
 chromedriver:chromium-driver
 curl:curl
 openssl:openssl
+envsubst:gettext-base
 nghttp:nghttp2-client
 promtool:prometheus'
 

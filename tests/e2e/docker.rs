@@ -33,6 +33,7 @@ fn the_image_stands_where_nginx_stood() {
         }
     };
     build_image(&engine);
+    prepares_its_configuration(&engine);
     let site = Site::start(&engine);
 
     serves_both_ports(&site);
@@ -54,6 +55,38 @@ fn build_image(engine: &Engine) {
     // The classic builder needs no plugin. Its layer of this image is a copy of one directory.
     let mut build = engine.docker(&["build", "--quiet", "--network", "none", "--tag", IMAGE]);
     run(build.arg(&context).env("DOCKER_BUILDKIT", "0"));
+}
+
+/// The entrypoint and the files of the image: a template, its variables, and the server that comes with it.
+fn prepares_its_configuration(engine: &Engine) {
+    let templates = engine.dir.path().join("templates");
+    fs::create_dir(&templates).unwrap();
+    let template = "server { listen 8080; location / { return 200 \"${GREETING}, $host\\n\"; } }\n";
+    fs::write(templates.join("greeting.conf.template"), template).unwrap();
+    let mount = format!("{}:/etc/nginx/templates:ro", templates.display());
+    let start = ["run", "--detach", "--network", "none", "--name", "prepared", "--volume", &mount];
+    let variables =
+        ["--env", "GREETING=good evening", "--env", "NGINX_ENTRYPOINT_WORKER_PROCESSES_AUTOTUNE=1", IMAGE];
+    run(engine.docker(&start).args(variables));
+    let inside = |arguments: &[&str]| {
+        let output = engine.docker(&["exec", "prepared"]).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    await_that("the template is served", || {
+        inside(&["curl", "-s", "http://127.0.0.1:8080/"]) == "good evening, 127.0.0.1\n"
+    });
+    assert!(inside(&["curl", "-s", "http://127.0.0.1/"]).contains("<h1>Edgewater runs</h1>"));
+    assert!(inside(&["cat", "/etc/nginx/nginx.conf"]).contains("# was: worker_processes auto;"));
+    let logs = run(&mut engine.docker(&["logs", "prepared"]));
+    let logs = String::from_utf8_lossy(&logs.stdout).into_owned();
+    assert!(logs.contains("20-envsubst-on-templates.sh"), "{logs}");
+    run(&mut engine.docker(&["stop", "--time", "20", "prepared"]));
+    let ended = run(&mut engine.docker(&["inspect", "--format", "{{.State.ExitCode}}", "prepared"]));
+    assert_eq!(String::from_utf8_lossy(&ended.stdout).trim(), "0");
+    run(&mut engine.docker(&["rm", "prepared"]));
+    // Another command is run as it is.
+    let version = run(&mut engine.docker(&["run", "--rm", "--network", "none", IMAGE, "nginx", "-v"]));
+    assert!(String::from_utf8_lossy(&version.stderr).starts_with("edgewater version: "));
 }
 
 fn serves_both_ports(site: &Site) {

@@ -13,6 +13,7 @@ mod acceptance_signal;
 mod command_line;
 mod config_errors;
 mod docker;
+mod entrypoint;
 mod live;
 mod mirror;
 mod odd_upstreams;

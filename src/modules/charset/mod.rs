@@ -167,7 +167,10 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
 /// Tells the charset, and recodes. An upstream may ask for it by `X-Accel-Charset`, wherever a
 /// location has a handler of its own.
 pub const FILTER: Filter = Filter {
-    wants: |loc| *loc.charset.charset != Charset::Off || loc.core.content.is_some(),
+    wants: |loc| {
+        let off = *loc.charset.charset == Charset::Off && *loc.charset.source == Charset::Off;
+        !off || loc.core.content.is_some()
+    },
     subrequests: true,
     call: apply,
 };

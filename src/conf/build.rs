@@ -311,6 +311,11 @@ impl Builder {
         self.levels.len() - 1
     }
 
+    /// Whether a block was read that the list of modules must be known for.
+    pub fn modules_used(&self) -> bool {
+        self.events_seen || self.http_seen
+    }
+
     /// The level being read.
     pub fn level(&self) -> LevelId {
         self.level

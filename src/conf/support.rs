@@ -241,7 +241,6 @@ const FOREIGN: &[(&str, &str)] = &[
     ("echo ", "the echo module is not built in; use return 200 \"text\""),
     ("vod", "the VOD module is not built in; serve segments as files or from a packager behind proxy_pass"),
     ("upload_", "the upload module is not built in; let the upstream take the body"),
-    ("zstd", "zstd is not built in; gzip is"),
 ];
 
 const LUA: &str = "Lua is not built in; map, set, rewrite, auth_request and limit_req cover most uses";

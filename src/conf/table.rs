@@ -66,6 +66,8 @@ impl Arity {
     pub const NONE: Arity = Arity { counts: 1, at_least: 0, block: false, flag: false };
     /// One argument.
     pub const ONE: Arity = Arity { counts: 1 << 1, at_least: 0, block: false, flag: false };
+    /// Two arguments.
+    pub const TWO: Arity = Arity { counts: 1 << 2, at_least: 0, block: false, flag: false };
     /// One argument or more.
     pub const SOME: Arity = Arity { counts: 0, at_least: 1, block: false, flag: false };
 

@@ -14,8 +14,10 @@ pub mod addition;
 pub mod auth_basic;
 pub mod auth_request;
 pub mod autoindex;
+pub mod brotli;
 pub mod browser;
 pub mod charset;
+pub mod compress;
 pub mod core;
 pub mod dav;
 pub mod empty_gif;
@@ -30,6 +32,7 @@ pub mod index;
 pub mod limit_conn;
 pub mod limit_req;
 pub mod limit_zone;
+pub mod load_module;
 pub mod log;
 pub mod map;
 pub mod media_types;
@@ -54,6 +57,7 @@ pub mod sub;
 pub mod try_files;
 pub mod upstream;
 pub mod userid;
+pub mod zstd;
 
 /// Every module's directives.
 pub const TABLES: &[&[Command]] = &[
@@ -63,6 +67,7 @@ pub const TABLES: &[&[Command]] = &[
     auth_request::COMMANDS,
     autoindex::COMMANDS,
     browser::COMMANDS,
+    brotli::COMMANDS,
     charset::COMMANDS,
     core::COMMANDS,
     empty_gif::COMMANDS,
@@ -77,6 +82,7 @@ pub const TABLES: &[&[Command]] = &[
     index::COMMANDS,
     limit_conn::COMMANDS,
     limit_req::COMMANDS,
+    load_module::COMMANDS,
     log::COMMANDS,
     map::COMMANDS,
     mp4::COMMANDS,
@@ -100,11 +106,13 @@ pub const TABLES: &[&[Command]] = &[
     try_files::COMMANDS,
     upstream::COMMANDS,
     userid::COMMANDS,
+    zstd::COMMANDS,
 ];
 
 /// Every module's variables.
 pub const VARIABLES: &[&[Variable]] = &[
     browser::VARIABLES,
+    brotli::VARIABLES,
     core::VARIABLES,
     gzip::VARIABLES,
     headers::VARIABLES,
@@ -120,6 +128,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     stub_status::VARIABLES,
     upstream::VARIABLES,
     userid::VARIABLES,
+    zstd::VARIABLES,
 ];
 
 /// Every module's handlers. Within a phase they run in this order, which is nginx's.
@@ -150,6 +159,8 @@ pub const FILTERS: &[Filter] = &[
     charset::FILTER,
     ssi::FILTER,
     addition::FILTER,
+    zstd::FILTER,
+    brotli::FILTER,
     gzip::FILTER,
 ];
 
@@ -196,6 +207,7 @@ gather! {
         auth_request: auth_request::Conf,
         autoindex: autoindex::Conf,
         browser: browser::Conf,
+        brotli: brotli::Conf,
         charset: charset::Conf,
         core: core::Loc,
         gunzip: gunzip::Conf,
@@ -221,6 +233,7 @@ gather! {
         sub: sub::Conf,
         try_files: try_files::Conf,
         userid: userid::Conf,
+        zstd: zstd::Conf,
     }
 }
 

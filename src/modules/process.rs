@@ -26,6 +26,8 @@ settings! {
         inherit worker_connections: u64 = 512,
         /// How long a graceful shutdown may last.
         inherit shutdown_timeout: Option<Duration> = None,
+        /// The modules that `load_module` named.
+        inherit loaded: Vec<String> = Vec::new(),
         /// The working directory.
         inherit working_directory: Option<PathBuf> = None,
     }
@@ -45,10 +47,6 @@ pub const COMMANDS: &[Command] = &[
     Command::works("working_directory", working_directory, "the working directory"),
     Command::works("http", |b, d| b.enter_http(d), "HTTP servers"),
     Command::works("include", |_, _| Ok(()), "another file's text, here"),
-    Command::no_effect(
-        "load_module",
-        "what is supported is built in, and a directive of a module that is not is refused where it stands",
-    ),
     Command::no_effect("master_process", ONE_PROCESS),
     Command::no_effect("lock_file", ONE_PROCESS),
     Command::no_effect("worker_priority", "threads keep the priority of the process"),

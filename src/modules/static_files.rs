@@ -2,7 +2,7 @@
 //! neighbour in its place.
 
 use super::core::Alias;
-use super::gzip;
+use super::{compress, gzip};
 use crate::cache::file_body::FileBody;
 use crate::cache::file_io::{Failure, Stop};
 use crate::cache::files::{Content, Found, Kind, Policy, Want, find, find_now};
@@ -15,6 +15,7 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::template::Template;
 use crate::http::uri::{Escape, escape};
+use crate::modules::LocConf;
 use crate::observe::error_log::Level;
 use crate::observe::request_log;
 use crate::settings;
@@ -26,15 +27,15 @@ settings! {
     /// What a level configures.
     pub struct Conf {
         /// Whether a file's compressed neighbour is sent in its place.
-        inherit gzip_static: GzipStatic = GzipStatic::Off,
+        inherit gzip_static: Precompressed = Precompressed::Off,
         /// The prefix with a slash, to which a root that comes out relative is joined.
         inherit prefix: Arc<[u8]> = Arc::from(&b""[..]),
     }
 }
 
-/// `gzip_static`
+/// `gzip_static` and its like
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GzipStatic {
+pub enum Precompressed {
     /// Never.
     Off,
     /// To clients that take it.
@@ -43,12 +44,17 @@ pub enum GzipStatic {
     Always,
 }
 
+impl Precompressed {
+    /// The words for them.
+    pub const WORDS: [(&str, Precompressed); 3] =
+        [("off", Precompressed::Off), ("on", Precompressed::On), ("always", Precompressed::Always)];
+}
+
 /// The directives.
 pub const COMMANDS: &[Command] = &[Command::works(
     "gzip_static",
     |b, d| {
-        let choices = [("off", GzipStatic::Off), ("on", GzipStatic::On), ("always", GzipStatic::Always)];
-        let v = one_of(d, &choices)?;
+        let v = one_of(d, &Precompressed::WORDS)?;
         b.loc().static_files.gzip_static.set(v)
     },
     "whether compressed neighbours of files are sent",
@@ -173,7 +179,7 @@ fn handle(rq: &mut Request) -> Deciding<'_> {
 pub fn at_hand(rq: &Request) -> Option<Flow> {
     let plain = rq.method == Method::Get
         && !rq.uri.ends_with(b"/")
-        && *rq.loc().static_files.gzip_static == GzipStatic::Off;
+        && NEIGHBOURS.iter().all(|n| (n.mode)(rq.loc()) == Precompressed::Off);
     if !plain {
         return None;
     }
@@ -199,11 +205,17 @@ async fn serve(rq: &mut Request) -> Flow {
     }
     let want = if rq.method == Method::Get { Want::Content } else { Want::Open };
     let mut vary = false;
-    if *rq.loc().static_files.gzip_static != GzipStatic::Off && rq.method != Method::Post {
-        match compressed(rq, &path, want).await {
-            Compressed::Answer(flow) => return flow,
-            Compressed::Refused => vary = true,
-            Compressed::None => {}
+    if rq.method != Method::Post {
+        for neighbour in &NEIGHBOURS {
+            match compressed(rq, &path, want, neighbour).await {
+                Compressed::Answer(Flow::Respond(mut response)) => {
+                    response.vary |= vary;
+                    return Flow::Respond(response);
+                }
+                Compressed::Answer(flow) => return flow,
+                Compressed::Refused => vary = true,
+                Compressed::None => {}
+            }
         }
     }
     let mut flow = match look(rq, &path, want).await {
@@ -304,14 +316,37 @@ enum Compressed {
     None,
 }
 
-/// Looks for the file's compressed neighbour (ngx_http_gzip_static_handler).
-async fn compressed(rq: &mut Request, path: &[u8], want: Want) -> Compressed {
-    let always = *rq.loc().static_files.gzip_static == GzipStatic::Always;
-    let takes = always || gzip::client_takes(rq, &Response::new(200));
+/// A kind of compressed neighbour.
+struct Neighbour {
+    suffix: &'static [u8],
+    coding: &'static str,
+    mode: fn(&LocConf) -> Precompressed,
+}
+
+/// The first that a client takes is sent: the order in which nginx's modules are asked when these of
+/// others are loaded.
+const NEIGHBOURS: [Neighbour; 3] = [
+    Neighbour { suffix: b".zst", coding: "zstd", mode: |loc| *loc.zstd.neighbours },
+    Neighbour { suffix: b".br", coding: "br", mode: |loc| *loc.brotli.neighbours },
+    Neighbour { suffix: b".gz", coding: "gzip", mode: |loc| *loc.static_files.gzip_static },
+];
+
+/// Looks for a file's compressed neighbour (ngx_http_gzip_static_handler).
+async fn compressed(rq: &mut Request, path: &[u8], want: Want, neighbour: &Neighbour) -> Compressed {
+    let mode = (neighbour.mode)(rq.loc());
+    if mode == Precompressed::Off {
+        return Compressed::None;
+    }
+    let always = mode == Precompressed::Always;
+    let takes = always
+        || match neighbour.coding {
+            "gzip" => gzip::client_takes(rq, &Response::new(200)),
+            coding => compress::client_takes(rq, coding.as_bytes()),
+        };
     if !takes && !*rq.loc().gzip.vary {
         return Compressed::None;
     }
-    let path = [path, b".gz"].concat();
+    let path = [path, neighbour.suffix].concat();
     let found = match look(rq, &path, want).await {
         Ok(found) => found,
         Err(failure) => {
@@ -335,7 +370,7 @@ async fn compressed(rq: &mut Request, path: &[u8], want: Want) -> Compressed {
         Kind::File => {}
     }
     let mut response = answer(rq, found);
-    response.fields.add_static("Content-Encoding", Bytes::from_static(b"gzip"));
+    response.fields.add_static("Content-Encoding", Bytes::from_static(neighbour.coding.as_bytes()));
     response.vary = !always;
     response.ranges = false;
     Compressed::Answer(Flow::Respond(response))

@@ -1,6 +1,6 @@
 //! nginx's random_index module: any file of a directory for the directory.
 
-use super::autoindex::{directory_of, open, refuse};
+use super::autoindex::{at_once, directory_of, open, refuse};
 use super::static_files::{Mapped, map};
 use crate::cache::file_io::Failure;
 use crate::conf::Command;
@@ -45,9 +45,7 @@ async fn choose(rq: &mut Request) -> Flow {
     let Some(Mapped { path, .. }) = map(rq) else { return Flow::status(500) };
     let directory = directory_of(&path).to_vec();
     let choosing = directory.clone();
-    let chosen = tokio::task::spawn_blocking(move || any_file(&choosing)).await;
-    // The only ways for it not to finish are a panic and the end of the runtime.
-    match chosen.unwrap_or_else(|_| Err(Failure::of("opendir()", Errno::CANCELED))) {
+    match at_once(move || any_file(&choosing)).await.unwrap_or_else(Err) {
         Ok(None) => Flow::Continue,
         Ok(Some(name)) => Flow::Internal { uri: [&rq.uri[..], &name].concat().into(), args: rq.args.clone() },
         Err(failure) => refuse(rq, &directory, &failure),

@@ -37,7 +37,8 @@ pub async fn check(hash: Vec<u8>, password: &[u8]) -> Checked {
     // Hashes are text; one that is not is none.
     let Ok(hash) = String::from_utf8(hash) else { return Checked::Wrong };
     let key = remembered_as(&hash, password);
-    if REMEMBERED.get_or_init(remembered).contains_key(&key) {
+    // Asked for in this way its time of being idle begins anew.
+    if REMEMBERED.get_or_init(remembered).get(&key).is_some() {
         return Checked::Right;
     }
     // It is never closed.
@@ -212,6 +213,22 @@ mod tests {
             assert_eq!(expensive(hash, b"secret"), Checked::Right, "{hash}");
             assert_eq!(expensive(hash, b"Secret"), Checked::Wrong, "{hash}");
             assert_eq!(expensive(hash, b""), Checked::Wrong, "{hash}");
+        }
+    }
+
+    /// By `openssl passwd -apr1`: a text, how often, and the hash.
+    #[test]
+    fn apr1_of_passwords_of_any_length() {
+        for (text, times, hash) in [
+            ("x", 1, "$apr1$a$CwOs8ZUV1Vmp.iAwImfTn1"),
+            ("x", 15, "$apr1$longsalt$2ORlJlIojhA4S7qgoaMB.0"),
+            ("x", 16, "$apr1$longsalt$NndJDN/fhHZR5r1md/V7z."),
+            ("y", 17, "$apr1$longsalt$IIRZUqbHinkA2Wbp0UTYn/"),
+            ("z", 33, "$apr1$./Az09$u2vbFWsnIFoRIINcMb18z/"),
+            ("pass word", 1, "$apr1$longsalt$QgoHb6s6epk4QrqCUfIz3."),
+            ("p", 255, "$apr1$12345678$67VEpQo6w06fM4Nfdx3AC/"),
+        ] {
+            assert_eq!(apr1(hash, text.repeat(times).as_bytes()).as_deref(), Some(hash), "{text} {times}");
         }
     }
 

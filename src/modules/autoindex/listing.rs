@@ -80,23 +80,29 @@ impl Drop for Memory {
     }
 }
 
-/// Reads a directory. No more are read at once than there are cores, so that directories that are
-/// large or slow do not take every thread that may wait.
+/// Reads a directory.
 pub async fn read(directory: &[u8]) -> Result<Listing, Stopped> {
+    let directory = directory.to_vec();
+    let reading = at_once(move || read_now(&directory, Memory::none())).await;
+    reading.unwrap_or_else(|failure| Err(Stopped::Failed(failure)))
+}
+
+/// Has work on a directory done where it may wait. No more is done at once than there are cores, so
+/// that directories that are large or slow do not take every thread that may wait.
+pub async fn at_once<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     static AT_ONCE: OnceLock<Semaphore> = OnceLock::new();
     let at_once = AT_ONCE.get_or_init(|| {
         Semaphore::new(std::thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2))
     });
-    let cancelled = || Stopped::Failed(Failure::of("opendir()", Errno::CANCELED));
+    let cancelled = || Failure::of("opendir()", Errno::CANCELED);
     // It is never closed.
     let permit = at_once.acquire().await.map_err(|_| cancelled())?;
-    let directory = directory.to_vec();
-    let reading = tokio::task::spawn_blocking(move || {
+    let working = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        read_now(&directory, Memory::none())
+        work()
     });
     // The only ways for it not to finish are a panic and the end of the runtime.
-    reading.await.unwrap_or_else(|_| Err(cancelled()))
+    working.await.map_err(|_| cancelled())
 }
 
 /// Opens a directory. May wait.

@@ -19,8 +19,8 @@ use crate::settings;
 use bytes::Bytes;
 pub use format::Format;
 use format::{Page, Style};
-pub use listing::open;
 use listing::{Stopped, read};
+pub use listing::{at_once, open};
 
 settings! {
     /// What a level configures.
@@ -88,11 +88,11 @@ async fn list(rq: &mut Request) -> Flow {
     let directory = directory_of(&path).to_vec();
     if rq.method == Method::Head {
         // Only whether there is one is asked.
-        let looked = tokio::task::spawn_blocking(move || open(&directory).map_err(|f| (f, directory)));
-        return match looked.await {
-            Ok(Ok(_)) => Flow::Respond(respond(format, &callback, Body::Stream(Box::new(Nothing)))),
-            Ok(Err((failure, directory))) => refuse(rq, &directory, &failure),
-            Err(_) => Flow::status(500),
+        let looking = directory.clone();
+        let looked = at_once(move || open(&looking).map(drop)).await;
+        return match looked.unwrap_or_else(Err) {
+            Ok(()) => Flow::Respond(respond(format, &callback, Body::Stream(Box::new(Nothing)))),
+            Err(failure) => refuse(rq, &directory, &failure),
         };
     }
     let listing = match read(&directory).await {

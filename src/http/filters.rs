@@ -6,7 +6,7 @@ use super::error_page;
 use super::head::Method;
 use super::range::{self, Unsatisfiable};
 use super::request::{Address, Request};
-use super::response::Response;
+use super::response::{Mark, Response};
 use crate::modules::core::IfModifiedSince;
 use crate::modules::{LocConf, headers};
 use bytes::Bytes;
@@ -67,13 +67,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     if let Some(status) = rq.status_override.take() {
         response.status = status;
     }
-    for (name, value) in rq.carried.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"content-type")) {
-        if name.eq_ignore_ascii_case(b"etag") {
-            response.etag.get_or_insert_with(|| value.clone());
-        } else {
-            response.fields.add(name.clone(), value.clone());
-        }
-    }
+    carry(rq, response);
     if response.status == 200 && !response.unconditional {
         match check(rq, response) {
             Check::Send => {}
@@ -112,6 +106,22 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     Ok(())
 }
 
+/// Adds what an earlier answer to the request left for this one; it came first and stands first.
+fn carry(rq: &Request, response: &mut Response) {
+    if rq.carried.is_empty() {
+        return;
+    }
+    let is = |name: &[u8], other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    let others = rq.carried.iter().filter(|(n, _)| !is(n, "content-type") && !is(n, "etag"));
+    response.fields.prepend(others.map(|(n, v)| (n.clone(), v.clone())));
+    if let Some(etag) = rq.carried.get("etag")
+        && response.etag.is_none()
+    {
+        response.etag = Some(etag.clone());
+        response.fields.mark_first(Mark::ETag);
+    }
+}
+
 /// Makes a `Location` of ours that is a path absolute (ngx_http_header_filter). An upstream's is
 /// left as it came.
 fn complete_location(rq: &Request, response: &mut Response) {
@@ -140,7 +150,8 @@ fn complete_location(rq: &Request, response: &mut Response) {
         let _ = write!(location, ":{}", a.port());
     }
     location.extend_from_slice(path);
-    response.fields.set("Location", location);
+    response.fields.put("Location", location);
+    response.location_completed = true;
 }
 
 /// The length of the body that GET would get, when it is known. A HEAD has no body to take it from.

@@ -4,69 +4,180 @@ use super::body::Body;
 use bytes::Bytes;
 
 /// Names and values in order. Names are compared without regard to case.
-#[derive(Clone, Debug, Default)]
-pub struct Fields(Vec<(Bytes, Bytes)>);
+///
+/// Some fields are kept elsewhere and yet have a place among these, the one they had in an
+/// upstream's answer, say: see [`Fields::mark`].
+#[derive(Clone, Debug)]
+pub struct Fields {
+    list: Vec<(Bytes, Bytes)>,
+    /// Before which of the list each marked field stands; [`NOWHERE`] for none.
+    marks: [u16; 4],
+}
+
+/// A field that is kept elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// `ETag`; first unless marked.
+    ETag,
+    /// `Last-Modified`; not among these unless marked, as are the others.
+    LastModified,
+    /// An upstream's `Server`.
+    Server,
+    /// An upstream's `Date`.
+    Date,
+}
+
+const MARKS: [Mark; 4] = [Mark::ETag, Mark::LastModified, Mark::Server, Mark::Date];
+
+const NOWHERE: u16 = u16::MAX;
+
+/// What stands at a place of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// A name and its value.
+    Field(&'a Bytes, &'a Bytes),
+    /// A field that is kept elsewhere.
+    Mark(Mark),
+}
+
+impl Default for Fields {
+    fn default() -> Fields {
+        Fields { list: Vec::new(), marks: [0, NOWHERE, NOWHERE, NOWHERE] }
+    }
+}
 
 impl Fields {
     /// Adds a field after the others.
     pub fn add(&mut self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.0.push((name.into(), value.into()));
+        self.list.push((name.into(), value.into()));
     }
 
     /// Adds a field whose name is known when compiling.
     pub fn add_static(&mut self, name: &'static str, value: impl Into<Bytes>) {
-        self.0.push((Bytes::from_static(name.as_bytes()), value.into()));
+        self.list.push((Bytes::from_static(name.as_bytes()), value.into()));
     }
 
     /// Adds a field before the others.
     pub fn add_first(&mut self, name: &'static str, value: impl Into<Bytes>) {
-        self.0.insert(0, (Bytes::from_static(name.as_bytes()), value.into()));
+        self.list.insert(0, (Bytes::from_static(name.as_bytes()), value.into()));
+        for mark in self.marks.iter_mut().filter(|mark| **mark != NOWHERE) {
+            *mark = mark.saturating_add(1);
+        }
     }
 
-    /// Replaces every field of this name by one.
+    /// Adds these fields, in their order, before the others.
+    pub fn prepend(&mut self, fields: impl IntoIterator<Item = (Bytes, Bytes)>) {
+        let before = self.list.len();
+        self.list.splice(..0, fields);
+        let added = u16::try_from(self.list.len() - before).unwrap_or(NOWHERE - 1);
+        for mark in self.marks.iter_mut().filter(|mark| **mark != NOWHERE) {
+            *mark = mark.saturating_add(added).min(NOWHERE - 1);
+        }
+    }
+
+    /// Says that a field that is kept elsewhere comes before all.
+    pub fn mark_first(&mut self, mark: Mark) {
+        self.marks[mark as usize] = 0;
+    }
+
+    /// Says that a field that is kept elsewhere comes after those that are here now.
+    pub fn mark(&mut self, mark: Mark) {
+        // A head has bounds far below.
+        self.marks[mark as usize] = u16::try_from(self.list.len()).unwrap_or(NOWHERE - 1);
+    }
+
+    /// Whether a field that is kept elsewhere has a place here.
+    pub fn is_marked(&self, mark: Mark) -> bool {
+        self.marks[mark as usize] != NOWHERE
+    }
+
+    /// Every field in order, with the places of those that are kept elsewhere.
+    pub fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        let marks_at = move |at: usize, last: bool| {
+            let here = move |mark: &Mark| {
+                let place = usize::from(self.marks[*mark as usize]);
+                place == at || last && place > at && place != usize::from(NOWHERE)
+            };
+            MARKS.into_iter().filter(move |mark| here(mark)).map(Place::Mark)
+        };
+        let fields = self.list.iter().enumerate();
+        fields
+            .flat_map(move |(at, (n, v))| marks_at(at, false).chain(std::iter::once(Place::Field(n, v))))
+            .chain(marks_at(self.list.len(), true))
+    }
+
+    /// Replaces every field of this name by one after the others.
     pub fn set(&mut self, name: &'static str, value: impl Into<Bytes>) {
         self.remove(name);
         self.add_static(name, value);
     }
 
+    /// Replaces every field of this name by one in the place of the first; after the others when
+    /// there was none.
+    pub fn put(&mut self, name: &'static str, value: impl Into<Bytes>) {
+        let Some(first) = self.list.iter().position(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())) else {
+            return self.add_static(name, value);
+        };
+        let mut at = 0;
+        self.retain(|n, _| {
+            at += 1;
+            at - 1 == first || !n.eq_ignore_ascii_case(name.as_bytes())
+        });
+        self.list[first] = (Bytes::from_static(name.as_bytes()), value.into());
+    }
+
     /// Removes every field of this name.
     pub fn remove(&mut self, name: &str) {
-        self.0.retain(|(n, _)| !n.eq_ignore_ascii_case(name.as_bytes()));
+        self.retain(|n, _| !n.eq_ignore_ascii_case(name.as_bytes()));
     }
 
     /// The first field of this name.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, v)| v)
+        self.list.iter().find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, v)| v)
     }
 
     /// Every field of this name.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Bytes> {
-        self.0.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, v)| v)
+        self.list.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, v)| v)
     }
 
     /// Every field, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
-        self.0.iter().map(|(n, v)| (n, v))
+        self.list.iter().map(|(n, v)| (n, v))
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.list.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     /// Keeps those for which `keep` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&Bytes, &Bytes) -> bool) {
-        self.0.retain(|(n, v)| keep(n, v));
+        let (mut at, mut gone) = (0u16, [0u16; MARKS.len()]);
+        let marks = self.marks;
+        self.list.retain(|(n, v)| {
+            let keep = keep(n, v);
+            if !keep {
+                for (gone, mark) in gone.iter_mut().zip(marks) {
+                    *gone += u16::from(mark != NOWHERE && at < mark);
+                }
+            }
+            at = at.saturating_add(1);
+            keep
+        });
+        for (mark, gone) in self.marks.iter_mut().zip(gone) {
+            *mark -= gone;
+        }
     }
 
     /// Room for more bytes than this would take, for bounds: names, values, and separators.
     pub fn size(&self) -> usize {
-        self.0.iter().map(|(n, v)| n.len() + v.len() + 4).sum()
+        self.list.iter().map(|(n, v)| n.len() + v.len() + 4).sum()
     }
 }
 
@@ -88,6 +199,8 @@ pub struct Response {
     pub unconditional: bool,
     /// Whether a `Location` that is a path is to be completed; an upstream's own is not.
     pub complete_location: bool,
+    /// Whether it was: then it stands before the other fields.
+    pub location_completed: bool,
     /// The other fields.
     pub fields: Fields,
     /// `Content-Type`, complete.
@@ -217,5 +330,44 @@ pub fn reason(status: u16) -> &'static str {
         505 => "HTTP Version Not Supported",
         507 => "Insufficient Storage",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(fields: &Fields) -> String {
+        let one = |place| match place {
+            Place::Field(name, _) => String::from_utf8_lossy(name).into_owned(),
+            Place::Mark(mark) => format!("<{mark:?}>"),
+        };
+        fields.places().map(one).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn marked_fields_keep_their_places() {
+        let mut fields = Fields::default();
+        fields.add_static("A", "1");
+        fields.add_static("B", "1");
+        assert_eq!(shown(&fields), "<ETag> A B");
+        fields.mark(Mark::LastModified);
+        fields.add_static("a", "2");
+        fields.mark(Mark::Server);
+        assert_eq!(shown(&fields), "<ETag> A B <LastModified> a <Server>");
+        fields.add_first("Vary", "x");
+        assert_eq!(shown(&fields), "Vary <ETag> A B <LastModified> a <Server>");
+        let before = fields.clone();
+        fields.remove("a");
+        assert_eq!(shown(&fields), "Vary <ETag> B <LastModified> <Server>");
+        fields = before;
+        fields.put("B", "2");
+        fields.put("A", "3");
+        assert_eq!(shown(&fields), "Vary <ETag> A B <LastModified> <Server>");
+        fields.put("C", "1");
+        assert_eq!(shown(&fields), "Vary <ETag> A B <LastModified> <Server> C");
+        fields.mark(Mark::ETag);
+        fields.set("Vary", "y");
+        assert_eq!(shown(&fields), "A B <LastModified> <Server> C <ETag> Vary");
     }
 }

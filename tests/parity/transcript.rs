@@ -135,8 +135,10 @@ impl Transcript {
             };
             headers.push(format!("< {name}: {value}"));
         }
-        // Stable: headers of one name keep their order.
-        headers.sort_by_key(|h| h.split(':').next().unwrap_or_default().to_ascii_lowercase());
+        // HTTP/1 shows the order in which the fields are sent. Stable: headers of one name keep theirs.
+        if answer.line.starts_with("HTTP/2") {
+            headers.sort_by_key(|h| h.split(':').next().unwrap_or_default().to_ascii_lowercase());
+        }
         // A status line without a reason ends in a space, or with nginx in front of such an upstream, does not.
         self.push(format!("< {}", answer.line.trim_end()));
         for header in headers {

@@ -4,7 +4,7 @@ use crate::http::date;
 use crate::http::error_page::server_token;
 use crate::http::head::{Method, Version};
 use crate::http::request::{Request, Sent};
-use crate::http::response::{Response, reason};
+use crate::http::response::{Mark, Place, Response, reason};
 use crate::modules::headers;
 use bytes::Bytes;
 
@@ -60,11 +60,14 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
     }
     first.extend_from_slice(b"\r\n");
     let core = &rq.loc().core;
+    let marked = |mark| response.fields.is_marked(mark);
     match &response.server {
+        Some(_) if marked(Mark::Server) => {}
         Some(server) => field("Server", server),
         None => field("Server", server_token(*core.server_tokens).as_bytes()),
     }
     match &response.date {
+        Some(_) if marked(Mark::Date) => {}
         Some(date) => field("Date", date),
         None => {
             let mut now = Vec::with_capacity(32);
@@ -78,10 +81,14 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
     if let Some(length) = plan.length {
         field("Content-Length", length.to_string().as_bytes());
     }
-    if let Some(at) = response.last_modified {
+    if let Some(at) = response.last_modified
+        && !marked(Mark::LastModified)
+    {
         field("Last-Modified", date::http_date(at).as_bytes());
     }
-    if let Some(location) = response.fields.get("location") {
+    // Only one that was completed here stands before the others.
+    let completed = response.fields.get("location").filter(|_| response.location_completed);
+    if let Some(location) = completed {
         field("Location", location);
     }
     if plan.chunked {
@@ -97,22 +104,36 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
     } else {
         field("Connection", b"close");
     }
-    let mut location_written = false;
-    for (name, value) in response.fields.iter() {
-        let is_first = !location_written && name.eq_ignore_ascii_case(b"location");
-        location_written |= is_first;
-        if !is_first {
-            write_field(name, value, out);
+    let mut skips = completed.is_some();
+    for place in response.fields.places() {
+        match place {
+            Place::Field(name, _) if skips && name.eq_ignore_ascii_case(b"location") => skips = false,
+            Place::Field(name, value) => write_field(name, value, out),
+            Place::Mark(mark) => write_marked(mark, response, out),
         }
-    }
-    if let Some(etag) = &response.etag {
-        write_field(b"ETag", etag, out);
     }
     if response.accept_ranges {
         out.extend_from_slice(b"Accept-Ranges: bytes\r\n");
     }
     out.extend_from_slice(b"\r\n");
     out.splice(..0, first);
+}
+
+/// Writes a field that is kept apart from the others, where there is one.
+fn write_marked(mark: Mark, response: &Response, out: &mut Vec<u8>) {
+    let modified;
+    let (name, value) = match mark {
+        Mark::ETag => ("ETag", response.etag.as_deref()),
+        Mark::Server => ("Server", response.server.as_deref()),
+        Mark::Date => ("Date", response.date.as_deref()),
+        Mark::LastModified => {
+            modified = response.last_modified.map(date::http_date);
+            ("Last-Modified", modified.as_ref().map(String::as_bytes))
+        }
+    };
+    if let Some(value) = value {
+        write_field(name.as_bytes(), value, out);
+    }
 }
 
 /// The last chunk, with the fields that follow the body.

@@ -151,8 +151,8 @@ pub(super) fn set_expires(rq: &Request, expires: &Expires, response: &mut Respon
     };
     let modified = response.last_modified.map(|at| at as i64);
     if let Some((at, control)) = span.fields(date::now() as i64, modified) {
-        response.fields.set("Expires", at);
-        response.fields.set("Cache-Control", control);
+        response.fields.put("Expires", at);
+        response.fields.put("Cache-Control", control);
     }
 }
 

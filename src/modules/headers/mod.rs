@@ -9,7 +9,7 @@ use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, Inherit, S
 use crate::http::date;
 use crate::http::filters::Filter;
 use crate::http::request::Request;
-use crate::http::response::Response;
+use crate::http::response::{Mark, Response};
 use crate::http::template::Template;
 use crate::http::vars::Variable;
 use bytes::Bytes;
@@ -182,6 +182,9 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
         if added.name.eq_ignore_ascii_case(b"last-modified") {
             set_last_modified(response, value);
         } else if added.name.eq_ignore_ascii_case(b"etag") {
+            if response.etag.is_none() {
+                response.fields.mark(Mark::ETag);
+            }
             response.etag = (!value.is_empty()).then_some(value);
         } else if !value.is_empty() {
             response.fields.add(added.name.clone(), value);
@@ -198,6 +201,8 @@ fn set_last_modified(response: &mut Response, value: Bytes) {
     if !value.is_empty() && !same {
         response.last_modified = None;
         response.fields.add_static("Last-Modified", value);
+    } else {
+        response.fields.mark(Mark::LastModified);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::http::body::Body;
 use crate::http::date::parse_http_date;
 use crate::http::head::Method;
 use crate::http::phases::Flow;
-use crate::http::response::{Fields, Response};
+use crate::http::response::{Fields, Mark, Response};
 use crate::http::template::Template;
 use crate::modules::proxy_cache;
 use crate::upstream::Answer;
@@ -83,14 +83,18 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool)
             response.content_type = Some(value.clone());
         } else if is("etag") {
             response.etag = Some(value.clone());
+            response.fields.mark(Mark::ETag);
         } else if is("server") {
             response.server = Some(value.clone());
+            response.fields.mark(Mark::Server);
         } else if is("date") {
             response.date = Some(value.clone());
+            response.fields.mark(Mark::Date);
         } else if is("last-modified")
             && let Some(at) = parse_http_date(value)
         {
             response.last_modified = Some(at);
+            response.fields.mark(Mark::LastModified);
         } else if is("location") || is("refresh") {
             let rewritten = rewrite_redirect(rq, conf, is("refresh"), value);
             response.complete_location |= is("location") && rewritten.is_some();

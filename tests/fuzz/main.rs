@@ -1,7 +1,7 @@
 //! A mutating fuzzer of the configuration loader: no panic, no hang, no boundless memory, whatever the text.
 //!
 //! ```text
-//! cargo test --test fuzz                 what was found before, then a few seconds from a fixed beginning
+//! cargo test --test fuzz                 what was found before, the seeds, then a few seconds from a fixed beginning
 //! make fuzz                              minutes, from another beginning each time
 //! FUZZ_SECONDS=600 FUZZ_SEED=7 …         so long, from this one
 //! cargo test --test fuzz -- FILE         one input, in this process
@@ -69,7 +69,7 @@ impl Place {
 
 fn parent() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seconds = number("FUZZ_SECONDS").unwrap_or(5);
+    let seconds = number("FUZZ_SECONDS").unwrap_or(4);
     let seed = number("FUZZ_SEED").unwrap_or(1);
     println!("\nrunning 1 test");
     let place = Place::new();
@@ -153,7 +153,6 @@ fn child(place: &Path) {
     use rustix::process::{Resource, Rlimit, setrlimit};
     setrlimit(Resource::As, Rlimit { current: Some(MEMORY), maximum: Some(MEMORY) }).unwrap();
     let number = |name: &str| std::env::var(name).unwrap().parse::<u64>().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS"));
     let work = place.join("work");
     let (mut tried, mut loaded) = (0u64, 0u64);
     let mut try_one = |input: &[u8]| {
@@ -171,6 +170,7 @@ fn child(place: &Path) {
     for seed in &seeds {
         try_one(seed);
     }
+    let deadline = Instant::now() + Duration::from_secs(number("FUZZ_SECONDS"));
     let mut mutator = Mutator::new(number("FUZZ_SEED"), seeds);
     while Instant::now() < deadline {
         let input = mutator.next();

@@ -112,7 +112,7 @@ fn addresses(text: &str) -> Result<Vec<ListenAddr>, String> {
         // With the byte that ends it, a path has 108 bytes in the kernel.
         return match path.len() {
             0 => Err("no path in the unix domain socket".into()),
-            ..108 => Ok(vec![ListenAddr::Unix(path.into())]),
+            1..108 => Ok(vec![ListenAddr::Unix(path.into())]),
             _ => Err("too long path in the unix domain socket".into()),
         };
     }

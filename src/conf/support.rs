@@ -152,18 +152,84 @@ const DIRECTIVES: &[(&str, Missing)] = &[
     ("timefmt", missing("it is a parameter of SSI's config command, no directive", "write it in the page")),
     ("proxy_store", missing("responses are not stored as files below a root", "use proxy_cache")),
     ("proxy_store_access", missing("responses are not stored as files below a root", "use proxy_cache")),
-    (
-        "ssl_ocsp",
-        missing(
-            "client certificates are not checked with their authority on line",
-            "use ssl_crl where that is enough",
-        ),
-    ),
+    ("ssl_ocsp", NO_CLIENT_CERTIFICATES),
     (
         "ssl_ech_file",
         missing("there is no encrypted client hello", "take it away: clients send the name in clear"),
     ),
+    (
+        "client_body_early_read",
+        missing("a body is read when something asks for it", "take it away: nothing is lost"),
+    ),
+    (
+        "keepalive_min_timeout",
+        missing("an idle connection may be closed at any time at a reload", "take it away"),
+    ),
+    (
+        "open_file_cache_events",
+        missing(
+            "files are looked at again after open_file_cache_valid, not by events of the kernel",
+            "take it away",
+        ),
+    ),
+    (
+        "proxy_bind",
+        missing(
+            "connections to upstreams leave from the address that the kernel chooses",
+            "choose it with ip route",
+        ),
+    ),
+    (
+        "proxy_cookie_flags",
+        missing("flags of upstreams' cookies stay as they are", "set them in the application"),
+    ),
+    (
+        "proxy_limit_rate",
+        missing("upstreams are read as fast as they are wanted", "limit_rate bounds what each client gets"),
+    ),
+    ("proxy_socket_rcvbuf", SOCKET_BUFFER),
+    ("proxy_socket_sndbuf", SOCKET_BUFFER),
+    ("proxy_ssl_certificate", NO_OWN_CERTIFICATE),
+    ("proxy_ssl_certificate_cache", NO_OWN_CERTIFICATE),
+    ("proxy_ssl_certificate_key", NO_OWN_CERTIFICATE),
+    ("proxy_ssl_password_file", NO_OWN_CERTIFICATE),
+    ("proxy_ssl_conf_command", missing("there is no OpenSSL here whose commands they are", "take it away")),
+    (
+        "proxy_ssl_crl",
+        missing("lists of revoked certificates are not read", "take the authority out instead"),
+    ),
+    ("ssl_client_certificate", NO_CLIENT_CERTIFICATES),
+    ("ssl_crl", NO_CLIENT_CERTIFICATES),
+    ("ssl_ocsp_cache", NO_CLIENT_CERTIFICATES),
+    ("ssl_ocsp_responder", NO_CLIENT_CERTIFICATES),
+    (
+        "ssl_password_file",
+        missing("keys with a password are not read", "openssl pkey -in KEY -out PLAIN takes it off"),
+    ),
+    (
+        "slice",
+        missing(
+            "a response is fetched whole",
+            "proxy_cache answers ranges while it fetches the whole response once",
+        ),
+    ),
+    ("least_time", missing("upstreams are not chosen by their times", "least_conn comes near to it")),
+    (
+        "sticky",
+        missing("no cookie binds a client to an upstream", "ip_hash or hash $cookie_NAME consistent do"),
+    ),
 ];
+
+const SOCKET_BUFFER: Missing =
+    missing("the kernel sizes buffers of sockets", "sysctl net.ipv4.tcp_rmem, tcp_wmem");
+const NO_OWN_CERTIFICATE: Missing = missing(
+    "upstreams are shown no certificate",
+    "let a sidecar such as stunnel speak to those that want one",
+);
+const NO_CLIENT_CERTIFICATES: Missing = missing(
+    "clients are not asked for certificates",
+    "auth_basic, auth_request or secure_link know clients otherwise",
+);
 
 /// What is said of everything else.
 const NOT_YET: Missing =
@@ -290,6 +356,14 @@ mod tests {
         assert!(error.hint.unwrap().contains("njs"));
         assert_eq!(foreign("echo"), Some("the echo module is not built in; use return 200 \"text\""));
         assert_eq!(foreign("echoes"), None);
+    }
+
+    #[test]
+    fn no_directive_is_refused_without_a_reason() {
+        for (name, declared) in table::stock().iter().flat_map(|(n, all)| all.iter().map(move |d| (n, d))) {
+            let told = is_supported(name, declared) || missing_for(name, declared) != NOT_YET;
+            assert!(told, "{name} of {}: say why in DIRECTIVES or MODULES", declared.module);
+        }
     }
 
     #[test]

@@ -191,9 +191,7 @@ fn heading(http: &Http, level: &Level) -> String {
 
 fn server_name(name: &ServerName) -> String {
     match name {
-        ServerName::Exact(name) => format!("{name:?}"),
-        ServerName::Head(rest) => format!("*{rest}"),
-        ServerName::Tail(rest) => format!("{rest}*"),
+        ServerName::Text(name) => format!("{name:?}"),
         ServerName::Regex(regex) => format!("{regex:?}"),
     }
 }

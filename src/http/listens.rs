@@ -4,6 +4,7 @@ use super::regex::Regex;
 use super::request::{Address, Request};
 use crate::conf::build::Server;
 use crate::conf::{At, ConfError, ConfResult};
+use crate::modules::map::{self, Rejected};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -71,12 +72,9 @@ pub struct Listen {
 /// A name of a server.
 #[derive(Clone, Debug)]
 pub enum ServerName {
-    /// A name as it is.
-    Exact(String),
-    /// `*.example.org`: the value is `.example.org`.
-    Head(String),
-    /// `mail.*`: the value is `mail.`.
-    Tail(String),
+    /// A name in lower case, which may be a wildcard: `example.org`, `*.example.org`, `.example.org`,
+    /// `mail.*`.
+    Text(String),
     /// `~pattern`
     Regex(Arc<Regex>),
 }
@@ -86,9 +84,7 @@ pub enum ServerName {
 pub struct Names {
     /// The server for a name that none has.
     pub default: usize,
-    exact: HashMap<Vec<u8>, usize>,
-    heads: Vec<(Vec<u8>, usize)>,
-    tails: Vec<(Vec<u8>, usize)>,
+    table: map::Names<usize>,
     regexes: Vec<(Arc<Regex>, usize)>,
 }
 
@@ -183,8 +179,11 @@ impl Listens {
                     return Err(ConfError::new(format!("a duplicate listen {}", listen.addr)).at(&listen.at));
                 }
                 seen.push(&listen.addr);
-                listens.add(index, listen, &core.names, &mut defaults)?;
+                listens.add(index, listen, &mut defaults)?;
             }
+        }
+        for position in 0..listens.bound.len() {
+            listens.add_names(position, servers)?;
         }
         Ok(listens)
     }
@@ -193,7 +192,6 @@ impl Listens {
         &mut self,
         server: usize,
         listen: &Listen,
-        names: &[ServerName],
         defaults: &mut HashMap<ListenAddr, bool>,
     ) -> ConfResult<()> {
         let known = self.bound.iter().position(|b| *b.addr == listen.addr);
@@ -238,10 +236,38 @@ impl Listens {
             }
             bound.names.default = server;
         }
-        for name in names {
-            if let Some(conflict) = bound.names.add(name, server) {
-                let message = format!("conflicting server name \"{conflict}\" on {}, ignored", listen.addr);
-                self.conflicts.push((listen.at.clone(), message));
+        Ok(())
+    }
+
+    /// Fills the table of names of an address. Names choose among several servers: where there is one,
+    /// nobody looks at them but for what a pattern captures.
+    fn add_names(&mut self, position: usize, servers: &[Server]) -> ConfResult<()> {
+        let bound = &mut self.bound[position];
+        let captures = |name: &ServerName| matches!(name, ServerName::Regex(regex) if regex.has_groups());
+        if let [server] = bound.servers[..]
+            && !servers[server].conf.core.names.iter().any(captures)
+        {
+            return Ok(());
+        }
+        for server in bound.servers.clone() {
+            let conf = &servers[server].conf.core;
+            let at = conf.listens.iter().find(|l| l.addr == *bound.addr).map_or(&bound.at, |l| &l.at).clone();
+            // A server without names is the one for requests without a host.
+            let nameless = [ServerName::Text(String::new())];
+            let names = if conf.names.is_empty() { &nameless[..] } else { &conf.names };
+            for name in names {
+                match bound.names.add(name, server) {
+                    Ok(()) => {}
+                    Err(Rejected::Conflict(name)) => {
+                        let message =
+                            format!("conflicting server name \"{name}\" on {}, ignored", bound.addr);
+                        self.conflicts.push((at.clone(), message));
+                    }
+                    Err(Rejected::Invalid(name)) => {
+                        let message = format!("invalid server name or wildcard \"{name}\" on {}", bound.addr);
+                        return Err(ConfError::new(message).at(&at));
+                    }
+                }
             }
         }
         Ok(())
@@ -276,43 +302,26 @@ impl Listen {
 }
 
 impl Names {
-    /// Adds a name; returns it when another server has it already.
-    fn add(&mut self, name: &ServerName, server: usize) -> Option<String> {
-        let taken = match name {
-            ServerName::Exact(n) => {
-                let taken = self.exact.contains_key(n.as_bytes());
-                self.exact.entry(n.as_bytes().to_vec()).or_insert(server);
-                taken.then_some(n)
-            }
-            ServerName::Head(n) => insert_wildcard(&mut self.heads, n, server).then_some(n),
-            ServerName::Tail(n) => insert_wildcard(&mut self.tails, n, server).then_some(n),
+    /// Adds a name; one that is there already stays whose it is.
+    fn add(&mut self, name: &ServerName, server: usize) -> Result<(), Rejected> {
+        match name {
+            ServerName::Text(text) => self.table.add(text, server, true),
             ServerName::Regex(regex) => {
                 self.regexes.push((regex.clone(), server));
-                None
+                Ok(())
             }
-        };
-        taken.cloned()
+        }
     }
 
     /// The server for `host` (lower case, without port): exact, longest leading wildcard, longest
     /// trailing wildcard, first regular expression, default. A regular expression's named groups
     /// are written to `rq`, when there is one yet.
     pub fn find(&self, host: &[u8], rq: Option<&Request>) -> usize {
+        if let Some(server) = self.table.find(host) {
+            return *server;
+        }
         if host.is_empty() {
-            return self.exact.get(&b""[..]).copied().unwrap_or(self.default);
-        }
-        if let Some(server) = self.exact.get(host) {
-            return *server;
-        }
-        // The lists are sorted longest first.
-        if let Some((_, server)) = self.heads.iter().find(|(n, _)| host.len() > n.len() && host.ends_with(n))
-        {
-            return *server;
-        }
-        if let Some((_, server)) =
-            self.tails.iter().find(|(n, _)| host.len() > n.len() && host.starts_with(n))
-        {
-            return *server;
+            return self.default;
         }
         let matches = |regex: &Regex| match rq {
             Some(rq) => regex.capture(rq, host),
@@ -320,16 +329,6 @@ impl Names {
         };
         self.regexes.iter().find(|(regex, _)| matches(regex)).map_or(self.default, |(_, server)| *server)
     }
-}
-
-fn insert_wildcard(list: &mut Vec<(Vec<u8>, usize)>, name: &str, server: usize) -> bool {
-    let name = name.as_bytes();
-    if list.iter().any(|(n, _)| n == name) {
-        return true;
-    }
-    let at = list.partition_point(|(n, _)| n.len() >= name.len());
-    list.insert(at, (name.to_vec(), server));
-    false
 }
 
 /// The address by which a client reached us, as text, for messages.
@@ -347,15 +346,27 @@ mod tests {
     #[test]
     fn names_in_nginxs_order() {
         let mut names = Names { default: 9, ..Names::default() };
-        names.add(&ServerName::Exact("a.example.org".into()), 1);
-        names.add(&ServerName::Head(".example.org".into()), 2);
-        names.add(&ServerName::Head(".b.example.org".into()), 3);
-        names.add(&ServerName::Tail("www.".into()), 4);
+        for (i, name) in
+            ["a.example.org", "*.example.org", "*.b.example.org", "www.*", ".x.org"].iter().enumerate()
+        {
+            names.add(&ServerName::Text(name.to_string()), i).unwrap();
+        }
         let find = |host: &str| names.find(host.as_bytes(), None);
-        assert_eq!(find("a.example.org"), 1);
-        assert_eq!(find("x.example.org"), 2);
-        assert_eq!(find("x.b.example.org"), 3);
-        assert_eq!(find("www.net"), 4);
-        assert_eq!(find("example.org"), 9);
+        for (host, want) in [
+            ("a.example.org", 0),
+            ("x.example.org", 1),
+            ("x.y.example.org", 1),
+            ("x.b.example.org", 2),
+            ("www.net", 3),
+            ("x.org", 4),
+            ("y.x.org", 4),
+            ("example.org", 9),
+            ("", 9),
+        ] {
+            assert_eq!(find(host), want, "{host}");
+        }
+        // The whole of a name is left out, not the half of it that is new.
+        assert!(names.add(&ServerName::Text(".a.example.org".into()), 7).is_err());
+        assert_eq!(names.find(b"z.a.example.org", None), 1);
     }
 }

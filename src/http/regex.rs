@@ -54,6 +54,11 @@ impl Regex {
             Engine::Linear(r) => named(r.capture_names()),
             Engine::Backtracking(r) => named(r.capture_names()),
         };
+        if names.iter().any(|(_, name)| name.starts_with(|c: char| c.is_ascii_digit())) {
+            return Err(ConfError::new(format!(
+                "pcre_compile() failed: subpattern name must start with a non-digit in \"{pattern}\""
+            )));
+        }
         if let Some((_, twice)) =
             names.iter().enumerate().find(|(i, (_, n))| names[..*i].iter().any(|(_, m)| m == n))
         {
@@ -99,6 +104,14 @@ impl Regex {
         }
         rq.set_captures(subject, groups);
         true
+    }
+
+    /// Whether it has groups.
+    pub fn has_groups(&self) -> bool {
+        match &self.engine {
+            Engine::Linear(regex) => regex.captures_len() > 1,
+            Engine::Backtracking(regex) => regex.captures_len() > 1,
+        }
     }
 
     /// The groups of the first match; none, too, where the engine gave up.

@@ -8,6 +8,7 @@ use crate::http::template::Template;
 use crate::http::vars::Computed;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// The directives.
@@ -118,16 +119,14 @@ impl<V> Names<V> {
         memchr::memrchr_iter(b'.', name).find_map(|dot| self.tails.get(&name[..dot]))
     }
 
-    /// Adds a key; with `hostnames` it may be a wildcard (ngx_hash_add_key).
-    pub fn add(&mut self, key: &str, value: V, hostnames: bool) -> ConfResult<()> {
-        let lower = key.to_ascii_lowercase();
-        let conflict = || Err(ConfError::new(format!("conflicting parameter \"{lower}\"")));
-        let name = lower.clone().into_bytes();
+    /// Adds a key; with `hostnames` it may be a wildcard (ngx_hash_add_key). One that is rejected
+    /// changes nothing.
+    pub fn add(&mut self, key: &str, value: V, hostnames: bool) -> Result<(), Rejected> {
+        let name = key.to_ascii_lowercase().into_bytes();
         if hostnames {
             let stars = name.iter().filter(|b| **b == b'*').count();
-            let invalid = || ConfError::new(format!("invalid hostname or wildcard \"{key}\""));
             if stars > 1 || name.windows(2).any(|pair| pair == b"..") || name.contains(&0) {
-                return Err(invalid());
+                return Err(Rejected::Invalid(key.to_string()));
             }
             let (suffix, itself) = match &name[..] {
                 [b'*', b'.', suffix @ ..] => (suffix, false),
@@ -135,32 +134,53 @@ impl<V> Names<V> {
                 _ => (&name[..0], false),
             };
             if !suffix.is_empty() {
-                if self.heads.contains_key(suffix) || itself && self.exact.contains_key(suffix) {
-                    return conflict();
+                if itself && self.exact.contains_key(suffix) {
+                    return Err(Rejected::Conflict(key.to_ascii_lowercase()));
                 }
-                self.heads.insert(suffix.to_vec(), (value, itself));
-                return Ok(());
+                return put(&mut self.heads, suffix, (value, itself), key);
             }
             if let [prefix @ .., b'.', b'*'] = &name[..]
                 && !prefix.is_empty()
             {
-                if self.tails.insert(prefix.to_vec(), value).is_some() {
-                    return conflict();
-                }
-                return Ok(());
+                return put(&mut self.tails, prefix, value, key);
             }
             if stars > 0 {
-                return Err(invalid());
+                return Err(Rejected::Invalid(key.to_string()));
             }
             // `.example.org` is `example.org` already.
             if self.heads.get(&name).is_some_and(|(_, itself)| *itself) {
-                return conflict();
+                return Err(Rejected::Conflict(key.to_ascii_lowercase()));
             }
         }
-        if self.exact.insert(name, value).is_some() {
-            return conflict();
+        put(&mut self.exact, &name, value, key)
+    }
+}
+
+fn put<V>(table: &mut HashMap<Vec<u8>, V>, name: &[u8], value: V, key: &str) -> Result<(), Rejected> {
+    match table.entry(name.to_vec()) {
+        Entry::Occupied(_) => Err(Rejected::Conflict(key.to_ascii_lowercase())),
+        Entry::Vacant(free) => {
+            free.insert(value);
+            Ok(())
         }
-        Ok(())
+    }
+}
+
+/// Why a table of names does not take a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// It is there already; the key in lower case.
+    Conflict(String),
+    /// It is no wildcard as there may be; the key as written.
+    Invalid(String),
+}
+
+impl From<Rejected> for ConfError {
+    fn from(rejected: Rejected) -> ConfError {
+        ConfError::new(match rejected {
+            Rejected::Conflict(key) => format!("conflicting parameter \"{key}\""),
+            Rejected::Invalid(key) => format!("invalid hostname or wildcard \"{key}\""),
+        })
     }
 }
 

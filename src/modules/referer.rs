@@ -94,9 +94,7 @@ fn complete(b: &mut Builder, level: usize, server: Option<usize>) -> ConfResult<
     if server_names && let Some(server) = server {
         for name in &b.servers[server].conf.core.names.0 {
             match name {
-                ServerName::Exact(name) => valid.hosts.add(name, None, true)?,
-                ServerName::Head(name) => valid.hosts.add(&format!("*{name}"), None, true)?,
-                ServerName::Tail(name) => valid.hosts.add(&format!("{name}*"), None, true)?,
+                ServerName::Text(name) => valid.hosts.add(name, None, true)?,
                 ServerName::Regex(regex) => valid.names.push(regex.clone()),
             }
         }
@@ -116,7 +114,7 @@ impl Valid {
             Some(slash) => (&text[..slash], Some(text.as_bytes()[slash..].to_vec())),
             None => (text, None),
         };
-        self.hosts.add(host, path, true)
+        Ok(self.hosts.add(host, path, true)?)
     }
 
     /// Whether a request with this field may come.

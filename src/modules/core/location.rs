@@ -12,52 +12,40 @@ pub fn server(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 /// The names of a server.
 pub fn server_name(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     for name in &d.args {
-        let lower = name.to_ascii_lowercase();
-        if b.srv().core.name.is_empty() {
-            b.srv().core.name.0 = if name.starts_with('~') { name.clone() } else { lower.clone() };
-        }
-        if let Some(pattern) = name.strip_prefix('~') {
-            if pattern.is_empty() {
-                return Err(ConfError::new(format!("empty regex in server name \"{name}\"")));
-            }
-            // Host names have no case, so a pattern without capitals is matched against lower case.
-            let caseless = pattern.bytes().any(|c| c.is_ascii_uppercase());
-            let regex = b.regex(pattern, caseless)?;
-            b.srv().core.names.push(ServerName::Regex(regex));
-            continue;
+        let bytes = name.as_bytes();
+        let wrong = match bytes.first() {
+            Some(b'*') => bytes.len() < 3 || bytes[1] != b'.',
+            Some(b'.') => bytes.len() < 2,
+            _ => false,
+        };
+        if wrong {
+            return Err(ConfError::new(format!("server name \"{name}\" is invalid")));
         }
         if name.contains('/') {
             let message = format!("server name \"{name}\" has suspicious symbols");
             b.note(crate::conf::NoteLevel::Warn, message);
         }
-        let invalid = || ConfError::new(format!("invalid server name or wildcard \"{name}\""));
-        let mut names = Vec::new();
-        if lower == "$hostname" {
+        let (shown, name) = if let Some(pattern) = name.strip_prefix('~') {
+            if pattern.is_empty() {
+                return Err(ConfError::new(format!("empty regex in server name \"{name}\"")));
+            }
+            // Host names have no case, so a pattern without capitals is matched against lower case.
+            let caseless = pattern.bytes().any(|c| c.is_ascii_uppercase());
+            (name.clone(), ServerName::Regex(b.regex(pattern, caseless)?))
+        } else if name == "$hostname" {
             let host = nix::unistd::gethostname()
                 .map_err(|e| ConfError::new(format!("gethostname() failed: {e}")))?;
-            names.push(ServerName::Exact(host.to_string_lossy().to_ascii_lowercase()));
-        } else if let Some(rest) = lower.strip_prefix("*.") {
-            if rest.is_empty() || rest.contains('*') {
-                return Err(invalid());
-            }
-            names.push(ServerName::Head(format!(".{rest}")));
-        } else if let Some(rest) = lower.strip_suffix(".*") {
-            if rest.is_empty() || rest.contains('*') {
-                return Err(invalid());
-            }
-            names.push(ServerName::Tail(format!("{rest}.")));
-        } else if let Some(rest) = lower.strip_prefix('.') {
-            if rest.is_empty() || rest.contains('*') {
-                return Err(invalid());
-            }
-            names.push(ServerName::Exact(rest.to_string()));
-            names.push(ServerName::Head(format!(".{rest}")));
-        } else if lower.contains('*') {
-            return Err(invalid());
+            let host = host.to_string_lossy().to_ascii_lowercase();
+            (host.clone(), ServerName::Text(host))
         } else {
-            names.push(ServerName::Exact(lower));
+            let lower = name.to_ascii_lowercase();
+            (lower.strip_prefix('.').unwrap_or(&lower).to_string(), ServerName::Text(lower))
+        };
+        let core = &mut b.srv().core;
+        if core.names.is_empty() {
+            core.name.0 = shown;
         }
-        b.srv().core.names.extend(names);
+        core.names.push(name);
     }
     Ok(())
 }

@@ -32,9 +32,6 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 fn resolver(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    if d.args.len() == 1 && d.arg(0) == "off" {
-        return b.loc().resolver.resolver.set(None);
-    }
     let (mut servers, mut valid, mut families) = (Vec::new(), None, (true, true));
     for arg in &d.args {
         let bad = || ConfError::new(format!("invalid parameter: {arg}"));
@@ -44,8 +41,6 @@ fn resolver(b: &mut Builder, d: &Directive) -> ConfResult<()> {
             families.0 = flag(on).ok_or_else(bad)?;
         } else if let Some(on) = arg.strip_prefix("ipv6=") {
             families.1 = flag(on).ok_or_else(bad)?;
-        } else if arg.starts_with("status_zone=") {
-            continue;
         } else {
             servers.extend(server(arg)?);
         }
@@ -73,12 +68,14 @@ fn server(text: &str) -> ConfResult<Vec<SocketAddr>> {
     if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, 53)]);
     }
-    if let Ok(addr) = text.parse::<SocketAddr>() {
+    if let Ok(addr) = text.parse::<SocketAddr>()
+        && addr.port() > 0
+    {
         return Ok(vec![addr]);
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => {
-            let port = number(port).and_then(|n| u16::try_from(n).ok());
+            let port = number(port).and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0);
             (host, port.ok_or_else(|| ConfError::new(format!("invalid port in resolver \"{text}\"")))?)
         }
         None => (text, 53),

@@ -1,10 +1,24 @@
 //! Names looked up while running, through the servers that `resolver` names.
+//!
+//! Answers are kept for as long as they say, or as `valid=` does; that a name has none is not kept, as
+//! in nginx. Who asks for a name that is being looked up waits for the same answer.
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::{DnsError, NetError};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::{OnceCell, Semaphore};
+
+/// Names that are kept: a client may be able to ask for any.
+const KEPT: u64 = 1024;
+/// Names that are looked up at a time; more wait, within their time.
+const AT_A_TIME: usize = 512;
+/// After how long a question is asked again, as by nginx.
+const RESEND: Duration = Duration::from_secs(5);
 
 /// The servers a level's names are looked up with.
 pub struct Resolver {
@@ -15,6 +29,34 @@ pub struct Resolver {
     /// `ipv4=off`, `ipv6=off`
     pub families: (bool, bool),
     inner: OnceLock<Option<TokioResolver>>,
+    underway: Mutex<HashMap<String, Arc<Underway>>>,
+    permits: Semaphore,
+}
+
+/// A look-up that somebody waits for.
+type Underway = OnceCell<Result<Vec<IpAddr>, Failed>>;
+
+/// Why there is no address. Displays as nginx logs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failed {
+    /// The server did not understand the question.
+    #[error("1: Format error")]
+    Format,
+    /// The server cannot tell.
+    #[error("2: Server failure")]
+    Server,
+    /// There is no such name, or it has no address.
+    #[error("3: Host not found")]
+    NotFound,
+    /// The server does not do that.
+    #[error("4: Unimplemented")]
+    Unimplemented,
+    /// The server does not want to.
+    #[error("5: Operation refused")]
+    Refused,
+    /// Nobody answered.
+    #[error("110: Operation timed out")]
+    TimedOut,
 }
 
 impl std::fmt::Debug for Resolver {
@@ -26,28 +68,43 @@ impl std::fmt::Debug for Resolver {
 impl Resolver {
     /// A resolver; nothing is sent before the first name is asked for.
     pub fn new(servers: Vec<SocketAddr>, valid: Option<Duration>, families: (bool, bool)) -> Resolver {
-        Resolver { servers, valid, families, inner: OnceLock::new() }
+        Resolver {
+            servers,
+            valid,
+            families,
+            inner: OnceLock::new(),
+            underway: Mutex::default(),
+            permits: Semaphore::new(AT_A_TIME),
+        }
     }
 
-    /// The addresses of `name`.
+    /// The addresses of `name`; at least one. The error is nginx's message.
     pub async fn lookup(&self, name: &str, timeout: Duration) -> Result<Vec<IpAddr>, String> {
-        let resolver = self.inner.get_or_init(|| self.build().ok());
-        let Some(resolver) = resolver else { return Err("no resolver can be made".into()) };
-        let found = tokio::time::timeout(timeout, resolver.lookup_ip(name)).await;
-        let found = found.map_err(|_| format!("{name} could not be resolved (110: Operation timed out)"))?;
-        let found = found.map_err(|e| {
-            if e.is_nx_domain() {
-                format!("{name} could not be resolved (3: Host not found)")
-            } else {
-                format!("{name} could not be resolved ({e})")
+        let name = name.to_ascii_lowercase();
+        let found = match tokio::time::timeout(timeout, self.share(&name)).await {
+            Ok(found) => found,
+            Err(_) => Err(Failed::TimedOut),
+        };
+        found.map_err(|why| format!("{name} could not be resolved ({why})"))
+    }
+
+    /// Asks, or waits for who asks already. If that one leaves, another goes on.
+    async fn share(&self, name: &str) -> Result<Vec<IpAddr>, Failed> {
+        let cell = self.underway.lock().entry(name.to_string()).or_default().clone();
+        let _forget = Forget { resolver: self, name, cell: cell.clone() };
+        cell.get_or_init(|| self.ask(name)).await.clone()
+    }
+
+    async fn ask(&self, name: &str) -> Result<Vec<IpAddr>, Failed> {
+        // It is never closed.
+        let _permit = self.permits.acquire().await.map_err(|_| Failed::Server)?;
+        let resolver = self.inner.get_or_init(|| self.build().ok()).as_ref().ok_or(Failed::Server)?;
+        match resolver.lookup_ip(name).await {
+            Ok(found) => {
+                let found: Vec<IpAddr> = found.iter().collect();
+                if found.is_empty() { Err(Failed::NotFound) } else { Ok(found) }
             }
-        })?;
-        let (v4, v6) = self.families;
-        let addrs: Vec<IpAddr> = found.iter().filter(|a| if a.is_ipv4() { v4 } else { v6 }).collect();
-        if addrs.is_empty() {
-            Err(format!("{name} could not be resolved (3: Host not found)"))
-        } else {
-            Ok(addrs)
+            Err(e) => Err(why(&e)),
         }
     }
 
@@ -62,10 +119,18 @@ impl Resolver {
         }
         let mut options = ResolverOpts::default();
         options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
+        options.ip_strategy = match self.families {
+            (true, false) => LookupIpStrategy::Ipv4Only,
+            (false, _) => LookupIpStrategy::Ipv6Only,
+            (true, true) => LookupIpStrategy::Ipv4AndIpv6,
+        };
+        options.cache_size = KEPT;
+        options.timeout = RESEND;
+        // That no name is found is asked anew each time.
+        (options.negative_min_ttl, options.negative_max_ttl) = (Some(Duration::ZERO), Some(Duration::ZERO));
         if let Some(valid) = self.valid {
             options.positive_min_ttl = Some(valid);
             options.positive_max_ttl = Some(valid);
-            options.negative_max_ttl = Some(valid);
         }
         let provider = hickory_resolver::net::runtime::TokioRuntimeProvider::default();
         TokioResolver::builder_with_config(config, provider)
@@ -74,3 +139,41 @@ impl Resolver {
             .map_err(|e| e.to_string())
     }
 }
+
+/// Takes a look-up off the list when the last who waits for it has gone, or it is over.
+struct Forget<'a> {
+    resolver: &'a Resolver,
+    name: &'a str,
+    cell: Arc<Underway>,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        let mut underway = self.resolver.underway.lock();
+        // The list's, and ours.
+        let last = Arc::strong_count(&self.cell) <= 3;
+        let is_listed = underway.get(self.name).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
+        if is_listed && (last || self.cell.initialized()) {
+            underway.remove(self.name);
+        }
+    }
+}
+
+fn why(e: &NetError) -> Failed {
+    let code = match e {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => none.response_code,
+        NetError::Dns(DnsError::ResponseCode(code)) => *code,
+        // A server that cannot be reached has nginx wait for the time to be over.
+        _ => return Failed::TimedOut,
+    };
+    match u16::from(code) {
+        1 => Failed::Format,
+        2 => Failed::Server,
+        4 => Failed::Unimplemented,
+        5 => Failed::Refused,
+        _ => Failed::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -298,3 +298,24 @@ fn content_length(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
 fn remote_user(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
     crate::modules::auth_basic::credentials(rq).is_some_and(|c| put(out, c.user()))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::observe::testing::Running;
+
+    #[test]
+    fn the_port_that_the_client_names() {
+        let running =
+            Running::start("server { listen LISTEN; return 200 \"[$request_port$is_request_port$host]\"; }");
+        let ask = |target: &str, host: &str| {
+            let answer =
+                running.send(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+            answer.rsplit("\r\n").next().unwrap_or_default().to_string()
+        };
+        assert_eq!(ask("/", "a.test:8080"), "[8080:a.test]");
+        assert_eq!(ask("/", "a.test"), "[a.test]");
+        assert_eq!(ask("/", "[::1]:81"), "[81:[::1]]");
+        assert_eq!(ask("/", "[::1]"), "[[::1]]");
+        assert_eq!(ask("http://b.test:82/", "a.test:1"), "[82:b.test]");
+    }
+}

@@ -201,7 +201,7 @@ fn set_last_modified(response: &mut Response, value: Bytes) {
     if !value.is_empty() && !same {
         response.last_modified = None;
         response.fields.add_static("Last-Modified", value);
-    } else {
+    } else if !response.fields.is_marked(Mark::LastModified) {
         response.fields.mark(Mark::LastModified);
     }
 }

@@ -3,6 +3,7 @@
 use crate::http::Request;
 use crate::http::body::BodyError;
 use crate::http::phases::Flow;
+use crate::http::request::Downstream;
 use crate::http::temp_file::{Keep, TempFile};
 use crate::observe::error_log::Level;
 use crate::observe::request_log;
@@ -157,13 +158,16 @@ const CHUNK: usize = 64 * 1024;
 /// Bytes of the body that are kept in memory (ngx_http_read_client_request_body).
 fn room(rq: &Request) -> u64 {
     let buffer = *rq.loc().core.client_body_buffer_size;
-    match rq.body_length {
-        // A body that is hardly more than the buffer has a buffer of its size.
-        Some(length) if length < buffer.saturating_add(buffer / 4) => length,
-        // What came with a head that left room for it stays where it is.
-        Some(length) if length + rq.head.size() as u64 <= *rq.srv().core.client_header_buffer_size => length,
-        _ => buffer,
-    }
+    let Some(length) = rq.body_length else { return buffer };
+    let left = (*rq.srv().core.client_header_buffer_size).saturating_sub(rq.head.size() as u64);
+    // What came in the buffer of the head stays there, and what follows has one of its own.
+    let came = match &rq.downstream {
+        Downstream::H1(h1) => length.min(left).min(h1.input.len() as u64),
+        Downstream::H2(_) | Downstream::None => 0,
+    };
+    let rest = length - came;
+    let fits = came > 0 && rest <= left - came || rest < buffer.saturating_add(buffer / 4);
+    if fits { length } else { buffer }
 }
 
 async fn create(rq: &mut Request, place: Place) -> Result<Arc<TempFile>, BodyError> {

@@ -448,11 +448,13 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
     if wanted && rq.body_is_gone() {
         return Err(gone_body());
     }
-    let body = if streams || !*conf.pass_request_body {
+    // It is read even when it is not passed on: `$request_body` may stand in what is.
+    let body = if streams || rq.body_is_gone() {
         spool::Spooled::None
     } else {
         spool::read(rq).await.map_err(client_failure)?
     };
+    let body = if *rq.loc().proxy.pass_request_body { body } else { spool::Spooled::None };
     let plan = request::plan(rq, group, body, streams, caching);
     let fetched = if caching {
         crate::modules::proxy_cache::fetch(rq, plan).await

@@ -90,6 +90,7 @@ pub const TABLES: &[&[Command]] = &[
     process::COMMANDS,
     prometheus::COMMANDS,
     proxy::COMMANDS,
+    proxy::cookies::COMMANDS,
     proxy_cache::COMMANDS,
     random_index::COMMANDS,
     realip::COMMANDS,

@@ -1,5 +1,6 @@
 //! nginx's proxy module: requests go to an upstream.
 
+pub mod cookies;
 mod request;
 pub mod respond;
 mod target;
@@ -125,9 +126,11 @@ settings! {
         /// Whether the upstream goes on when the client has left.
         inherit ignore_client_abort: bool = false,
         /// `proxy_cookie_domain`, `proxy_cookie_path`: text and replacement.
-        inherit cookie_domains: Vec<(String, Template)> = Vec::new(),
+        inherit cookie_domains: Vec<cookies::Rule> = Vec::new(),
         /// See `cookie_domains`.
-        inherit cookie_paths: Vec<(String, Template)> = Vec::new(),
+        inherit cookie_paths: Vec<cookies::Rule> = Vec::new(),
+        /// `proxy_cookie_flags`
+        inherit cookie_flags: Vec<cookies::FlagRule> = Vec::new(),
         /// Whether ranges are cut whatever the upstream says.
         inherit force_ranges: bool = false,
         /// Whether connections are kept alive by the kernel.
@@ -214,16 +217,6 @@ pub const COMMANDS: &[Command] = &[
         ignore_client_abort,
         flag,
         "whether the upstream goes on without the client"
-    ),
-    Command::works(
-        "proxy_cookie_domain",
-        |b, d| cookie(b, d, |c| c.cookie_domains.edit()),
-        "the domain of the upstream's cookies",
-    ),
-    Command::works(
-        "proxy_cookie_path",
-        |b, d| cookie(b, d, |c| c.cookie_paths.edit()),
-        "the path of the upstream's cookies",
     ),
     set!("proxy_force_ranges", force_ranges, flag, "whether ranges are cut in any case"),
     set!("proxy_socket_keepalive", socket_keepalive, flag, "whether the kernel keeps connections alive"),
@@ -344,29 +337,6 @@ fn redirect(b: &mut Builder, d: &Directive) -> ConfResult<()> {
             Ok(())
         }
     }
-}
-
-fn cookie(
-    b: &mut Builder,
-    d: &Directive,
-    which: fn(&mut Conf) -> &mut Vec<(String, Template)>,
-) -> ConfResult<()> {
-    if d.args.len() == 1 {
-        return if d.arg(0) == "off" {
-            which(&mut b.loc().proxy).clear();
-            Ok(())
-        } else {
-            Err(ConfError::new(format!("invalid parameter \"{}\"", d.arg(0))))
-        };
-    }
-    if d.arg(0).starts_with('~') || d.arg(0).contains('$') {
-        return Err(ConfError::new(
-            "patterns and variables in the first parameter of \"{}\" are not supported yet",
-        ));
-    }
-    let (from, to) = (d.arg(0).to_string(), b.template(d.arg(1))?);
-    which(&mut b.loc().proxy).push((from, to));
-    Ok(())
 }
 
 fn trusted_certificate(b: &mut Builder, d: &Directive) -> ConfResult<()> {

@@ -1,13 +1,12 @@
 //! An upstream's answer becomes a response: hidden fields, redirects, cookies, `X-Accel-*`.
 
-use super::{Conf, Redirect};
+use super::{Conf, Redirect, cookies};
 use crate::http::Request;
 use crate::http::body::Body;
 use crate::http::date::parse_http_date;
 use crate::http::head::Method;
 use crate::http::phases::Flow;
 use crate::http::response::{Fields, Mark, Response};
-use crate::http::template::Template;
 use crate::modules::proxy_cache;
 use crate::upstream::Answer;
 use bytes::Bytes;
@@ -100,7 +99,7 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool)
             response.complete_location |= is("location") && rewritten.is_some();
             response.fields.add(name.clone(), rewritten.unwrap_or_else(|| value.clone()));
         } else if is("set-cookie") {
-            response.fields.add(name.clone(), rewrite_cookie(rq, conf, value));
+            response.fields.add(name.clone(), cookies::rewrite(rq, conf, value));
         } else if kept && is("accept-ranges") {
             // The cache cuts ranges itself and says so.
         } else {
@@ -185,54 +184,4 @@ fn rewrite_redirect(rq: &Request, conf: &Conf, refresh: bool, value: &Bytes) -> 
         }
     }
     None
-}
-
-/// `proxy_cookie_domain`, `proxy_cookie_path`
-fn rewrite_cookie(rq: &Request, conf: &Conf, value: &Bytes) -> Bytes {
-    if conf.cookie_domains.is_empty() && conf.cookie_paths.is_empty() {
-        return value.clone();
-    }
-    let mut out = Vec::with_capacity(value.len());
-    for (i, part) in value.split(|b| *b == b';').enumerate() {
-        if i > 0 {
-            out.push(b';');
-        }
-        let trimmed = part.trim_ascii_start();
-        let lead = &part[..part.len() - trimmed.len()];
-        let attribute = |name: &[u8]| {
-            (trimmed.len() > name.len() && trimmed[..name.len()].eq_ignore_ascii_case(name))
-                .then(|| &trimmed[name.len()..])
-        };
-        let rewritten = if let Some(domain) = attribute(b"domain=") {
-            let bare = domain.strip_prefix(b".").unwrap_or(domain);
-            let same = |from: &str| {
-                let from = from.strip_prefix('.').unwrap_or(from);
-                bare.eq_ignore_ascii_case(from.as_bytes()).then_some(&b""[..])
-            };
-            replaced(rq, &conf.cookie_domains, same).map(|v| (&trimmed[..7], v))
-        } else if let Some(path) = attribute(b"path=") {
-            replaced(rq, &conf.cookie_paths, |from| path.strip_prefix(from.as_bytes()))
-                .map(|v| (&trimmed[..5], v))
-        } else {
-            None
-        };
-        out.extend_from_slice(lead);
-        match rewritten {
-            Some((name, value)) => {
-                out.extend_from_slice(name);
-                out.extend_from_slice(&value);
-            }
-            None => out.extend_from_slice(trimmed),
-        }
-    }
-    out.into()
-}
-
-/// The replacement by the first rule that fits, and what follows it.
-fn replaced<'a>(
-    rq: &Request,
-    rules: &[(String, Template)],
-    rest: impl Fn(&str) -> Option<&'a [u8]>,
-) -> Option<Vec<u8>> {
-    rules.iter().find_map(|(from, to)| rest(from).map(|rest| [&to.eval(rq)[..], rest].concat()))
 }

@@ -114,6 +114,12 @@ pub fn size_arg(d: &Directive, n: usize) -> ConfResult<u64> {
         .ok_or_else(|| invalid_value().hint("a size is digits with an optional k, m or g, as in 16k"))
 }
 
+/// Two arguments as a number of buffers and their size, neither of them 0.
+pub fn buffers_arg(d: &Directive) -> ConfResult<(u64, u64)> {
+    let (count, bytes) = (number(d.arg(0)), size(d.arg(1)));
+    count.filter(|n| *n > 0).zip(bytes.filter(|n| *n > 0)).ok_or_else(invalid_value)
+}
+
 /// The `n`th argument as a time.
 pub fn time_arg(d: &Directive, n: usize) -> ConfResult<Duration> {
     time(d.arg(n))

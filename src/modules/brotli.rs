@@ -8,7 +8,7 @@ use super::compress::{self, Encoder, Flush};
 use super::media_types::{self, Types};
 use super::static_files::Precompressed;
 use crate::conf::table::HTTP_SERVER_LOCATION;
-use crate::conf::values::{flag, invalid_value, number_arg, one_of, size_arg};
+use crate::conf::values::{buffers_arg, flag, invalid_value, number_arg, one_of, size_arg};
 use crate::conf::{Arity, Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
 use crate::http::filters::{self, Filter};
 use crate::http::request::Request;
@@ -115,8 +115,7 @@ fn window(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 
 /// `brotli_buffers`, `zstd_buffers`: there is nothing to tune.
 pub fn buffers(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    number_arg(d, 0)?;
-    size_arg(d, 1)?;
+    buffers_arg(d)?;
     b.note(NoteLevel::Notice, format!("\"{}\" has no effect: {}", d.name, compress::MEMORY));
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! nginx's gunzip module: what is stored or comes compressed, for clients that do not take it.
 
+use super::compress::MEMORY;
 use super::gzip;
 use crate::conf::Command;
-use crate::conf::values::flag;
+use crate::conf::values::{buffers_arg, flag};
 use crate::http::body::{Body, BodyError, BodyStream};
 use crate::http::filters::{self, Filter};
 use crate::http::request::Request;
@@ -30,7 +31,7 @@ pub const COMMANDS: &[Command] = &[
         },
         "whether gzip is undone for clients that do not take it",
     ),
-    Command::no_effect("gunzip_buffers", "memory is taken as it is needed, within bounds"),
+    Command::no_effect_of("gunzip_buffers", |_, d| buffers_arg(d).map(drop), MEMORY),
 ];
 
 /// Undoes gzip where it is on, of the answers to subrequests too: these are parts of something that is

@@ -2,7 +2,7 @@
 
 use super::compress::{self, Encoder, Flush, MEMORY, WORTH};
 use super::media_types::{self, Types};
-use crate::conf::values::{flag, number_arg, one_of, size_arg};
+use crate::conf::values::{buffers_arg, flag, number_arg, one_of, size_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, NoteLevel};
 use crate::http::date;
 use crate::http::filters::Filter;
@@ -15,6 +15,7 @@ use crate::settings;
 use flate2::{Compress, Compression, FlushCompress, Status};
 use std::cell::RefCell;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 settings! {
@@ -116,16 +117,29 @@ pub const COMMANDS: &[Command] = &[
     ),
     Command::works("gzip_proxied", gzip_proxied, "what is compressed for a proxy"),
     Command::works("gzip_disable", disable, "user agents that get nothing compressed"),
-    Command::no_effect("gzip_buffers", MEMORY),
-    Command::no_effect("gzip_hash", MEMORY),
-    Command::no_effect("gzip_window", MEMORY),
+    Command::no_effect_of("gzip_buffers", |_, d| buffers_arg(d).map(drop), MEMORY),
+    Command::no_effect_of("gzip_hash", |_, d| power_of_two(d, 512..=128 << 10), MEMORY),
+    Command::no_effect_of("gzip_window", |_, d| power_of_two(d, 512..=32 << 10), MEMORY),
     Command::no_effect("gzip_no_buffer", MEMORY),
-    Command::no_effect("postpone_gzipping", "what is at hand is compressed together in any case"),
+    Command::no_effect_of(
+        "postpone_gzipping",
+        |_, d| size_arg(d, 0).map(drop),
+        "what is at hand is compressed together in any case",
+    ),
 ];
 
 /// The variables.
 pub const VARIABLES: &[Variable] =
     &[Variable::new("gzip_ratio", |rq, _, out| compress::ratio(rq, "gzip", out))];
+
+fn power_of_two(d: &Directive, range: RangeInclusive<u64>) -> ConfResult<()> {
+    let n = size_arg(d, 0)?;
+    if !n.is_power_of_two() || !range.contains(&n) {
+        let (least, most) = (range.start(), range.end() >> 10);
+        return Err(ConfError::new(format!("must be {least}, 1k, 2k and so on, up to {most}k")));
+    }
+    Ok(())
+}
 
 fn comp_level(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let level = number_arg(d, 0)?;

@@ -361,7 +361,8 @@ async fn compressed(rq: &mut Request, path: &[u8], want: Want, neighbour: &Neigh
         return Compressed::Refused;
     }
     match found.stat.kind {
-        Kind::Directory => return Compressed::None,
+        Kind::Directory if always => return Compressed::None,
+        Kind::Directory => return Compressed::Refused,
         Kind::Other => {
             let path = String::from_utf8_lossy(&path);
             request_log(rq, Level::Crit, format_args!("\"{path}\" is not a regular file"));

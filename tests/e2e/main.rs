@@ -11,6 +11,7 @@ mod acceptance_rooms;
 mod acceptance_shop;
 mod acceptance_signal;
 mod command_line;
+mod compression;
 mod config_errors;
 mod docker;
 mod entrypoint;

@@ -1,7 +1,7 @@
 //! `resolver`: names that are looked up while running.
 
 use crate::conf::values::{number, time, time_arg};
-use crate::conf::{Builder, Command, ConfError, ConfResult, Directive};
+use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive};
 use crate::settings;
 use crate::upstream::resolve::Resolver;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -24,6 +24,7 @@ pub const COMMANDS: &[Command] = &[
     Command::works(
         "resolver_timeout",
         |b, d| {
+            refuse_in_upstream(b, d)?;
             let v = time_arg(d, 0)?;
             b.loc().resolver.timeout.set(v)
         },
@@ -31,7 +32,18 @@ pub const COMMANDS: &[Command] = &[
     ),
 ];
 
+/// An upstream's own resolver is for names that it looks up while running, which it does not; it must
+/// not become that of the level around it.
+fn refuse_in_upstream(b: &Builder, d: &Directive) -> ConfResult<()> {
+    if b.context == Context::UPSTREAM {
+        return Err(ConfError::new(format!("\"{}\" in \"upstream\" is not supported yet", d.name))
+            .hint("names of an upstream are looked up when the configuration is read"));
+    }
+    Ok(())
+}
+
 fn resolver(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    refuse_in_upstream(b, d)?;
     let (mut servers, mut valid, mut families) = (Vec::new(), None, (true, true));
     for arg in &d.args {
         let bad = || ConfError::new(format!("invalid parameter: {arg}"));
@@ -82,4 +94,32 @@ fn server(text: &str) -> ConfResult<Vec<SocketAddr>> {
     };
     let found: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(|_| missing())?.collect();
     if found.is_empty() { Err(missing()) } else { Ok(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    fn error(http: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("events {{}} http {{ {http} }}");
+        crate::conf::build::load_text(dir.path(), &text).err().map(|e| e.message).unwrap_or_default()
+    }
+
+    #[test]
+    fn mistakes_in_nginxs_words() {
+        for (http, want) in [
+            ("resolver 127.0.0.1:0;", "invalid port in resolver \"127.0.0.1:0\""),
+            ("resolver valid=1s;", "no name servers defined"),
+            ("resolver 127.0.0.1 valid=x;", "invalid parameter: valid=x"),
+            ("resolver 127.0.0.1 ipv4=off ipv6=off;", "\"ipv4\" and \"ipv6\" cannot both be \"off\""),
+            ("resolver 127.0.0.1 ipv4=off;", ""),
+        ] {
+            assert_eq!(error(http), want);
+        }
+    }
+
+    #[test]
+    fn an_upstream_has_none_of_its_own() {
+        let error = error("upstream u { server 127.0.0.1; resolver 127.0.0.1; }");
+        assert_eq!(error, "\"resolver\" in \"upstream\" is not supported yet");
+    }
 }

@@ -164,7 +164,10 @@ pub fn server(b: &mut Builder, d: &Directive) -> ConfResult<()> {
             None if arg == "backup" => peer.backup = true,
             None if arg == "down" => peer.down = true,
             None if arg == "resolve" => {
-                return Err(ConfError::new("the \"resolve\" parameter of \"server\" is not supported yet"));
+                return Err(ConfError::new("the \"resolve\" parameter of \"server\" is not supported yet").hint(
+                    "names of an upstream are looked up when the configuration is read; a name in a variable \
+                     of proxy_pass is looked up while running, with \"resolver\"",
+                ));
             }
             Some(("slow_start" | "route" | "service" | "id" | "drain", _)) => {
                 return Err(ConfError::new(format!(

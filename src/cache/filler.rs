@@ -47,6 +47,8 @@ pub struct Job {
     pub stale: Option<Arc<Entry>>,
     /// Whether the requester is to be asked about `proxy_no_cache` when the answer is there.
     pub ask: bool,
+    /// Whether a 206 is what was asked for.
+    pub part: bool,
 }
 
 /// What the requester, and nobody else, gets.
@@ -165,7 +167,11 @@ impl Filler {
 
     /// Whether the answer may be kept and shared; `Err(None)` when something better is kept.
     fn judge(&self, answer: &Answer) -> Result<(Lifetime, Option<Vary>), Option<Refusal>> {
-        let Job { zone, policy, stale, asked, .. } = &self.job;
+        let Job { zone, policy, stale, asked, part, .. } = &self.job;
+        // A part is not the whole.
+        if answer.status == 206 && !part {
+            return Err(Some(Refusal::Status));
+        }
         if stale.is_some() && policy.stale.on_status(answer.status) {
             return Err(None);
         }

@@ -31,7 +31,7 @@ pub enum Refusal {
     Expired,
     /// Nothing says how long it would live.
     NoValidity,
-    /// A status that is never kept: 1xx, 206, 304.
+    /// A status that is never kept: 1xx, 304; 206 where the key does not name the range.
     Status,
     /// `proxy_no_cache`
     NoCache,
@@ -73,8 +73,8 @@ impl Refusal {
 
 /// Judges an answer received at `now`. `Vary` is not looked at here.
 pub fn judge(status: u16, fields: &Fields, policy: &Policy, now: Seconds) -> Result<Lifetime, Refusal> {
-    // A part is not the whole; an intermediate answer is no answer; a 304 has no body of its own.
-    if status < 200 || matches!(status, 206 | 304) {
+    // An intermediate answer is no answer; a 304 has no body of its own.
+    if status < 200 || status == 304 {
         return Err(Refusal::Status);
     }
     let ignore = &policy.ignore;

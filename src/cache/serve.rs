@@ -36,6 +36,9 @@ pub struct Ask {
     pub no_cache: NoCache,
     /// Whether it asks for a range so far back that it is better passed on.
     pub far_range: bool,
+    /// Whether what goes upstream asks for a range that the key names: its answer, a 206, is then all
+    /// there is to keep.
+    pub part: bool,
 }
 
 /// `proxy_no_cache`
@@ -252,7 +255,7 @@ impl<V: Viewer> Visit<'_, V> {
     }
 
     fn job(&self, slot: Key, stale: Option<Arc<Entry>>, fill: Arc<Fill>) -> Job {
-        let Ask { zone, policy, key, no_cache, .. } = self.ask;
+        let Ask { zone, policy, key, no_cache, part, .. } = self.ask;
         Job {
             zone: zone.clone(),
             fill,
@@ -262,6 +265,7 @@ impl<V: Viewer> Visit<'_, V> {
             asked: self.viewer.head().clone(),
             stale,
             ask: *no_cache == NoCache::Depends,
+            part: *part,
         }
     }
 

@@ -67,6 +67,13 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     if let Some(status) = rq.status_override.take() {
         response.status = status;
     }
+    // What follows is about the whole.
+    if rq.slice.get().is_some() {
+        crate::modules::slice::apply(rq, response);
+        if response.silent {
+            return Ok(());
+        }
+    }
     carry(rq, response);
     if response.status == 200 && !response.unconditional {
         match check(rq, response) {

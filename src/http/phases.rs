@@ -155,6 +155,17 @@ pub fn subrequest(rq: &mut Request) -> Pin<Box<dyn Future<Output = Response> + S
     })
 }
 
+/// Answers a copy of a request by its location's content once more, for another slice of it; no
+/// filter changes the answer, for the whole has its own.
+pub fn content_again(rq: &mut Request) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
+    Box::pin(async move {
+        let flow = content(rq).await;
+        let response = drive(rq, flow).await;
+        modules::log::subrequest_done(rq, &response);
+        response
+    })
+}
+
 async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
     let mut entry = Entry::Server;
     loop {
@@ -189,6 +200,7 @@ fn internal_redirect(rq: &mut Request, uri: Bytes, args: Bytes) -> Flow {
     rq.uri_below_alias = false;
     rq.internal = true;
     rq.proxy_target = None;
+    rq.slice.set(None);
     rq.level = rq.http().servers[rq.server].level;
     Flow::Continue
 }
@@ -203,6 +215,7 @@ fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
             rq.level = level;
             rq.internal = true;
             rq.proxy_target = None;
+            rq.slice.set(None);
             Flow::Continue
         }
         None => {
@@ -248,6 +261,11 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
             other => return other,
         }
     }
+    content(rq).await
+}
+
+/// The content phase, which always decides.
+async fn content(rq: &mut Request) -> Flow {
     // A location's own handler may leave something to the others: a directory, say.
     if let Some(content) = *rq.loc().core.content {
         match content(rq).await {

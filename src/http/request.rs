@@ -264,6 +264,8 @@ pub struct Request {
     pub guards: Vec<Box<dyn std::any::Any + Send>>,
     /// Whether an `error_page` is being produced, so that a second error does not loop.
     pub in_error_page: bool,
+    /// Where the slice begins for which it goes upstream (`slice`).
+    pub slice: std::cell::Cell<Option<u64>>,
     /// Whether an error is left without a page: who asked has something to put in its place.
     pub bare_errors: bool,
     /// Fields of an upstream's answer that stay when it sends the request elsewhere
@@ -327,6 +329,7 @@ impl Request {
             limit_conn: None,
             guards: Vec::new(),
             in_error_page: false,
+            slice: std::cell::Cell::new(None),
             bare_errors: false,
             carried: Fields::default(),
             regex_gave_up: std::cell::Cell::new(false),

@@ -48,6 +48,7 @@ pub mod referer;
 pub mod resolver;
 pub mod rewrite;
 pub mod secure_link;
+pub mod slice;
 pub mod split_clients;
 pub mod ssi;
 pub mod ssl;
@@ -98,6 +99,7 @@ pub const TABLES: &[&[Command]] = &[
     resolver::COMMANDS,
     rewrite::COMMANDS,
     secure_link::COMMANDS,
+    slice::COMMANDS,
     split_clients::COMMANDS,
     ssi::COMMANDS,
     ssl::COMMANDS,
@@ -124,6 +126,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     realip::VARIABLES,
     referer::VARIABLES,
     secure_link::VARIABLES,
+    slice::VARIABLES,
     ssi::VARIABLES,
     ssl::VARIABLES,
     stub_status::VARIABLES,
@@ -229,6 +232,7 @@ gather! {
         resolver: resolver::Conf,
         rewrite: rewrite::Conf,
         secure_link: secure_link::Conf,
+        slice: slice::Conf,
         ssi: ssi::Conf,
         static_files: static_files::Conf,
         sub: sub::Conf,

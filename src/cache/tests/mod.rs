@@ -166,6 +166,7 @@ impl Site {
             bypass: with.bypass,
             no_cache: with.no_cache.unwrap_or(NoCache::No),
             far_range: with.far_range,
+            part: false,
         };
         let fields = with.fields.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
         let head = Head::from_parts(b"GET", path.as_bytes(), Version::Http11, fields);

@@ -197,9 +197,12 @@ pub fn ready(rq: &mut Request) -> Option<Result<Answer, Failure>> {
 pub async fn fetch(rq: &mut Request, plan: Plan) -> Result<Answer, Failure> {
     let (active, zone) = place(rq)?;
     let conf = &rq.loc().proxy_cache;
+    let key = key(&active, rq);
+    let range = plan.fields.get("range").filter(|range| !range.is_empty());
     let ask = Ask {
         policy: active.policy.clone(),
-        key: key(&active, rq),
+        part: range.is_some_and(|range| memchr::memmem::find(&key.text, range).is_some()),
+        key,
         bypass: predicate::any(&conf.bypass, rq),
         no_cache: no_cache(rq),
         far_range: far_range(rq),

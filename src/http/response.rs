@@ -12,6 +12,8 @@ pub struct Fields {
     list: Vec<(Bytes, Bytes)>,
     /// Before which of the list each marked field stands; [`NOWHERE`] for none.
     marks: [u16; 4],
+    /// Which of several at one place comes first: the one marked first.
+    ranks: [u8; 4],
 }
 
 /// A field that is kept elsewhere.
@@ -42,7 +44,7 @@ pub enum Place<'a> {
 
 impl Default for Fields {
     fn default() -> Fields {
-        Fields { list: Vec::new(), marks: [0, NOWHERE, NOWHERE, NOWHERE] }
+        Fields { list: Vec::new(), marks: [0, NOWHERE, NOWHERE, NOWHERE], ranks: [0; 4] }
     }
 }
 
@@ -78,12 +80,14 @@ impl Fields {
     /// Says that a field that is kept elsewhere comes before all.
     pub fn mark_first(&mut self, mark: Mark) {
         self.marks[mark as usize] = 0;
+        self.ranks[mark as usize] = 0;
     }
 
     /// Says that a field that is kept elsewhere comes after those that are here now.
     pub fn mark(&mut self, mark: Mark) {
         // A head has bounds far below.
         self.marks[mark as usize] = u16::try_from(self.list.len()).unwrap_or(NOWHERE - 1);
+        self.ranks[mark as usize] = self.ranks.iter().max().map_or(1, |rank| rank.saturating_add(1));
     }
 
     /// Whether a field that is kept elsewhere has a place here.
@@ -93,12 +97,14 @@ impl Fields {
 
     /// Every field in order, with the places of those that are kept elsewhere.
     pub fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        let mut in_order = MARKS;
+        in_order.sort_by_key(|mark| self.ranks[*mark as usize]);
         let marks_at = move |at: usize, last: bool| {
             let here = move |mark: &Mark| {
                 let place = usize::from(self.marks[*mark as usize]);
                 place == at || last && place > at && place != usize::from(NOWHERE)
             };
-            MARKS.into_iter().filter(move |mark| here(mark)).map(Place::Mark)
+            in_order.into_iter().filter(move |mark| here(mark)).map(Place::Mark)
         };
         let fields = self.list.iter().enumerate();
         fields
@@ -343,6 +349,17 @@ mod tests {
             Place::Mark(mark) => format!("<{mark:?}>"),
         };
         fields.places().map(one).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn fields_marked_side_by_side_stay_in_their_order() {
+        let mut fields = Fields::default();
+        fields.mark(Mark::LastModified);
+        fields.mark(Mark::ETag);
+        fields.add_static("A", "1");
+        assert_eq!(shown(&fields), "<LastModified> <ETag> A");
+        fields.mark_first(Mark::ETag);
+        assert_eq!(shown(&fields), "<ETag> <LastModified> A");
     }
 
     #[test]

@@ -5,11 +5,11 @@ BINARY := target/release/edgewater
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check setup parity fuzz bench image docs golden clean
+.PHONY: help demo build test check setup parity parity-random fuzz bench image docs golden clean
 
 help: ## this list
 	@echo 'Edgewater: an edge server that reads nginx.conf.'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 demo: ## build, then serve an endless live stream on https://localhost:8443
 	@sh tests/setup.sh build
@@ -32,6 +32,9 @@ setup: ## what the tests need: nginx, ffmpeg, Chromium, Docker ...
 
 parity: ## Edgewater and nginx side by side; CASE=name runs the cases whose name holds it
 	env -u CASE $(CARGO) test --test parity -- $(CASE)
+
+parity-random: ## random configurations and requests on both; RANDOM_REQUESTS=10000 SEED=1 say how many and which
+	RANDOM_REQUESTS=$${RANDOM_REQUESTS:-10000} $(CARGO) test --test parity -- random
 
 fuzz: ## broken configurations by the million; FUZZ_SECONDS=600 is how long
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} FUZZ_SEED=$$(date +%s) nice $(CARGO) test --test fuzz

@@ -39,8 +39,12 @@ pub fn choose(rq: &mut Request, response: Response) -> Flow {
 }
 
 fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
-    // What the error said of itself stays with it: the challenge of a 401, the length of a 416.
-    for (name, value) in response.fields.iter().filter(|(n, _)| !n.eq_ignore_ascii_case(b"location")) {
+    // What the error said of itself stays with it: the challenge of a 401, the length of a 416, where a redirect
+    // led to.
+    for (name, value) in response.fields.iter() {
+        if name.eq_ignore_ascii_case(b"location") {
+            rq.carried.remove("location");
+        }
         rq.carried.add(name.clone(), value.clone());
     }
     rq.status_override = match page.overwrite {

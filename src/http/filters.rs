@@ -66,6 +66,11 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     // First, so that what follows knows an error page for what it is.
     if let Some(status) = rq.status_override.take() {
         response.status = status;
+        if status == 204 {
+            // Nothing is said of a content that there is not.
+            response.content_type = None;
+            response.last_modified = None;
+        }
     }
     // What follows is about the whole.
     if rq.slice.get().is_some() {
@@ -119,7 +124,10 @@ fn carry(rq: &Request, response: &mut Response) {
         return;
     }
     let is = |name: &[u8], other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-    let others = rq.carried.iter().filter(|(n, _)| !is(n, "content-type") && !is(n, "etag"));
+    // Where a later redirect leads is what counts.
+    let located = response.fields.get("location").is_some();
+    let stays = |n: &[u8]| !(is(n, "content-type") || is(n, "etag") || located && is(n, "location"));
+    let others = rq.carried.iter().filter(|(n, _)| stays(n));
     response.fields.prepend(others.map(|(n, v)| (n.clone(), v.clone())));
     if let Some(etag) = rq.carried.get("etag")
         && response.etag.is_none()
@@ -256,6 +264,8 @@ fn unsatisfiable(rq: &mut Request, response: &mut Response, refusal: &Unsatisfia
     page.fields.set("Content-Range", format!("bytes */{}", refusal.length));
     page.vary = response.vary;
     *response = page;
+    // What is added says what it is answered with now.
+    super::h1::record(rq, response);
     run_table(rq, response);
 }
 

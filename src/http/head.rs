@@ -296,6 +296,17 @@ impl Head {
         self.protocol = parsed.protocol;
     }
 
+    /// Leaves out the fields, for the log of a request whose first line was refused before them.
+    pub fn forget_fields(&mut self) {
+        self.fields.clear();
+    }
+
+    /// Leaves out the fields behind the first of this name, with which reading ended.
+    pub fn forget_fields_behind(&mut self, name: &str) {
+        let at = self.iter().position(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()));
+        self.fields.truncate(at.map_or(self.fields.len(), |at| at + 1));
+    }
+
     /// Adds a field.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         let span = (self.push(name), self.push(value));

@@ -195,6 +195,7 @@ fn internal_redirect(rq: &mut Request, uri: Bytes, args: Bytes) -> Flow {
     }
     rq.uri = uri;
     rq.args = args;
+    rq.has_args = false;
     rq.pristine = false;
     rq.valid_location = true;
     rq.uri_below_alias = false;
@@ -207,6 +208,12 @@ fn internal_redirect(rq: &mut Request, uri: Bytes, args: Bytes) -> Flow {
 
 fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
     if !spend_change(rq, "redirect to named location", &[b"@", name].concat()) {
+        return Flow::status(500);
+    }
+    if rq.uri.is_empty() {
+        let name = String::from_utf8_lossy(name).into_owned();
+        let message = format_args!("empty URI in redirect to named location \"@{name}\"");
+        crate::observe::request_error(rq, message);
         return Flow::status(500);
     }
     let server = rq.http().servers[rq.server].level;
@@ -227,13 +234,13 @@ fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
 }
 
 fn spend_change(rq: &mut Request, what: &str, uri: &[u8]) -> bool {
+    rq.changes_left = rq.changes_left.saturating_sub(1);
     if rq.changes_left == 0 {
         let uri = String::from_utf8_lossy(uri);
         let message = format_args!("rewrite or internal redirection cycle while {what} \"{uri}\"");
         crate::observe::request_error(rq, message);
         return false;
     }
-    rq.changes_left -= 1;
     true
 }
 
@@ -293,6 +300,10 @@ fn find(rq: &mut Request, entry: Entry) -> Flow {
         }
     }
     loop {
+        // Where there is no location, the server's rewrites have run already.
+        if rq.level == rq.http().servers[rq.server].level {
+            return Flow::Continue;
+        }
         match rewrite::run(rq, rewrite::Place::Location) {
             rewrite::Ran::Flow(flow) => return flow,
             rewrite::Ran::Unchanged => return Flow::Continue,
@@ -309,24 +320,25 @@ fn find(rq: &mut Request, entry: Entry) -> Flow {
 }
 
 fn find_location(rq: &mut Request, server: LevelId) -> Option<Flow> {
-    match locate(rq, server) {
-        Located::Level(level) => rq.level = level,
-        Located::Nowhere => rq.level = server,
-        Located::AddSlash => {
-            let mut location = super::uri::escape(&rq.uri, super::uri::Escape::Uri);
-            location.push(b'/');
-            if !rq.args.is_empty() {
-                location.push(b'?');
-                location.extend_from_slice(&rq.args);
-            }
-            return Some(Flow::redirect(301, location));
-        }
-    }
+    let located = locate(rq, server);
+    rq.level = match located {
+        Located::Level(level) | Located::AddSlash(level) => level,
+        Located::Nowhere => server,
+    };
     if *rq.loc().core.internal && !rq.internal {
         return Some(Flow::status(404));
     }
     if let Some(refusal) = refuse(rq) {
         return Some(refusal);
+    }
+    if let Located::AddSlash(_) = located {
+        let mut location = super::uri::escape(&rq.uri, super::uri::Escape::Uri);
+        location.push(b'/');
+        if !rq.args.is_empty() {
+            location.push(b'?');
+            location.extend_from_slice(&rq.args);
+        }
+        return Some(Flow::redirect(301, location));
     }
     // `limit_except` is a level of its own for the methods it does not name.
     let method = if rq.depth > 0 { rq.method_name() } else { rq.head.method() };

@@ -69,7 +69,7 @@ impl Regex {
         }
         let names = names
             .into_iter()
-            .map(|(group, name)| Ok((group, builder.vars.slot(&name)?)))
+            .map(|(group, name)| Ok((group, builder.vars.captured(&name)?)))
             .collect::<ConfResult<_>>()?;
         Ok(Regex { engine, names, source: pattern.to_string() })
     }

@@ -206,6 +206,10 @@ pub struct Request {
     pub uri: Bytes,
     /// The query in force.
     pub args: Bytes,
+    /// Whether there is a path, or a query, even where it is empty: in a log it is not `-` then.
+    pub has_uri: bool,
+    /// As `has_uri`, of `args`.
+    pub has_args: bool,
     /// Path and query as sent (`$request_uri`).
     pub unparsed: Bytes,
     /// The host, lower case, without port (`$host`); empty when the client named none.
@@ -226,7 +230,7 @@ pub struct Request {
     pub valid_location: bool,
     /// Whether `uri` is what `try_files` found below the `alias` of a regular expression.
     pub uri_below_alias: bool,
-    /// Rewrites and redirects left before it is a cycle.
+    /// Rewrites and redirects left, with the one that is a cycle.
     pub changes_left: u8,
     /// Whether it was sent before the request before it had been answered (`$pipe`).
     pub pipelined: bool,
@@ -300,6 +304,8 @@ impl Request {
             head,
             uri: Bytes::new(),
             args: Bytes::new(),
+            has_uri: false,
+            has_args: false,
             unparsed: Bytes::new(),
             host: Bytes::new(),
             server: 0,
@@ -310,7 +316,7 @@ impl Request {
             pristine: true,
             valid_location: true,
             uri_below_alias: false,
-            changes_left: 10,
+            changes_left: 11,
             pipelined: false,
             keepalive: false,
             body_length: None,
@@ -509,7 +515,8 @@ impl Request {
             VarKind::Builtin(variable, rest) => {
                 self.once(index, out, false, |out| (variable.get)(self, rest, out))
             }
-            VarKind::Slot | VarKind::Unknown => false,
+            VarKind::Slot(captured) => !captured,
+            VarKind::Unknown => false,
             VarKind::Computed(computed) => {
                 self.once(index, out, computed.volatile(), |out| computed.compute(self, out))
             }
@@ -580,6 +587,11 @@ impl Request {
     /// Remembers what a regular expression matched.
     pub fn set_captures(&self, subject: &[u8], groups: Groups) {
         *self.captures.borrow_mut() = Captures { subject: Bytes::copy_from_slice(subject), groups };
+    }
+
+    /// Forgets the groups of the last match, as nginx does when a `rewrite` or an `if` does not match.
+    pub fn forget_captures(&self) {
+        self.captures.borrow_mut().groups.clear();
     }
 
     /// Appends group `n` of the last match.

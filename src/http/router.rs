@@ -39,6 +39,8 @@ pub struct Found {
 #[derive(Debug, Default)]
 pub struct Locations {
     exact: HashMap<Vec<u8>, LevelId>,
+    /// Of both kinds, the paths that end in a slash and are redirected to when it is left out.
+    slashed: HashMap<Vec<u8>, LevelId>,
     /// Sorted by path. Each knows the longest other one that is a prefix of it, so that a search is
     /// one bisection and a short walk.
     prefixes: Vec<Prefix>,
@@ -51,7 +53,6 @@ struct Prefix {
     path: Vec<u8>,
     level: LevelId,
     no_regex: bool,
-    auto_redirect: bool,
     parent: Option<usize>,
 }
 
@@ -61,7 +62,7 @@ pub enum Located {
     /// At this level.
     Level(LevelId),
     /// At a location whose slash the client left out: redirect to the path with it.
-    AddSlash,
+    AddSlash(LevelId),
     /// Nowhere.
     Nowhere,
 }
@@ -69,7 +70,7 @@ pub enum Located {
 enum Static {
     Exact(LevelId),
     Prefix(usize),
-    AddSlash,
+    AddSlash(LevelId),
     Nothing,
 }
 
@@ -78,6 +79,11 @@ impl Locations {
     pub fn build(found: Vec<Found>) -> Locations {
         let mut locations = Locations::default();
         for location in found {
+            if let Match::Exact(path) | Match::Prefix { path, .. } = &location.by
+                && location.auto_redirect
+            {
+                locations.slashed.insert(path.clone(), location.level);
+            }
             match location.by {
                 Match::Exact(path) => {
                     locations.exact.insert(path, location.level);
@@ -86,13 +92,9 @@ impl Locations {
                     locations.named.insert(name, location.level);
                 }
                 Match::Regex(regex) => locations.regexes.push((regex, location.level)),
-                Match::Prefix { path, no_regex } => locations.prefixes.push(Prefix {
-                    path,
-                    level: location.level,
-                    no_regex,
-                    auto_redirect: location.auto_redirect,
-                    parent: None,
-                }),
+                Match::Prefix { path, no_regex } => {
+                    locations.prefixes.push(Prefix { path, level: location.level, no_regex, parent: None })
+                }
             }
         }
         locations.prefixes.sort_by(|a, b| a.path.cmp(&b.path));
@@ -138,13 +140,11 @@ impl Locations {
         }
         // `/x` with a location `/x/` that asks for it; an equal prefix location `/x` comes first.
         let same = at.is_some_and(|i| self.prefixes[i].path.len() == path.len());
-        if !same {
+        if !same && !self.slashed.is_empty() {
             let mut slashed = path.to_vec();
             slashed.push(b'/');
-            if let Ok(i) = self.prefixes.binary_search_by(|p| p.path.as_slice().cmp(&slashed))
-                && self.prefixes[i].auto_redirect
-            {
-                return Static::AddSlash;
+            if let Some(level) = self.slashed.get(&slashed) {
+                return Static::AddSlash(*level);
             }
         }
         at.map_or(Static::Nothing, Static::Prefix)
@@ -178,7 +178,7 @@ fn descend(rq: &Request, level: LevelId) -> Outcome {
     let mut no_regex = false;
     match locations.find_static(&rq.uri) {
         Static::Exact(level) => return Outcome::Final(Located::Level(level)),
-        Static::AddSlash => return Outcome::Final(Located::AddSlash),
+        Static::AddSlash(level) => return Outcome::Final(Located::AddSlash(level)),
         Static::Prefix(i) => {
             let prefix = &locations.prefixes[i];
             no_regex = prefix.no_regex;
@@ -220,7 +220,7 @@ mod tests {
             Locations::build(vec![prefix("/", 1), prefix("/ab", 2), prefix("/abc/d", 3), prefix("/x/", 4)]);
         let at = |path: &str| match locations.find_static(path.as_bytes()) {
             Static::Prefix(i) => locations.prefixes[i].level as i32,
-            Static::AddSlash => -1,
+            Static::AddSlash(_) => -1,
             Static::Exact(_) | Static::Nothing => -2,
         };
         assert_eq!(at("/"), 1);

@@ -42,6 +42,7 @@ impl Template {
         while let Some(dollar) = rest.find('$') {
             push_text(&mut parts, &rest[..dollar]);
             rest = &rest[dollar + 1..];
+            let mut digit = false;
             let (name, after) = if let Some(braced) = rest.strip_prefix('{') {
                 let close = braced.find('}').ok_or_else(|| {
                     ConfError::new(format!("the closing bracket in \"{braced}\" variable is missing"))
@@ -50,7 +51,7 @@ impl Template {
             } else {
                 let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
                 // A capture is one digit; what follows it is text.
-                let digit = rest.starts_with(|c: char| ('1'..='9').contains(&c));
+                digit = rest.starts_with(|c: char| ('1'..='9').contains(&c));
                 let end = if digit { 1 } else { rest.find(|c| !is_name(c)).unwrap_or(rest.len()) };
                 (&rest[..end], &rest[end..])
             };
@@ -59,7 +60,8 @@ impl Template {
                     .hint("a \"$\" begins a variable; nginx has no way to write a literal one here"));
             }
             match name.parse::<usize>() {
-                Ok(n @ 1..=9) => parts.push(Part::Capture(n)),
+                // In braces it is a name, and none that is known.
+                Ok(n) if digit => parts.push(Part::Capture(n)),
                 _ => parts.push(Part::Variable(builder.variable(name))),
             }
             rest = after;

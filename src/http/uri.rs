@@ -161,6 +161,12 @@ pub fn unescape_redirect(text: &[u8]) -> Vec<u8> {
                 }
                 at += 3;
             }
+            // A broken escape loses its `%`, and if only its second digit is none, all of it.
+            (b'%', Some(_), None) => at += 3,
+            (b'%', None, _) => {
+                out.extend(text.get(at + 1));
+                at += 2;
+            }
             (byte, ..) => {
                 out.push(byte);
                 at += 1;

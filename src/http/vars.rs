@@ -62,8 +62,9 @@ pub enum VarKind {
     Unknown,
     /// A module; the text is what follows a prefix.
     Builtin(&'static Variable, String),
-    /// `set` or a named group: a slot of the request.
-    Slot,
+    /// `set` or a named group: a slot of the request. Before it is written it is empty, or if a named group writes
+    /// it (true), there is none.
+    Slot(bool),
     /// A block of the configuration.
     Computed(Arc<dyn Computed>),
 }
@@ -110,13 +111,22 @@ impl VarTable {
         id
     }
 
+    /// A variable that a named group writes.
+    pub fn captured(&mut self, name: &str) -> ConfResult<VarId> {
+        let id = self.slot(name)?;
+        if let VarKind::Slot(captured) = &mut self.defs[id as usize].kind {
+            *captured = true;
+        }
+        Ok(id)
+    }
+
     /// A variable that `set` or a named group writes. A built-in one that cannot be written is
     /// nginx's `the duplicate "…" variable`.
     pub fn slot(&mut self, name: &str) -> ConfResult<VarId> {
         let id = self.id(name);
         let def = &mut self.defs[id as usize];
         match &def.kind {
-            VarKind::Slot => {}
+            VarKind::Slot(_) => {}
             VarKind::Builtin(variable, _) if variable.set.is_some() => {}
             VarKind::Unknown | VarKind::Builtin(..) => match builtin(&def.name) {
                 Some((variable, rest)) if !variable.prefix => {
@@ -125,7 +135,7 @@ impl VarTable {
                     }
                     def.kind = VarKind::Builtin(variable, rest.to_string());
                 }
-                _ => def.kind = VarKind::Slot,
+                _ => def.kind = VarKind::Slot(false),
             },
             // `set` of a mapped variable overrides it for the request.
             VarKind::Computed(_) => {}

@@ -166,6 +166,8 @@ fn return_(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     };
     // An empty text is a text only where a status has no page.
     let text = text.filter(|t| status < 400 || !t.is_empty());
+    // A redirect without a target leads nowhere, but it has its field.
+    let text = text.or_else(|| matches!(status, 301 | 302 | 303 | 307 | 308).then(Template::default));
     b.loc().rewrite.steps.push(Step::Return(Arc::new(Return { status, text })));
     Ok(())
 }
@@ -330,7 +332,11 @@ fn steps(rq: &mut Request, level: usize, changed: &mut bool) -> End {
                 let value = value.eval(rq);
                 rq.set_variable(*id, value);
             }
-            Step::Break => return End::Stop,
+            Step::Break => {
+                // A URI that was rewritten before it is used where it is.
+                *changed = false;
+                return End::Stop;
+            }
             Step::Return(answer) => return End::Flow(answer_with(rq, answer)),
             Step::Rewrite(rewrite) => match apply(rq, rewrite, changed) {
                 End::Done => {}
@@ -353,7 +359,7 @@ fn steps(rq: &mut Request, level: usize, changed: &mut bool) -> End {
 fn answer_with(rq: &mut Request, answer: &Return) -> Flow {
     let status = answer.status;
     let Some(text) = &answer.text else {
-        if matches!(status, 200..=299) {
+        if matches!(status, 200..=399) {
             return Flow::Respond(empty(rq, status));
         }
         return Flow::status(status);
@@ -385,6 +391,7 @@ fn empty(rq: &Request, status: u16) -> Response {
 fn apply(rq: &mut Request, rewrite: &Rewrite, changed: &mut bool) -> End {
     let subject = rq.uri.clone();
     if !rewrite.regex.capture(rq, &subject) {
+        rq.forget_captures();
         return End::Done;
     }
     // Captures come from the decoded path; in a query or a redirect they are encoded again, when the
@@ -401,32 +408,35 @@ fn apply(rq: &mut Request, rewrite: &Rewrite, changed: &mut bool) -> End {
     };
     let mut new_args = rewrite.args.as_ref().map(|a| eval(a, rq));
     if rewrite.keep_args && !rq.args.is_empty() {
-        let args = new_args.get_or_insert_default();
-        if !args.is_empty() {
-            args.push(b'&');
+        match &mut new_args {
+            Some(args) => {
+                args.push(b'&');
+                args.extend_from_slice(&rq.args);
+            }
+            None => new_args = Some(rq.args.to_vec()),
         }
-        args.extend_from_slice(&rq.args);
     }
     if let Some(status) = rewrite.redirect {
         let mut location = uri::unescape_redirect(&eval(&rewrite.uri, rq));
-        if let Some(args) = new_args.filter(|a| !a.is_empty()) {
+        if let Some(args) = new_args {
             location.push(b'?');
             location.extend_from_slice(&args);
         }
         return End::Flow(Flow::redirect(status, location));
     }
-    let uri = rewrite.uri.eval(rq);
-    if uri.is_empty() {
-        crate::observe::request_error(rq, format_args!("the rewritten URI has a zero length"));
-        return End::Flow(Flow::status(500));
-    }
-    rq.uri = uri;
+    rq.uri = rewrite.uri.eval(rq);
     rq.pristine = false;
     rq.internal = true;
+    rq.has_uri = true;
+    rq.has_args |= new_args.is_some() || !rq.args.is_empty();
     match (new_args, rewrite.keep_args) {
         (Some(args), _) => rq.args = args.into(),
         (None, true) => {}
         (None, false) => rq.args = Bytes::new(),
+    }
+    if rq.uri.is_empty() {
+        crate::observe::request_error(rq, format_args!("the rewritten URI has a zero length"));
+        return End::Flow(Flow::status(500));
     }
     // With `break` the location stays; the rewritten URI is used where it is.
     if rewrite.stop {
@@ -450,7 +460,11 @@ fn holds(rq: &mut Request, condition: &Condition) -> bool {
         }
         Condition::Matches(id, regex, wanted) => {
             let value = rq.variable_value(*id).unwrap_or_default();
-            regex.capture(rq, &value) == *wanted
+            let matched = regex.capture(rq, &value);
+            if !matched {
+                rq.forget_captures();
+            }
+            matched == *wanted
         }
         Condition::File(test, path, wanted) => {
             let path = path.eval(rq);

@@ -82,7 +82,7 @@ async fn run(rq: &mut Request) -> Flow {
     for (template, directory) in &list.tried {
         path.truncate(root);
         template.eval_into(rq, &mut path);
-        drop_alias(rq, root, &mut path);
+        drop_alias(rq, template, root, &mut path);
         match look(rq, &path, Want::Stat).await {
             Ok(found) if (found.stat.kind == Kind::Directory) == *directory => {
                 found_at(rq, Bytes::copy_from_slice(&path[root..]), *directory);
@@ -99,7 +99,7 @@ async fn run(rq: &mut Request) -> Flow {
     };
     path.truncate(root);
     redirect.eval_into(rq, &mut path);
-    drop_alias(rq, root, &mut path);
+    drop_alias(rq, redirect, root, &mut path);
     let target = Bytes::from(path).slice(root..);
     if target.starts_with(b"@") {
         return Flow::Named(target.slice(1..));
@@ -110,9 +110,10 @@ async fn run(rq: &mut Request) -> Flow {
     }
 }
 
-/// With `alias` a name that begins with the location, as `$uri` does, is taken as what follows it.
-fn drop_alias(rq: &Request, root: usize, path: &mut Vec<u8>) {
+/// With `alias` a name with variables that begins with the location, as `$uri` does, is taken as what follows it.
+fn drop_alias(rq: &Request, name: &Template, root: usize, path: &mut Vec<u8>) {
     if let Some(Alias::Prefix(length)) = rq.loc().core.root.alias
+        && name.constant().is_none()
         && path.len() >= root + length
         && path[root..root + length] == rq.uri[..length]
     {

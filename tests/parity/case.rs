@@ -142,7 +142,7 @@ pub enum Step {
     Sleep(Duration),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Request {
     pub method: String,
     pub target: String,
@@ -156,6 +156,8 @@ pub struct Request {
 pub struct Options {
     /// `conn=NAME`: the connection of that name, opened when it is first used and kept.
     pub conn: Option<String>,
+    /// `reopen`: where the answer ends the connection of that name, the next request opens it anew.
+    pub reopen: bool,
     /// `send`: only send, `read NAME` takes the answer.
     pub send: bool,
     /// `http=1.0`: the protocol version written in the request line.
@@ -427,6 +429,7 @@ impl Options {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             match key {
                 "conn" => self.conn = Some(value.to_owned()),
+                "reopen" => self.reopen = true,
                 "send" => self.send = true,
                 "later" => self.later = true,
                 "http" => self.version = Some(value.to_owned()),

@@ -132,6 +132,9 @@ impl Player {
                 // A server that has answered already may have closed; the answer is what counts.
                 let _ = c.stream.write_all(&bytes).and_then(|()| c.stream.flush());
                 let result = if options.send { Ok(()) } else { answer(&mut c, &request.method, transcript) };
+                if options.reopen && (result.is_err() || c.has_ended) {
+                    return result;
+                }
                 (Conn::One(c), result)
             }
             Conn::Two(mut c) => {

@@ -108,7 +108,7 @@ fn cut_step(lines: &mut Vec<String>, step: &str) -> Result<Vec<String>, String> 
 }
 
 /// A line diff: ` ` common, `-` nginx only, `+` ours only.
-fn diff(a: &[String], b: &[String]) -> String {
+pub fn diff(a: &[String], b: &[String]) -> String {
     // Longest common subsequence, by table: transcripts are short.
     let mut table = vec![vec![0u32; b.len() + 1]; a.len() + 1];
     for i in (0..a.len()).rev() {

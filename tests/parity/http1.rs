@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 /// A stream with what has been read from it too early.
 pub struct Buffered<S> {
     pub stream: S,
+    /// Whether the end of the stream has been read.
+    pub has_ended: bool,
     buf: Vec<u8>,
 }
 
@@ -31,11 +33,17 @@ impl Head {
 
 impl<S: Read + Write> Buffered<S> {
     pub fn new(stream: S) -> Self {
-        Buffered { stream, buf: vec![] }
+        Buffered { stream, has_ended: false, buf: vec![] }
     }
 
     /// Reads more; `Ok(false)` at the end of the stream, which a reset counts as too.
     fn fill(&mut self) -> Result<bool, String> {
+        let more = self.read_more()?;
+        self.has_ended |= !more;
+        Ok(more)
+    }
+
+    fn read_more(&mut self) -> Result<bool, String> {
         let mut piece = [0; 16 * 1024];
         loop {
             return match self.stream.read(&mut piece) {

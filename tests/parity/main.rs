@@ -6,6 +6,7 @@
 //! cargo test --test parity -- gzip            cases whose name contains "gzip"
 //! CASE=gzip_vary cargo test --test parity     this one
 //! SHOW=1 …                                    print nginx's transcript too
+//! RANDOM_REQUESTS=10000 SEED=7 cargo test --test parity -- random     see `random/mod.rs`
 //! UNDER_TEST=/usr/sbin/nginx …                nginx against itself: are the cases sound?
 //! ```
 //!
@@ -21,6 +22,7 @@ mod compare;
 mod http1;
 mod http2;
 mod loopback;
+mod random;
 mod running;
 mod server;
 mod transcript;
@@ -48,6 +50,7 @@ fn main() {
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let only = std::env::var("CASE").ok();
     let names = case_files(&filters, only.as_deref());
+    let random = only.is_none() && (filters.is_empty() || filters.iter().any(|f| f == "random"));
     if std::env::args().any(|a| a == "--list") {
         for (name, _) in &names {
             println!("{name}: test");
@@ -64,7 +67,13 @@ fn main() {
     if oracle.is_none() {
         println!("nginx is not installed: only the stated statuses are checked");
     }
-    let failures = run_all(&names, oracle.as_ref(), &under_test());
+    let mut failures = 0;
+    if !random || !names.is_empty() {
+        failures += run_all(&names, oracle.as_ref(), &under_test());
+    }
+    if random && let Some(nginx) = &oracle {
+        failures += random::run(nginx, &under_test());
+    }
     if failures > 0 {
         std::process::exit(101);
     }

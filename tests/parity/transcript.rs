@@ -153,6 +153,7 @@ impl Transcript {
     fn body(&mut self, body: &[u8]) {
         match std::str::from_utf8(body) {
             Ok("") => {}
+            Err(_) if body.len() <= SHOWN => self.push(format!("  | {}", body.escape_ascii())),
             Ok(text) if body.len() <= SHOWN && !is_pattern(body) => {
                 for line in text.split('\n') {
                     self.push(format!("  | {}", line.replace('\r', "\\r")));

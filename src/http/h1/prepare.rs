@@ -11,12 +11,7 @@ use bytes::Bytes;
 /// is wrong with them.
 pub(super) fn prepare(rq: &mut Request) -> Result<(), u16> {
     let version = rq.head.version;
-    let chosen = choose_server(rq);
-    let merge = *rq.srv().core.merge_slashes;
-    let target = uri::parse(rq.head.target(), merge).ok_or(400u16)?;
-    (rq.uri, rq.args, rq.unparsed) = (target.path, target.args, target.unparsed);
-    // What was asked for is the log's to say, whatever is wrong with the host.
-    chosen?;
+    choose_server(rq)?;
     let (framing, length) = framing(&rq.head)?;
     // Neither is for an edge.
     if matches!(rq.method, Method::Connect | Method::Trace) {
@@ -72,33 +67,48 @@ fn framing(head: &Head) -> Result<(Framing, Option<u64>), u16> {
     }
 }
 
-/// Finds the server by the host of the target or of `Host`; the error is 400.
+/// Takes the target apart and finds the server by the target's host or by `Host`; the error is 400.
 pub fn choose_server(rq: &mut Request) -> Result<(), u16> {
-    let named = match rq.head.target().first() {
-        Some(b'/') | None => None,
-        Some(_) => uri::parse(rq.head.target(), true).ok_or(400u16)?.host,
+    let named = target(rq).inspect_err(|_| rq.head.forget_fields())?;
+    let (field, second) = {
+        let mut hosts = rq.head.all("host").map(valid_host);
+        (hosts.next(), hosts.next())
     };
-    let mut hosts = rq.head.all("host");
-    let field = hosts.next();
-    if hosts.next().is_some() {
+    if let Some(Err(status)) = field {
+        rq.head.forget_fields_behind("host");
+        return Err(status);
+    }
+    if second.is_some() || field.is_none() && rq.head.version == Version::Http11 {
         return Err(400);
     }
-    if field.is_none() && rq.head.version == Version::Http11 || rq.head.repeats_single_field() {
+    if rq.head.repeats_single_field() {
         return Err(400);
     }
-    let field_host = match field {
-        Some(text) => Some(valid_host(text)?),
-        None => None,
-    };
-    rq.host = match named {
-        Some(text) => valid_host(&text)?,
-        None => field_host.unwrap_or_default(),
-    };
+    rq.host = named.or(field.and_then(Result::ok)).unwrap_or_default();
     let host = rq.host.clone();
     let local = rq.local.clone();
     rq.server = bound(&local, &rq.conn).names.find(&host, Some(rq));
     rq.level = rq.http().servers[rq.server].level;
     Ok(())
+}
+
+/// Takes the target apart; its host, if it names one. nginx does so before it reads the fields, so that what is
+/// wrong here is answered by the default server, whose `merge_slashes` holds for all servers of the address.
+fn target(rq: &mut Request) -> Result<Option<Bytes>, u16> {
+    let named = rq.conn.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+    let server = match named {
+        Some(name) => bound(&rq.local, &rq.conn).names.find(name.as_bytes(), None),
+        None => rq.server,
+    };
+    let merge = *rq.http().servers[server].conf.core.merge_slashes;
+    let Some(target) = uri::parse(rq.head.target(), merge) else {
+        // It is known that there is one.
+        rq.has_uri = true;
+        return Err(400);
+    };
+    let host = target.host.as_deref().map(valid_host).transpose()?;
+    (rq.uri, rq.args, rq.unparsed) = (target.path, target.args, target.unparsed);
+    Ok(host)
 }
 
 /// A host in lower case, without port and trailing dot (ngx_http_validate_host).

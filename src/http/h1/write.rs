@@ -23,8 +23,9 @@ impl Plan {
         let bodyless = matches!(response.status, 101 | 204 | 304);
         let head_only = rq.method == Method::Head;
         let length = match (bodyless, head_only) {
-            // An upstream may say with its 304 how long the body would be.
-            (true, _) => response.length.filter(|n| *n > 0 && response.status == 304 && response.upstream),
+            // A 304 of our own says its length if it has one, an upstream's how long the body would be.
+            (true, _) if response.status == 304 => response.length.filter(|n| *n > 0 || !response.upstream),
+            (true, _) => None,
             // Of a HEAD that went upstream the length is what the upstream said, or unknown.
             (false, true) => response.length.or_else(|| response.body.known_length().filter(|n| *n > 0)),
             (false, false) => response.content_length(),

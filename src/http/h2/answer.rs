@@ -126,8 +126,9 @@ async fn send(
     let bodyless = matches!(response.status, 204 | 304);
     let head_only = rq.method == Method::Head;
     let length = match (bodyless, head_only && response.upstream) {
-        // As for HTTP/1.
-        (true, _) => response.length.filter(|n| *n > 0 && response.status == 304 && response.upstream),
+        // A 304 of our own says its length if it has one, an upstream's how long the body would be.
+        (true, _) if response.status == 304 => response.length.filter(|n| *n > 0 || !response.upstream),
+        (true, _) => None,
         // An upstream that did not tell the length of what it did not send did not say 0.
         (false, true) => response.length,
         (false, false) => response.content_length(),

@@ -1,8 +1,8 @@
 //! The head of an HTTP/2 request, as the rest of the server knows heads.
 
+use crate::http::h1;
 use crate::http::head::{Head, HeadError, HeadLimits, Version};
 use crate::http::request::Request;
-use crate::http::{h1, uri};
 use http::request::Parts;
 
 /// Makes a head of a request. The error is the status that it is answered with; the head is there for
@@ -75,9 +75,6 @@ fn host(head: &mut Head, parts: &Parts) -> Result<(), HeadError> {
 /// Chooses the server and takes the target apart; the error is the status for what is wrong.
 pub fn prepare(rq: &mut Request) -> Result<(), u16> {
     h1::choose_server(rq)?;
-    let merge = *rq.srv().core.merge_slashes;
-    let target = uri::parse(rq.head.target(), merge).ok_or(400u16)?;
-    (rq.uri, rq.args, rq.unparsed) = (target.path, target.args, target.unparsed);
     // The crate has seen to it that it is a number and that the body keeps to it.
     rq.body_length = rq.head.get("content-length").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
     Ok(())

@@ -202,7 +202,6 @@ impl Loc {
         self.is_regex = outer.is_regex.clone();
         self.is_named = outer.is_named.clone();
         self.is_exact = outer.is_exact.clone();
-        self.internal = outer.internal.clone();
         if self.content.is_none() {
             self.content = outer.content.clone();
         }

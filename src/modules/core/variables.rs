@@ -20,13 +20,13 @@ pub const VARIABLES: &[Variable] = &[
         name: "args",
         prefix: false,
         cached: false,
-        get: |rq, _, out| put_some(out, &rq.args),
-        set: Some(|rq, v| (rq.args, rq.pristine) = (v, false)),
+        get: args,
+        set: Some(|rq, v| (rq.args, rq.has_args, rq.pristine) = (v, true, false)),
     },
-    Variable::new("query_string", |rq, _, out| put_some(out, &rq.args)),
+    Variable::new("query_string", args),
     Variable::new("is_args", |rq, _, out| put(out, if rq.args.is_empty() { b"" } else { b"?" })),
-    Variable::new("uri", |rq, _, out| put_some(out, &rq.uri)),
-    Variable::new("document_uri", |rq, _, out| put_some(out, &rq.uri)),
+    Variable::new("uri", path),
+    Variable::new("document_uri", path),
     Variable::new("request_uri", |rq, _, out| put_some(out, &rq.unparsed)),
     Variable::new("request", |rq, _, out| put(out, rq.head.line())),
     Variable::new("request_method", |rq, _, out| put_some(out, rq.main_method_name())),
@@ -143,6 +143,14 @@ pub fn put(out: &mut Vec<u8>, value: &[u8]) -> bool {
 
 /// Appends a value that is none when it is empty: the query of a request without one, the URI of a
 /// request that could not be read.
+fn args(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
+    put_some(out, &rq.args) || rq.has_args
+}
+
+fn path(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
+    put_some(out, &rq.uri) || rq.has_uri
+}
+
 fn put_some(out: &mut Vec<u8>, value: &[u8]) -> bool {
     !value.is_empty() && put(out, value)
 }

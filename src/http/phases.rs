@@ -156,13 +156,11 @@ pub fn subrequest(rq: &mut Request) -> Pin<Box<dyn Future<Output = Response> + S
 }
 
 /// Answers a copy of a request by its location's content once more, for another slice of it; no
-/// filter changes the answer, for the whole has its own.
+/// filter changes the answer, for the whole has its own, and who asked logs it.
 pub fn content_again(rq: &mut Request) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
     Box::pin(async move {
         let flow = content(rq).await;
-        let response = drive(rq, flow).await;
-        modules::log::subrequest_done(rq, &response);
-        response
+        drive(rq, flow).await
     })
 }
 

@@ -207,7 +207,7 @@ impl State {
                     }));
                 }
                 Current::Asking(asking) => {
-                    let Poll::Ready((below, response)) = asking.as_mut().poll(cx) else {
+                    let Poll::Ready((mut below, mut response)) = asking.as_mut().poll(cx) else {
                         return Poll::Pending;
                     };
                     let checked = check(&response, self.at, self.size, self.etag.as_ref());
@@ -219,6 +219,9 @@ impl State {
                         crate::observe::request_error(&below, format_args!("{why}"));
                         return Poll::Ready(Some(Err(BodyError::Upstream(why))));
                     }
+                    // A slice that fits is as good as the whole.
+                    response.status = 200;
+                    crate::modules::log::subrequest_done(&mut below, &response);
                     self.slice_end = self.at.saturating_add(self.size).min(self.total);
                     self.current = Current::Body(response.body);
                 }

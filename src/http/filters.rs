@@ -51,6 +51,12 @@ pub fn apply_to_subrequest(rq: &mut Request, response: &mut Response) {
 }
 
 fn run_table(rq: &mut Request, response: &mut Response) {
+    if let (Some(carried), false) = (rq.carried.get("content-type"), response.upstream)
+        && response.type_length.is_none()
+        && response.content_type.as_ref() == Some(carried)
+    {
+        response.type_length = Some(crate::modules::media_types::type_length(carried));
+    }
     // A filter does not change the level, so that the table stays the same.
     for i in 0.. {
         let Some(filter) = rq.plan().filters().get(i).copied() else { return };

@@ -211,7 +211,7 @@ pub struct Response {
     pub fields: Fields,
     /// `Content-Type`, complete.
     pub content_type: Option<Bytes>,
-    /// How many bytes of it are the type, when we added the charset.
+    /// How many bytes of it are the type, when a charset was added or came with it from elsewhere.
     pub type_length: Option<usize>,
     /// The charset that an upstream asks for by `X-Accel-Charset`.
     pub charset_override: Option<Bytes>,

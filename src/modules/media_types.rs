@@ -67,13 +67,19 @@ pub fn read(
 /// type (ngx_http_upstream_copy_content_type).
 pub fn split(response: &Response) -> (&[u8], Option<&[u8]>) {
     let whole: &[u8] = response.content_type.as_deref().unwrap_or_default();
-    if let Some(length) = response.type_length {
-        let charset = &whole[length..];
-        return (&whole[..length], charset.strip_prefix(b"; charset="));
+    match response.type_length {
+        Some(length) => (&whole[..length], scan(&whole[length..]).1),
+        None if response.upstream => scan(whole),
+        None => (whole, None),
     }
-    if !response.upstream {
-        return (whole, None);
-    }
+}
+
+/// How many bytes of an upstream's type are the type, for what is sent with it in place of its answer.
+pub fn type_length(whole: &[u8]) -> usize {
+    scan(whole).0.len()
+}
+
+fn scan(whole: &[u8]) -> (&[u8], Option<&[u8]>) {
     let mut from = 0;
     while let Some(semicolon) = memchr::memchr(b';', &whole[from..]).map(|at| from + at) {
         from = semicolon + 1;

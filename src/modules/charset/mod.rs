@@ -313,6 +313,7 @@ fn cut_own(response: &mut Response) {
     if let Some(kind) = &mut response.content_type {
         kind.truncate(own);
     }
+    response.type_length = None;
 }
 
 /// Adds the charset to `Content-Type`, where none stands (ngx_http_set_charset).

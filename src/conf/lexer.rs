@@ -121,8 +121,8 @@ impl<'a> Lexer<'a> {
             match self.peek() {
                 None => {
                     return Err(ConfError::new("unexpected end of file, expecting \";\" or \"}\"")
-                        .at(at)
-                        .hint(format!("a quote ({}) opened here is never closed", quote as char)));
+                        .at(&self.at())
+                        .hint(format!("the quote ({}) of line {} is never closed", quote as char, at.line)));
                 }
                 Some(byte) if byte == quote => {
                     self.bump();
@@ -227,6 +227,13 @@ mod tests {
     #[test]
     fn comments_begin_only_where_a_word_could() {
         assert_eq!(words("a#b # c\n;"), [word("a#b"), Token::Semicolon]);
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_is_missed_at_the_end_and_named_where_it_opens() {
+        let error = Lexer::new(b"\n'a\n\n", Arc::from("t"), 1).next_token().unwrap_err();
+        assert_eq!(error.at.unwrap().line, 4);
+        assert_eq!(error.hint.unwrap(), "the quote (') of line 2 is never closed");
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub struct Directive {
     pub name: String,
     /// The other words.
     pub args: Vec<String>,
-    /// Where it begins.
+    /// Where it ends, or its block begins.
     pub at: At,
     /// What stands between its braces; `None` when it ends with `;`.
     pub block: Option<Vec<Item>>,
@@ -172,12 +172,13 @@ impl Parser {
                 Token::Open => return Err(ConfError::new("unexpected \"{\"").at(&at)),
             };
             let mut args = Vec::new();
-            let opened = loop {
+            // nginx names the line on which a directive ends, or opens its block.
+            let (opened, end) = loop {
                 let (token, here) = lexer.next_token()?;
                 match token {
                     Token::Word(word) => args.push(word),
-                    Token::Semicolon => break false,
-                    Token::Open => break true,
+                    Token::Semicolon => break (false, here),
+                    Token::Open => break (true, here),
                     Token::Close => {
                         return Err(ConfError::new("unexpected \"}\"").at(&here).hint(format!(
                             "the directive \"{name}\" of line {} is not ended by \";\"",
@@ -194,6 +195,7 @@ impl Parser {
                     }
                 }
             };
+            let at = end;
             if opened {
                 if depth >= MAX_BLOCK_DEPTH {
                     return Err(ConfError::new("blocks are nested too deeply").at(&at));
@@ -292,6 +294,18 @@ mod tests {
         let error = first_error(&items).unwrap();
         assert_eq!(error.message, "unexpected \"}\"");
         assert_eq!(error.at.as_ref().unwrap().line, 4);
+    }
+
+    #[test]
+    fn the_line_of_a_directive_is_that_of_its_end() {
+        let items = parse("a\n 1\n 2;\nb\n{ c\n;\n}\n");
+        let lines = |items: &[Item]| -> Vec<u32> {
+            items.iter().map(|i| if let Item::Directive(d) = i { d.at.line } else { 0 }).collect()
+        };
+        assert_eq!(lines(&items), [3, 5]);
+        assert!(
+            matches!(&items[1], Item::Directive(Directive { block: Some(inner), .. }) if lines(inner) == [6])
+        );
     }
 
     #[test]

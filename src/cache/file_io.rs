@@ -44,9 +44,9 @@ impl Failure {
         [Errno::NOENT, Errno::NOTDIR, Errno::NAMETOOLONG].iter().any(|e| e.raw_os_error() == self.errno)
     }
 
-    /// Whether we may not have it.
+    /// Whether we may not have it, or there is a link on the way that is not followed.
     pub fn is_forbidden(&self) -> bool {
-        self.errno == Errno::ACCESS.raw_os_error()
+        [Errno::ACCESS, Errno::LOOP, Errno::MLINK].iter().any(|e| e.raw_os_error() == self.errno)
     }
 
     /// As an error of the operating system.

@@ -15,6 +15,7 @@ pub mod fill;
 pub mod filler;
 pub mod freshness;
 pub mod key;
+pub mod links;
 pub mod memory;
 pub mod policy;
 pub mod serve;

@@ -76,6 +76,10 @@ async fn find(rq: &mut Request) -> Flow {
             Err(failure) => failure,
         };
         let missing = failure.errno == rustix::io::Errno::NOENT.raw_os_error();
+        let is_link = [rustix::io::Errno::LOOP, rustix::io::Errno::MLINK];
+        if is_link.iter().any(|e| e.raw_os_error() == failure.errno) {
+            return Flow::status(403);
+        }
         if failure.is_forbidden() || failure.is_missing() && !missing {
             return refuse(rq, &path, &failure);
         }

@@ -6,6 +6,7 @@ use super::{compress, gzip};
 use crate::cache::file_body::FileBody;
 use crate::cache::file_io::{Failure, Stop};
 use crate::cache::files::{Content, Found, Kind, Policy, Want, find, find_now};
+use crate::cache::links::Links;
 use crate::conf::values::{one_of, os_error};
 use crate::conf::{Builder, Command, ConfResult};
 use crate::http::body::Body;
@@ -150,7 +151,28 @@ pub async fn look(rq: &mut Request, path: &[u8], want: Want) -> Result<Found, Fa
     // By a handle of our own: a request may not be shared while something is waited for.
     let local = rq.local.clone();
     let core = &local.generation.http.levels[rq.level].conf.core;
+    if let Some(links) = links(rq, core, path) {
+        let path = path.to_vec();
+        // Not by the cache: what it holds was opened by way of any link.
+        let opening = tokio::task::spawn_blocking(move || crate::cache::links::load(&path, want, links));
+        let ended = |_| Err(Failure::of("open()", rustix::io::Errno::CANCELED));
+        return opening.await.unwrap_or_else(ended);
+    }
     find(core.open_file_cache.as_ref(), policy(core), path, want).await
+}
+
+/// Which links in a path are not followed; `None` when all are (ngx_http_set_disable_symlinks).
+fn links(rq: &Request, core: &super::core::Loc, path: &[u8]) -> Option<Links> {
+    let conf = core.disable_symlinks.as_ref()?;
+    let from = conf.from.as_ref().map(|from| from.eval(rq)).unwrap_or_default();
+    let from = match path.strip_prefix(&from[..]) {
+        _ if from.is_empty() => 0,
+        Some([]) => return None,
+        Some([b'/', ..]) => from.len(),
+        Some(_) if from.ends_with(b"/") => from.len() - 1,
+        _ => 0,
+    };
+    Some(Links { same_owner: conf.same_owner, from })
 }
 
 fn policy(core: &super::core::Loc) -> Policy {
@@ -184,6 +206,9 @@ pub fn at_hand(rq: &Request) -> Option<Flow> {
         return None;
     }
     let core = &rq.loc().core;
+    if core.disable_symlinks.is_some() {
+        return None;
+    }
     let Some(Mapped { path, .. }) = map(rq) else { return Some(Flow::status(500)) };
     match find_now(core.open_file_cache.as_ref(), policy(core), &path, Want::Content) {
         Ok(found) => Some(deliver(rq, &path, found)),

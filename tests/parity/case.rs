@@ -19,6 +19,7 @@
 //!                                    `raw` after the path reads escapes as in `raw`
 //! --- film a.mp4 stts+8=00ff         what ffmpeg makes of these arguments; then, if asked, bytes in hex in place of
 //! -f lavfi -i testsrc -t 5           those so many after the first `stts`
+//! --- link a/b ../c                   a symbolic link below {{root}} and where it leads
 //! --- dir empty                      an empty directory below {{root}}
 //! --- upstream /path                 what the stand-in answers on /path; a second section for it is the second
 //! HTTP/1.1 200 OK                    answer, the last one repeats; without a section it echoes the request
@@ -83,6 +84,8 @@ pub struct Case {
     pub files: Vec<(String, Vec<u8>)>,
     /// Names, arguments for ffmpeg, and changes.
     pub films: Vec<(String, String, Vec<String>)>,
+    /// Links and where they lead.
+    pub links: Vec<(String, String)>,
     pub dirs: Vec<String>,
     pub replies: Vec<Reply>,
     pub script: Vec<Step>,
@@ -292,6 +295,10 @@ fn section(case: &mut Case, head: &str, lines: &[&str]) -> Result<(), String> {
         "film" => {
             let name = (*words.get(1).ok_or("no name")?).to_owned();
             case.films.push((name, text, words[2..].iter().map(|w| (*w).to_owned()).collect()));
+        }
+        "link" => {
+            let word = |n: usize| words.get(n).map(|w| (*w).to_owned()).ok_or("a link and where it leads");
+            case.links.push((word(1)?, word(2)?));
         }
         "dir" => case.dirs.push((*words.get(1).ok_or("no path")?).to_owned()),
         "upstream" | "upstream2" => case.replies.push(Reply {

@@ -87,6 +87,11 @@ fn lay_out(case: &Case, dir: &Path) -> std::io::Result<()> {
         fs::write(&path, content)?;
         fs::File::options().write(true).open(&path)?.set_modified(SystemTime::UNIX_EPOCH + MTIME)?;
     }
+    for (name, target) in &case.links {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(&root))?;
+        std::os::unix::fs::symlink(target, path)?;
+    }
     for (name, arguments, changes) in &case.films {
         film(&root.join(name), arguments, changes)?;
     }

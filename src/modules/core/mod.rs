@@ -183,6 +183,8 @@ settings! {
         inherit limit_rate: Option<Template> = None,
         /// Bytes before `limit_rate` begins.
         inherit limit_rate_after: Option<Template> = None,
+        /// Links that are not followed.
+        inherit disable_symlinks: Option<DisableSymlinks> = None,
         /// The open-file cache, if there is one.
         inherit open_file_cache: Option<Arc<crate::cache::files::FileCache>> = None,
         /// How long what it holds is believed.
@@ -206,6 +208,15 @@ impl Loc {
             self.content = outer.content.clone();
         }
     }
+}
+
+/// `disable_symlinks`
+#[derive(Clone, Debug)]
+pub struct DisableSymlinks {
+    /// Whether links are followed that lead to something of the same owner.
+    pub same_owner: bool,
+    /// The beginning of paths in which all are followed.
+    pub from: Option<Template>,
 }
 
 /// `client_body_in_file_only`
@@ -371,6 +382,8 @@ pub const COMMANDS: &[Command] = &[
         },
         "bytes before limit_rate begins",
     ),
+    Command::works("disable_symlinks", disable_symlinks, "whether symbolic links are followed"),
+    Command::no_effect("open_file_cache_events", "what changed is found out by looking again"),
     Command::works("open_file_cache", open_file_cache, "a cache of open files"),
     loc!(open_file_cache_valid, time0, "how long it is believed"),
     loc!(open_file_cache_min_uses, number0, "uses before a file is held"),
@@ -613,6 +626,34 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
         })?;
     }
     Ok(())
+}
+
+fn disable_symlinks(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    if b.loc().core.disable_symlinks.is_set() {
+        return Err(ConfError::new("\"{}\" directive is duplicate"));
+    }
+    let (mut how, mut from) = (None, None);
+    for arg in &d.args {
+        let twice = how.is_some() && !arg.starts_with("from=");
+        match arg.as_str() {
+            _ if twice => return Err(ConfError::new("duplicate parameters specified")),
+            "off" => how = Some(None),
+            "on" => how = Some(Some(false)),
+            "if_not_owner" => how = Some(Some(true)),
+            other => match other.strip_prefix("from=") {
+                Some(text) => from = Some(b.template(text)?),
+                None => return Err(ConfError::new(format!("invalid parameter \"{other}\""))),
+            },
+        }
+    }
+    let Some(how) = how else {
+        let must = "must have \"off\", \"on\" or \"if_not_owner\" parameter";
+        return Err(ConfError::new(format!("\"{}\" {must}", d.name)));
+    };
+    if how.is_none() && from.is_some() {
+        return Err(ConfError::new("duplicate parameters specified"));
+    }
+    b.loc().core.disable_symlinks.set(how.map(|same_owner| DisableSymlinks { same_owner, from }))
 }
 
 fn lingering_close(b: &mut Builder, d: &Directive) -> ConfResult<()> {

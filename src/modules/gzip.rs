@@ -236,7 +236,7 @@ fn proxied_takes(rq: &Request, response: &Response, bits: u32) -> bool {
 }
 
 /// Internet Explorer 4 to 6, but for its second service pack.
-fn is_msie6(agent: &[u8]) -> bool {
+pub fn is_msie6(agent: &[u8]) -> bool {
     let Some(at) = memchr::memmem::find(agent, b"MSIE ") else { return false };
     match &agent[at + 5..] {
         [b'4' | b'5', b'.', _, ..] => true,

@@ -293,6 +293,7 @@ fn decide_keepalive(rq: &mut Request, response: &Response) {
         || requests >= *core.keepalive_requests
         || rq.conn.accepted.elapsed() >= *core.keepalive_time
         || response.close
+        || core.keepalive_disable.fits(rq)
         || rq.local.worker.quitting();
     if over {
         rq.keepalive = false;

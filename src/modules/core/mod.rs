@@ -1,5 +1,6 @@
 //! nginx's http core module: servers, locations, files' places, clients' bounds.
 
+mod browsers;
 mod listen;
 mod location;
 pub mod variables;
@@ -141,6 +142,8 @@ settings! {
         inherit client_body_timeout: Duration = Duration::from_secs(60),
         /// Time between two writes to a client.
         inherit send_timeout: Duration = Duration::from_secs(60),
+        /// `keepalive_disable`
+        inherit keepalive_disable: browsers::Disable = browsers::Disable::DEFAULT,
         /// How long an idle connection is kept; zero is not at all.
         inherit keepalive_timeout: Duration = Duration::from_secs(75),
         /// The `Keep-Alive` field's value in seconds, when it is to be sent.
@@ -344,7 +347,11 @@ pub const COMMANDS: &[Command] = &[
         },
         "how long a connection carries requests",
     ),
-    Command::no_effect("keepalive_disable", "the browsers it was for are gone"),
+    Command::works(
+        "keepalive_disable",
+        browsers::keepalive_disable,
+        "browsers whose connections are not kept",
+    ),
     loc!(lingering_time, time0, "how long leftover bodies are read"),
     loc!(lingering_timeout, time0, "time between two such reads"),
     Command::works("lingering_close", lingering_close, "whether leftover bodies are read before closing"),

@@ -99,6 +99,9 @@ const VARIABLES: &[&str] = &[
     "$query_string",
     "$arg_a",
     "$arg_b",
+    "$arg_m1",
+    "$arg_m2",
+    "$arg_m3",
     "$host",
     "$http_x_a",
     "$cookie_c",
@@ -680,6 +683,10 @@ impl Grammar<'_> {
                 text.push_str(variable);
                 text.push_str(self.dice.pick(&["", "|", "-", "/"]));
             }
+        }
+        // A map may change the captures after nginx has taken their lengths.
+        if text.contains("$m") && ["$1", "$2", "$9"].iter().any(|capture| text.contains(capture)) {
+            text = text.replace("$m", "$arg_m");
         }
         separated(&text)
     }

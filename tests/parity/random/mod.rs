@@ -23,6 +23,7 @@
 //!   happens to be on its stack;
 //! - `$document_root` and maps in the access log: evaluating one may change the captures of which the other is made,
 //!   after nginx has taken their lengths;
+//! - captures and maps in one text, for the same reason: nginx answers 500 when the lengths no longer fit;
 //! - `$request_completion` and `$sent_http_…`: nginx remembers what they were when they were first read, here they
 //!   are what they are;
 //! - `CONNECT`: 1.22 refuses what 1.31 may be told to do (`connect.case`).

@@ -6,6 +6,7 @@
 //! look-around and back-references, which are an error in the page.
 
 mod body;
+mod escape;
 mod page;
 mod parser;
 

@@ -1,5 +1,6 @@
 //! What the commands of a page do: nginx's, in its words.
 
+use super::escape::{entities, url_encoded};
 use super::parser::{Command, MOST_PARAMETERS};
 use crate::http::request::Request;
 use crate::http::uri;
@@ -488,50 +489,4 @@ impl Page {
         }
         Ok(end)
     }
-}
-
-/// Text as HTML shows it.
-fn entities(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    for byte in text {
-        match byte {
-            b'<' => out.extend_from_slice(b"&lt;"),
-            b'>' => out.extend_from_slice(b"&gt;"),
-            b'&' => out.extend_from_slice(b"&amp;"),
-            b'"' => out.extend_from_slice(b"&quot;"),
-            byte => out.push(*byte),
-        }
-    }
-    out
-}
-
-/// Text as a part of a URL in HTML (nginx's NGX_ESCAPE_HTML).
-fn url_encoded(text: &[u8]) -> Vec<u8> {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let mut out = Vec::with_capacity(text.len());
-    for byte in text {
-        match byte {
-            b' '
-            | b'#'
-            | b'"'
-            | b'%'
-            | b'\''
-            | b'<'
-            | b'>'
-            | b'\\'
-            | b'^'
-            | b'`'
-            | b'{'..=b'}'
-            | 0..=0x1f
-            | 0x7f..=0xff => {
-                out.extend_from_slice(&[
-                    b'%',
-                    DIGITS[usize::from(byte >> 4)],
-                    DIGITS[usize::from(byte & 15)],
-                ]);
-            }
-            byte => out.push(*byte),
-        }
-    }
-    out
 }

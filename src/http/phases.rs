@@ -221,6 +221,7 @@ fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
             rq.internal = true;
             rq.proxy_target = None;
             rq.slice.set(None);
+            limit_methods(rq);
             Flow::Continue
         }
         None => {
@@ -244,10 +245,8 @@ fn spend_change(rq: &mut Request, what: &str, uri: &[u8]) -> bool {
 
 async fn run(rq: &mut Request, entry: Entry) -> Flow {
     let found = find(rq, entry);
-    if rq.regex_gave_up.take() {
-        let alert = crate::observe::error_log::Level::Alert;
-        crate::observe::request_log(rq, alert, format_args!("a regular expression took too many steps"));
-        return Flow::status(500);
+    if let Some(refusal) = gave_up(rq) {
+        return refusal;
     }
     match found {
         Flow::Continue => {}
@@ -259,7 +258,12 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
             continue;
         }
         match run_phase(rq, phase).await {
-            Flow::Continue | Flow::Allow => {}
+            Flow::Continue | Flow::Allow => {
+                // A `map` may have been asked who is let in.
+                if let Some(refusal) = gave_up(rq) {
+                    return refusal;
+                }
+            }
             Flow::Special(refusal) if phase == Phase::Access && refusal.status == 401 => {
                 return delayed(rq, refusal).await;
             }
@@ -267,6 +271,16 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
         }
     }
     content(rq).await
+}
+
+/// The answer where it is not known whether a pattern matches: no rule is got round by what is hard to match.
+fn gave_up(rq: &Request) -> Option<Flow> {
+    if !rq.regex_gave_up.take() {
+        return None;
+    }
+    let alert = crate::observe::error_log::Level::Alert;
+    crate::observe::request_log(rq, alert, format_args!("a regular expression took too many steps"));
+    Some(Flow::status(500))
 }
 
 /// The content phase, which always decides.
@@ -338,14 +352,18 @@ fn find_location(rq: &mut Request, server: LevelId) -> Option<Flow> {
         }
         return Some(Flow::redirect(301, location));
     }
-    // `limit_except` is a level of its own for the methods it does not name.
-    let method = if rq.depth > 0 { rq.method_name() } else { rq.head.method() };
+    limit_methods(rq);
+    None
+}
+
+/// `limit_except` is a level of its own for the methods it does not name. The method is the one in force, which a
+/// redirect to an error's page has made a GET.
+fn limit_methods(rq: &mut Request) {
     if let Some((free, inner)) = rq.loc().core.limit_except.0.clone()
-        && !free.iter().any(|m| m.as_bytes() == method)
+        && !free.iter().any(|m| m.as_bytes() == rq.method_name())
     {
         rq.level = inner;
     }
-    None
 }
 
 /// What the location refuses before anything else is asked: a body that is too large.

@@ -6,6 +6,7 @@
 
 mod disk;
 
+use super::core::Alias;
 use super::proxy::respond::is_unsafe;
 use super::static_files::map;
 use crate::conf::values::{flag, number_arg};
@@ -245,6 +246,10 @@ fn copy_or_move(rq: &mut Request) -> Result<Job, u16> {
         request_error(rq, format_args!("client sent invalid \"Destination\" header: \"{shown}\""));
         return Err(400);
     }
+    if !stays_below(rq.loc().core.root.alias, &uri) {
+        request_error(rq, format_args!("client sent invalid \"Destination\" header: \"{shown}\""));
+        return Err(400);
+    }
     if rq.uri.ends_with(b"/") != target.ends_with(b"/") {
         let (from, to) = (String::from_utf8_lossy(&rq.uri), String::from_utf8_lossy(&uri));
         request_error(
@@ -286,6 +291,13 @@ fn copy_or_move(rq: &mut Request) -> Result<Job, u16> {
         destination: shown,
         access: *rq.loc().dav.access,
     }))
+}
+
+/// Whether a URI of another location than the one in force leads below its `alias`, which replaces as many bytes
+/// as the location's name has: what they leave of a name that ends in dots may be the way up (`/abcd../x`).
+fn stays_below(alias: Option<Alias>, uri: &[u8]) -> bool {
+    let Some(Alias::Prefix(length)) = alias else { return true };
+    uri.get(length..).is_some_and(|rest| rest.split(|b| *b == b'/').all(|segment| segment != b".."))
 }
 
 /// The path and query that `Destination` names on this server.

@@ -149,13 +149,20 @@ impl Drop for TempFile {
         if self.keep != Keep::WhileUsed {
             return;
         }
-        let path = std::mem::take(&mut self.path);
-        // Gone already when it was given another name.
-        let remove = move || drop(std::fs::remove_file(path));
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
+        let name = Name(std::mem::take(&mut self.path));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(name));
         }
+    }
+}
+
+/// A name that goes with this, also where the runtime ends and drops what it has not begun.
+struct Name(PathBuf);
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        // Gone already when it was given another name.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -188,6 +195,25 @@ mod tests {
         drop((unnamed, used, kept));
         assert!(!used_path.exists() && kept_path.exists());
         assert_eq!(std::fs::metadata(dir.path().join("new")).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_name_goes_though_the_runtime_ends_before_its_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = below(dir.path(), &[]).create(Keep::WhileUsed, 0o600).unwrap();
+        let path = file.path().to_owned();
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || wait.recv());
+        runtime.block_on(async { drop(file) });
+        assert!(path.exists(), "it waits for its turn");
+        runtime.shutdown_background();
+        drop(go);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while path.exists() && std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert!(!path.exists());
     }
 
     #[test]

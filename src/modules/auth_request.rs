@@ -55,6 +55,8 @@ async fn run(rq: &mut Request) -> Flow {
     let Some(uri) = (*rq.loc().auth_request.uri).clone() else { return Flow::Continue };
     let Some(mut below) = rq.below(uri, Bytes::new()) else { return Flow::status(500) };
     let response = tokio::select! {
+        // One that sends nothing more is not left alone with an answer that is at hand.
+        biased;
         response = phases::subrequest(&mut below) => response,
         () = rq.downstream.gone() => return Flow::status(499),
     };

@@ -138,12 +138,8 @@ async fn authenticate(rq: &mut Request) -> Flow {
         request_error(rq, format_args!("user \"{user}\" was not found in \"{path}\""));
         return challenge(&realm);
     };
-    let checked = tokio::select! {
-        biased;
-        checked = password::check(hash, credentials.password()) => checked,
-        // Nobody waits for what it would come to.
-        () = rq.downstream.gone() => return Flow::status(499),
-    };
+    let checked = password::check(hash, credentials.password(), rq.downstream.gone()).await;
+    let Some(checked) = checked else { return Flow::status(499) };
     match checked {
         Checked::Right => return Flow::Allow,
         Checked::Wrong => request_error(rq, format_args!("user \"{user}\": password mismatch")),
@@ -170,4 +166,30 @@ fn unreadable(rq: &Request, path: &[u8], failure: &Failure) -> Flow {
     let (path, error) = (String::from_utf8_lossy(path), os_error(&failure.error()));
     request_log(rq, level, format_args!("{} \"{path}\" failed ({error})", failure.call));
     Flow::status(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::observe::testing::Running;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpStream};
+
+    #[test]
+    fn a_client_that_sends_nothing_more_is_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let users = dir.path().join("users");
+        let hash = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
+        std::fs::write(&users, format!("u:{hash}\n")).unwrap();
+        let running = Running::start(&format!(
+            "server {{ listen LISTEN; auth_basic x; auth_basic_user_file {}; }}",
+            users.display()
+        ));
+        let mut stream = TcpStream::connect(running.addr).unwrap();
+        // u:wrong
+        stream.write_all(b"GET /f HTTP/1.0\r\nAuthorization: Basic dTp3cm9uZw==\r\n\r\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    }
 }

@@ -26,23 +26,30 @@ pub enum Checked {
 /// The longest password that crypt(3) takes.
 const LONGEST: usize = 511;
 
-/// Compares a password with a hash as it stands in a file.
-pub async fn check(hash: Vec<u8>, password: &[u8]) -> Checked {
+/// Compares a password with a hash as it stands in a file; `None` when the client was `gone` before its turn came.
+/// Once it has begun it goes on to its end: one that will send nothing more looks as one that has left, and may
+/// wait for its answer.
+pub async fn check(hash: Vec<u8>, password: &[u8], gone: impl Future<Output = ()>) -> Option<Checked> {
     if let Some(right) = cheap(&hash, password) {
-        return if right { Checked::Right } else { Checked::Wrong };
+        return Some(if right { Checked::Right } else { Checked::Wrong });
     }
     if password.len() > LONGEST {
-        return Checked::Wrong;
+        return Some(Checked::Wrong);
     }
     // Hashes are text; one that is not is none.
-    let Ok(hash) = String::from_utf8(hash) else { return Checked::Wrong };
+    let Ok(hash) = String::from_utf8(hash) else { return Some(Checked::Wrong) };
     let key = remembered_as(&hash, password);
     // Asked for in this way its time of being idle begins anew.
     if REMEMBERED.get_or_init(remembered).get(&key).is_some() {
-        return Checked::Right;
+        return Some(Checked::Right);
     }
+    let permit = tokio::select! {
+        biased;
+        permit = at_once().acquire() => permit,
+        () = gone => return None,
+    };
     // It is never closed.
-    let Ok(permit) = at_once().acquire().await else { return Checked::Wrong };
+    let Ok(permit) = permit else { return Some(Checked::Wrong) };
     let password = password.to_vec();
     let checking = tokio::task::spawn_blocking(move || {
         let _permit = permit;
@@ -53,7 +60,7 @@ pub async fn check(hash: Vec<u8>, password: &[u8]) -> Checked {
     if checked == Checked::Right {
         REMEMBERED.get_or_init(remembered).insert(key, ());
     }
-    checked
+    Some(checked)
 }
 
 /// How many hashes are computed at once: as many as there are cores.
@@ -267,18 +274,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_leaves_in_the_queue_is_not_checked_and_who_leaves_later_is() {
+        let (hash, gone) = (HASHES[3].to_string(), std::future::ready);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let all = at_once().acquire_many(cores as u32).await.unwrap();
+        assert_eq!(check(hash.clone().into(), b"secret", gone(())).await, None);
+        drop(all);
+        assert_eq!(check(hash.into(), b"secret", gone(())).await, Some(Checked::Right));
+    }
+
+    #[tokio::test]
     async fn what_was_right_is_remembered_and_nothing_else() {
+        use std::future::pending;
         let hash = HASHES[2];
         let held =
             |password: &[u8]| REMEMBERED.get_or_init(remembered).contains_key(&remembered_as(hash, password));
-        assert_eq!(check(hash.into(), b"wrong").await, Checked::Wrong);
+        assert_eq!(check(hash.into(), b"wrong", pending()).await, Some(Checked::Wrong));
         assert!(!held(b"wrong") && !held(b"secret"));
-        assert_eq!(check(hash.into(), b"secret").await, Checked::Right);
+        assert_eq!(check(hash.into(), b"secret", pending()).await, Some(Checked::Right));
         assert!(held(b"secret") && !held(b"secre"));
-        assert_eq!(check(hash.into(), b"secret").await, Checked::Right);
-        assert_eq!(check(HASHES[3].into(), b"Secret").await, Checked::Wrong);
-        assert_eq!(check("{PLAIN}x".into(), &[b'x'; 600]).await, Checked::Wrong);
-        assert_eq!(check(hash.into(), &[b'x'; 600]).await, Checked::Wrong);
+        assert_eq!(check(hash.into(), b"secret", pending()).await, Some(Checked::Right));
+        assert_eq!(check(HASHES[3].into(), b"Secret", pending()).await, Some(Checked::Wrong));
+        assert_eq!(check("{PLAIN}x".into(), &[b'x'; 600], pending()).await, Some(Checked::Wrong));
+        assert_eq!(check(hash.into(), &[b'x'; 600], pending()).await, Some(Checked::Wrong));
     }
 
     proptest::proptest! {

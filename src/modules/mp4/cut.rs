@@ -300,7 +300,8 @@ impl Cutter<'_> {
         let back = self.back_to_key_frame(sample);
         let mut left = back;
         while rest < left {
-            self.cut.prefix += u64::from(rest) * u64::from(self.at(entry + 4));
+            let time = u64::from(rest) * u64::from(self.at(entry + 4));
+            self.cut.prefix = self.cut.prefix.wrapping_add(time);
             left -= rest;
             if entry < table.data.start + 8 {
                 return self.fail("start time is out mp4 stts samples in");
@@ -309,7 +310,8 @@ impl Cutter<'_> {
             entries = entries.wrapping_add(1);
             rest = self.at(entry);
         }
-        self.cut.prefix += u64::from(left) * u64::from(self.at(entry + 4));
+        let time = u64::from(left) * u64::from(self.at(entry + 4));
+        self.cut.prefix = self.cut.prefix.wrapping_add(time);
         rest -= left;
         let count = self.at(entry);
         self.put(entry, count.wrapping_sub(rest));

@@ -24,14 +24,13 @@ pub fn choose(rq: &mut Request, response: Response) -> Flow {
         rq.keepalive = false;
     }
     rq.status_override = Some(status);
+    rq.told_status = None;
     let conf = &rq.loc().core;
-    let recursive = *conf.recursive_error_pages;
-    if !rq.in_error_page || recursive {
+    if !rq.in_error_page && !conf.error_pages.is_empty() && rq.changes_left > 0 {
         let page = conf.error_pages.iter().find(|p| p.statuses.contains(&status)).cloned();
-        if let Some(page) = page
-            && rq.changes_left > 0
-        {
-            rq.in_error_page = true;
+        // The level that looks for a page decides of those after it, whether or not it has one itself.
+        rq.in_error_page = !*conf.recursive_error_pages;
+        if let Some(page) = page {
             return redirect(rq, &page, response);
         }
     }
@@ -94,6 +93,7 @@ fn elsewhere(rq: &mut Request, page: &ErrorPage, location: Bytes) -> Flow {
 /// The answer with nginx's page for its status as the body.
 pub fn built_in(rq: &mut Request, mut response: Response) -> Response {
     rq.status_override = None;
+    rq.told_status = None;
     let tokens = *rq.loc().core.server_tokens;
     let (wire, mut page) = page(response.status, tokens);
     if wire >= 400 && !page.is_empty() && pads(rq) {

@@ -72,6 +72,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
     // First, so that what follows knows an error page for what it is.
     if let Some(status) = rq.status_override.take() {
         response.status = status;
+        rq.told_status = Some(status);
         if status == 204 {
             // Nothing is said of a content that there is not.
             response.content_type = None;
@@ -132,6 +133,8 @@ fn carry(rq: &Request, response: &mut Response) {
     let is = |name: &[u8], other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     // Where a later redirect leads is what counts.
     let located = response.fields.get("location").is_some();
+    // An earlier one is ours even where the page is an upstream's.
+    response.complete_location |= !located;
     let stays = |n: &[u8]| !(is(n, "content-type") || is(n, "etag") || located && is(n, "location"));
     let others = rq.carried.iter().filter(|(n, _)| stays(n));
     response.fields.prepend(others.map(|(n, v)| (n.clone(), v.clone())));

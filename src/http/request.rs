@@ -279,6 +279,9 @@ pub struct Request {
     pub regex_gave_up: std::cell::Cell<bool>,
     /// The status that the response shall have in place of its own (`error_page` without `=`).
     pub status_override: Option<u16>,
+    /// The status that `error_page` gave the response. It is what the log says even where a condition
+    /// or a range made another of it on the wire.
+    pub told_status: Option<u16>,
     /// `set $limit_rate`, bytes a second.
     pub limit_rate: Option<u64>,
     /// The URI of `proxy_pass` with which the request goes upstream, for `$proxy_host` and the like.
@@ -340,6 +343,7 @@ impl Request {
             carried: Fields::default(),
             regex_gave_up: std::cell::Cell::new(false),
             status_override: None,
+            told_status: None,
             limit_rate: None,
             proxy_target: None,
             charset: OnceCell::new(),
@@ -468,6 +472,11 @@ impl Request {
     /// The version of the request.
     pub fn version(&self) -> Version {
         self.head.version
+    }
+
+    /// The status as the log and `$status` tell it; 0 where nothing was answered.
+    pub fn status(&self) -> u16 {
+        self.status_override.or(self.told_status).unwrap_or(self.sent.status)
     }
 
     /// `http` or `https`.

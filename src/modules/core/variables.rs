@@ -113,10 +113,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("connection_time", |rq, _, out| seconds(out, rq.conn.accepted.elapsed())),
     Variable::new("content_length", content_length),
     Variable::new("content_type", |rq, _, out| put_opt(out, rq.head.get("content-type"))),
-    Variable::new("status", |rq, _, out| {
-        let status = rq.status_override.unwrap_or(rq.sent.status);
-        put(out, format!("{status:03}").as_bytes())
-    }),
+    Variable::new("status", |rq, _, out| put(out, format!("{:03}", rq.status()).as_bytes())),
     Variable::new("bytes_sent", |rq, _, out| number(out, rq.sent.bytes)),
     Variable::new("body_bytes_sent", |rq, _, out| number(out, rq.sent.body_bytes)),
     Variable::new("nginx_version", |_, _, out| put(out, env!("CARGO_PKG_VERSION").as_bytes())),

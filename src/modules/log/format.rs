@@ -76,7 +76,7 @@ impl Known {
             Known::Msec => seconds(out, date::since_epoch()),
             Known::RequestTime => seconds(out, rq.started.elapsed()),
             Known::Status => {
-                let _ = write!(out, "{:03}", rq.sent.status);
+                let _ = write!(out, "{:03}", rq.told_status.unwrap_or(rq.sent.status));
             }
             Known::BytesSent => number(out, rq.sent.bytes),
             Known::BodyBytesSent => number(out, rq.sent.body_bytes),

@@ -497,6 +497,7 @@ impl Grammar<'_> {
             ])
         );
         let flag = self.dice.pick(&["", "last", "last", "break", "break", "redirect", "permanent"]);
+        let flag = if self.aliased && flag.is_empty() { "last" } else { flag };
         let mut words = vec!["rewrite", &regex, &to, flag];
         words.retain(|w| !w.is_empty());
         Node::line(&words)

@@ -14,8 +14,8 @@
 //! `grammar.rs` and `asks.rs` generate none of
 //!
 //! - line ends in paths (`%0A`, `%0D`): nginx 1.22 writes them into header fields (`crlf_in_redirect.case`);
-//! - `alias` in a location where a rewrite without a flag is followed by `break`: nginx 1.22 takes the location's
-//!   length off the new URI unchecked, and reads what happens to be behind it;
+//! - `alias` in a location where a rewrite has no flag: nginx 1.22 takes the location's length off the new URI
+//!   unchecked, in `$request_filename` and after a `break`, and reads what happens to be behind it, or dies;
 //! - `alias` with `proxy_pass` in a location that ends in a slash: asked without it, 1.22 does the same in
 //!   `$request_filename`;
 //! - maps whose values are of themselves: nginx gives the text a hundred times and then up;

@@ -399,7 +399,7 @@ async fn delayed(rq: &mut Request, refusal: Response) -> Flow {
 
 async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
     let satisfy_any = phase == Phase::Access && *rq.loc().core.satisfy_any;
-    let mut refusal = None;
+    let mut refusal: Option<Response> = None;
     // A handler that changes the level ends its phase.
     for i in 0.. {
         let Some((of, call)) = rq.plan().calls.get(i).copied() else { break };
@@ -415,9 +415,13 @@ async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
             Flow::Allow if satisfy_any => return Flow::Continue,
             Flow::Allow => {}
             Flow::Special(response) if satisfy_any && matches!(response.status, 401 | 403) => {
-                // Another may still allow it; a 401 tells the client more than a 403.
-                if refusal.is_none() || response.status == 401 {
-                    refusal = Some(response);
+                // Another may still allow it; a 401 tells the client more than a 403, with the challenges of all.
+                let refusal = refusal.get_or_insert_with(|| Response::new(response.status));
+                if response.status == 401 {
+                    refusal.status = 401;
+                }
+                for (name, value) in response.fields.iter() {
+                    refusal.fields.add(name.clone(), value.clone());
                 }
             }
             other => return other,

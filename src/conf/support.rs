@@ -152,7 +152,7 @@ const DIRECTIVES: &[(&str, Missing)] = &[
     ("timefmt", missing("it is a parameter of SSI's config command, no directive", "write it in the page")),
     ("proxy_store", missing("responses are not stored as files below a root", "use proxy_cache")),
     ("proxy_store_access", missing("responses are not stored as files below a root", "use proxy_cache")),
-    ("ssl_ocsp", NO_CLIENT_CERTIFICATES),
+    ("ssl_ocsp", NO_OCSP),
     (
         "ssl_ech_file",
         missing("there is no encrypted client hello", "take it away: clients send the name in clear"),
@@ -198,14 +198,8 @@ const DIRECTIVES: &[(&str, Missing)] = &[
         "proxy_ssl_crl",
         missing("lists of revoked certificates are not read", "take the authority out instead"),
     ),
-    ("ssl_client_certificate", NO_CLIENT_CERTIFICATES),
-    ("ssl_crl", NO_CLIENT_CERTIFICATES),
-    ("ssl_ocsp_cache", NO_CLIENT_CERTIFICATES),
-    ("ssl_ocsp_responder", NO_CLIENT_CERTIFICATES),
-    (
-        "ssl_password_file",
-        missing("keys with a password are not read", "openssl pkey -in KEY -out PLAIN takes it off"),
-    ),
+    ("ssl_ocsp_cache", NO_OCSP),
+    ("ssl_ocsp_responder", NO_OCSP),
     (
         "slice",
         missing(
@@ -226,10 +220,8 @@ const NO_OWN_CERTIFICATE: Missing = missing(
     "upstreams are shown no certificate",
     "let a sidecar such as stunnel speak to those that want one",
 );
-const NO_CLIENT_CERTIFICATES: Missing = missing(
-    "clients are not asked for certificates",
-    "auth_basic, auth_request or secure_link know clients otherwise",
-);
+const NO_OCSP: Missing =
+    missing("authorities are not asked whether a certificate is revoked", "ssl_crl reads their lists");
 
 /// What is said of everything else.
 const NOT_YET: Missing =

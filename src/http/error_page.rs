@@ -47,6 +47,8 @@ fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
         rq.carried.add(name.clone(), value.clone());
     }
     rq.status_override = match page.overwrite {
+        // These are nginx's own and none of HTTP's.
+        None if matches!(response.status, 494..=497) => Some(400),
         None => Some(response.status),
         Some(0) => None,
         Some(status) => Some(status),

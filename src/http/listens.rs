@@ -317,17 +317,22 @@ impl Names {
     /// trailing wildcard, first regular expression, default. A regular expression's named groups
     /// are written to `rq`, when there is one yet.
     pub fn find(&self, host: &[u8], rq: Option<&Request>) -> usize {
+        self.find_named(host, rq).unwrap_or(self.default)
+    }
+
+    /// The server that has a name for `host`; none where only the default is left.
+    pub fn find_named(&self, host: &[u8], rq: Option<&Request>) -> Option<usize> {
         if let Some(server) = self.table.find(host) {
-            return *server;
+            return Some(*server);
         }
         if host.is_empty() {
-            return self.default;
+            return None;
         }
         let matches = |regex: &Regex| match rq {
             Some(rq) => regex.capture(rq, host),
             None => regex.is_match(host),
         };
-        self.regexes.iter().find(|(regex, _)| matches(regex)).map_or(self.default, |(_, server)| *server)
+        self.regexes.iter().find(|(regex, _)| matches(regex)).map(|(_, server)| *server)
     }
 }
 

@@ -51,6 +51,8 @@ pub struct TlsInfo {
     pub server_name: Option<Arc<str>>,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
+    /// What the client showed when it was asked for a certificate.
+    pub client: Option<Arc<crate::tls::clients::ClientCertificate>>,
 }
 
 /// A client's connection, as its requests see it.

@@ -1,5 +1,6 @@
 //! The handshake: the first byte tells TLS from plain HTTP, the name tells the server.
 
+use super::clients::{ClientCertificate, Clients};
 use super::{ciphers, groups};
 use crate::conf::values::os_error;
 use crate::edge::Local;
@@ -193,7 +194,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-    let Some(config) = choose(local, bound, &start.client_hello()) else {
+    let Some((config, clients)) = choose(local, bound, &start.client_hello()) else {
         let mut stream = start.io;
         let _ = timeout(Duration::from_secs(1), stream.write_all(&UNRECOGNIZED_NAME)).await;
         let _ = stream.shutdown().await;
@@ -201,17 +202,24 @@ where
     };
     let tls = start.into_stream(config).await?;
     let session = tls.get_ref().1;
-    let info = info(session);
+    let mut info = info(session);
+    if let (Some(clients), Some(chain)) = (clients, session.peer_certificates()) {
+        info.client = Some(Arc::new(ClientCertificate::new(chain, &clients)));
+    }
     let h2 = session.alpn_protocol() == Some(b"h2");
     Ok((Box::new(tls), info, h2))
 }
+
+/// See [`choose`].
+type Chosen = (Arc<ServerConfig>, Option<Arc<Clients>>);
 
 /// A fatal `unrecognized_name` alert, in the clear as everything before the server's hello.
 const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 0x03, 0x03, 0, 2, 2, 112];
 
 /// The configuration of the server for the name that the client asks for; `None` when that server
-/// rejects handshakes. A server without certificates answers with the default server's.
-fn choose(local: &Local, bound: &Bound, hello: &ClientHello<'_>) -> Option<Arc<ServerConfig>> {
+/// rejects handshakes. A server without certificates answers with the default server's. Beside it stands
+/// how certificates of clients are asked for.
+fn choose(local: &Local, bound: &Bound, hello: &ClientHello<'_>) -> Option<Chosen> {
     let servers = &local.generation.http.servers;
     let default = &servers[bound.names.default].conf;
     let server = match hello.server_name() {
@@ -222,7 +230,7 @@ fn choose(local: &Local, bound: &Bound, hello: &ClientHello<'_>) -> Option<Arc<S
         return None;
     }
     let tls = server.ssl.tls.as_ref().or(default.ssl.tls.as_ref())?;
-    Some(tls.config(bound.http2 || *server.http2.on).clone())
+    Some((tls.config(bound.http2 || *server.http2.on).clone(), tls.clients.clone()))
 }
 
 fn info(session: &ServerConnection) -> TlsInfo {
@@ -241,5 +249,6 @@ fn info(session: &ServerConnection) -> TlsInfo {
         },
         server_name: session.server_name().map(Arc::from),
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+        client: None,
     }
 }

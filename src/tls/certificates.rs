@@ -1,5 +1,6 @@
 //! Certificates and their keys: read from files, checked, chosen for a client.
 
+use super::keys::{Passwords, private_key};
 use super::sessions::Context;
 use crate::conf::values::os_error;
 use crate::conf::{At, ConfError, ConfResult};
@@ -7,8 +8,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, SignatureAlgorithm};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,21 +29,24 @@ pub struct NamedFile {
 pub struct Certificates(Vec<Arc<CertifiedKey>>);
 
 impl Certificates {
-    /// Reads the pairs. The error names the file that is missing, broken, or does not match.
-    pub fn load(pairs: &[(NamedFile, NamedFile)], provider: &CryptoProvider) -> ConfResult<Certificates> {
+    /// Reads the pairs, keys that are encrypted with one of `passwords`. The error names the file that is missing, broken, or does not match.
+    pub fn load(
+        pairs: &[(NamedFile, NamedFile)],
+        passwords: &Passwords,
+        provider: &CryptoProvider,
+    ) -> ConfResult<Certificates> {
         let mut all = Vec::new();
         for (certificate, key) in pairs {
-            all.push(Arc::new(load(certificate, key, provider)?));
+            all.push(Arc::new(pair(certificate, key, passwords, provider)?));
         }
         // An ECDSA signature costs a tenth of an RSA one: where the client takes both, it is chosen.
         all.sort_by_key(|pair: &Arc<CertifiedKey>| pair.key.algorithm() == SignatureAlgorithm::RSA);
         Ok(Certificates(all))
     }
 
-    /// The context of sessions under these certificates.
-    pub fn context(&self) -> Context {
-        // Clients are asked for no certificate yet; how they are asked belongs into the second part.
-        Context::of(self.0.iter().flat_map(|pair| pair.cert.iter()), b"")
+    /// The context of sessions under these certificates; `clients` says how clients are verified.
+    pub fn context(&self, clients: &[u8]) -> Context {
+        Context::of(self.0.iter().flat_map(|pair| pair.cert.iter()), clients)
     }
 }
 
@@ -54,9 +58,15 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-fn load(certificate: &NamedFile, key: &NamedFile, provider: &CryptoProvider) -> ConfResult<CertifiedKey> {
-    let chain = chain(certificate)?;
-    let secret = private_key(key)?;
+/// Reads a certificate and its key, encrypted with one of `passwords` or not at all.
+pub fn pair(
+    certificate: &NamedFile,
+    key: &NamedFile,
+    passwords: &Passwords,
+    provider: &CryptoProvider,
+) -> ConfResult<CertifiedKey> {
+    let chain = chain("certificate", certificate)?;
+    let secret = private_key(key, passwords)?;
     CertifiedKey::from_der(chain, secret, provider).map_err(|e| match e {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => ConfError::new(format!(
             "SSL_CTX_use_PrivateKey(\"{}\") failed (key values mismatch)",
@@ -75,32 +85,21 @@ fn load(certificate: &NamedFile, key: &NamedFile, provider: &CryptoProvider) -> 
     })
 }
 
-fn chain(file: &NamedFile) -> ConfResult<Vec<CertificateDer<'static>>> {
-    let text = read("certificate", file)?;
+/// The certificates in a file; `what` they are is for the error.
+pub fn chain(what: &str, file: &NamedFile) -> ConfResult<Vec<CertificateDer<'static>>> {
+    let text = read(what, file)?;
     let chain = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| cannot("certificate", file, &e.to_string()))?;
+        .map_err(|e| cannot(what, file, &e.to_string()))?;
     if chain.is_empty() {
-        let error = cannot("certificate", file, "no start line: Expecting: CERTIFICATE");
-        return Err(error.hint("the file must hold a certificate in PEM, the server's own first"));
+        let error = cannot(what, file, "no start line: Expecting: CERTIFICATE");
+        return Err(error.hint("the file must hold certificates in PEM, a server's own first"));
     }
     Ok(chain)
 }
 
-fn private_key(file: &NamedFile) -> ConfResult<PrivateKeyDer<'static>> {
-    let text = read("certificate key", file)?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|e| {
-        let encrypted = memchr::memmem::find(&text, b"ENCRYPTED").is_some();
-        let hint = if encrypted {
-            "the key is encrypted; decrypt it, and let file permissions protect it"
-        } else {
-            "the file must hold an unencrypted private key in PEM"
-        };
-        cannot("certificate key", file, &e.to_string()).hint(hint)
-    })
-}
-
-fn read(what: &str, file: &NamedFile) -> ConfResult<Vec<u8>> {
+/// A file's bytes.
+pub fn read(what: &str, file: &NamedFile) -> ConfResult<Vec<u8>> {
     crate::conf::files::read(&file.path).map_err(|e| {
         let reason = os_error(&e);
         let error = cannot(what, file, &format!("fopen() failed ({reason})"));
@@ -123,6 +122,7 @@ fn missing(path: &Path) -> String {
     }
 }
 
-fn cannot(what: &str, file: &NamedFile, reason: &str) -> ConfError {
+/// An error about a file.
+pub fn cannot(what: &str, file: &NamedFile, reason: &str) -> ConfError {
     ConfError::new(format!("cannot load {what} \"{}\": {reason}", file.path.display())).at(&file.at)
 }

@@ -1,6 +1,7 @@
 //! A server's side of TLS: what its directives ask for, as configurations of rustls.
 
 use super::certificates::Certificates;
+use super::clients::Clients;
 use super::sessions::Sessions;
 use super::tickets::{FileKey, Tickets};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
@@ -34,6 +35,8 @@ pub struct Offer {
     pub ticket_keys: Vec<FileKey>,
     /// The most bytes of a record's content.
     pub record_size: u64,
+    /// How certificates of clients are asked for, if they are.
+    pub clients: Option<Arc<Clients>>,
 }
 
 /// What a server answers handshakes with.
@@ -41,6 +44,8 @@ pub struct Offer {
 pub struct ServerTls {
     http1: Arc<ServerConfig>,
     http2: Arc<ServerConfig>,
+    /// How certificates of clients are asked for, if they are.
+    pub clients: Option<Arc<Clients>>,
 }
 
 /// nginx's list for HTTP/1.
@@ -54,11 +59,15 @@ impl ServerTls {
                 .into_iter()
                 .filter_map(|(on, version)| on.then_some(version))
                 .collect();
-        let context = certificates.context();
-        let mut config = ServerConfig::builder_with_provider(provider(offer).into())
-            .with_protocol_versions(&versions)?
-            .with_no_client_auth()
-            .with_cert_resolver(certificates);
+        let asked = offer.clients.as_ref().map_or(&[][..], |c| &c.fingerprint);
+        let context = certificates.context(asked);
+        let builder =
+            ServerConfig::builder_with_provider(provider(offer).into()).with_protocol_versions(&versions)?;
+        let builder = match &offer.clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => builder.with_client_cert_verifier(clients.clone()),
+        };
+        let mut config = builder.with_cert_resolver(certificates);
         config.ignore_client_order = offer.prefer_server;
         config.send_tls13_tickets = offer.ticket_count;
         // A record is its content, five bytes of header and what encryption adds.
@@ -77,7 +86,7 @@ impl ServerTls {
         config.alpn_protocols = HTTP1.iter().map(|p| p.to_vec()).collect();
         let http1 = Arc::new(config.clone());
         config.alpn_protocols.insert(0, b"h2".to_vec());
-        Ok(ServerTls { http1, http2: Arc::new(config) })
+        Ok(ServerTls { http1, http2: Arc::new(config), clients: offer.clients.clone() })
     }
 
     /// The configuration with or without HTTP/2.

@@ -7,10 +7,15 @@
 
 mod accept;
 pub mod certificates;
+pub mod chain;
 pub mod ciphers;
+pub mod clients;
 pub mod config;
+pub mod crl;
 pub mod groups;
+pub mod keys;
 pub mod sessions;
 pub mod tickets;
+pub mod x509;
 
 pub use accept::{Accepted, Client, accept};

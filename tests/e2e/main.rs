@@ -10,6 +10,7 @@ mod acceptance_nextjs;
 mod acceptance_rooms;
 mod acceptance_shop;
 mod acceptance_signal;
+mod client_certificates;
 mod command_line;
 mod compression;
 mod config_errors;

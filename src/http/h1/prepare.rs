@@ -5,6 +5,7 @@ use crate::http::body::{Chunks, Framing};
 use crate::http::head::{Head, Method, Version};
 use crate::http::request::{Downstream, Request};
 use crate::http::uri;
+use crate::modules::ssl;
 use bytes::Bytes;
 
 /// Reads the request line and the fields that frame the message; the error is the status for what
@@ -30,7 +31,7 @@ pub(super) fn prepare(rq: &mut Request) -> Result<(), u16> {
         Version::Http10 => connection_has(&rq.head, b"keep-alive"),
         _ => false,
     };
-    Ok(())
+    ssl::verify::check_client(rq)
 }
 
 fn connection_has(head: &Head, word: &[u8]) -> bool {
@@ -87,8 +88,16 @@ pub fn choose_server(rq: &mut Request) -> Result<(), u16> {
     rq.host = named.or(field.and_then(Result::ok)).unwrap_or_default();
     let host = rq.host.clone();
     let local = rq.local.clone();
-    rq.server = bound(&local, &rq.conn).names.find(&host, Some(rq));
-    rq.level = rq.http().servers[rq.server].level;
+    let server = bound(&local, &rq.conn).names.find(&host, Some(rq));
+    if rq.conn.tls.is_some() && *rq.http().servers[server].conf.ssl.verify_client != ssl::Verify::Off {
+        // What is refused is answered by the server that the connection is with.
+        if let Some(named) = ssl::verify::named_server(rq) {
+            (rq.server, rq.level) = (named, rq.http().servers[named].level);
+        }
+        ssl::verify::check_name(rq, &host)?;
+    }
+    rq.server = server;
+    rq.level = rq.http().servers[server].level;
     Ok(())
 }
 

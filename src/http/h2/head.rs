@@ -77,7 +77,7 @@ pub fn prepare(rq: &mut Request) -> Result<(), u16> {
     h1::choose_server(rq)?;
     // The crate has seen to it that it is a number and that the body keeps to it.
     rq.body_length = rq.head.get("content-length").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
-    Ok(())
+    crate::modules::ssl::verify::check_client(rq)
 }
 
 #[cfg(test)]

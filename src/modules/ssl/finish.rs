@@ -1,16 +1,20 @@
 //! What is done once servers have inherited: certificates are read, and every server that needs one
 //! is seen to have one.
 
-use super::{Cache, Conf, Protocol};
+use super::{Cache, Conf, Protocol, Verify};
 use crate::conf::{Builder, ConfError, ConfResult, NoteLevel};
 use crate::http::listens::Listens;
-use crate::tls::certificates::{Certificates, NamedFile};
+use crate::tls::certificates::{self, Certificates, NamedFile};
+use crate::tls::chain::{Purpose, Trust};
+use crate::tls::clients::Clients;
 use crate::tls::config::{Offer, ServerTls, standard_provider};
+use crate::tls::crl;
+use crate::tls::keys::Passwords;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Certificates already read: several servers often share a pair.
-type Read = Vec<(Vec<(NamedFile, NamedFile)>, Arc<Certificates>)>;
+type Read = Vec<(Vec<(NamedFile, NamedFile)>, Passwords, Arc<Certificates>)>;
 
 /// Reads certificates and builds what handshakes are answered with.
 pub fn finish(b: &mut Builder) -> ConfResult<()> {
@@ -23,16 +27,20 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
             continue;
         }
         let pairs = pairs(&conf)?;
-        let known = read.iter().find(|(p, _)| same_files(p, &pairs)).map(|(_, c)| c.clone());
+        let known = read
+            .iter()
+            .find(|(p, w, _)| same_files(p, &pairs) && *w == *conf.passwords)
+            .map(|(.., c)| c.clone());
         let certificates = match known {
             Some(certificates) => certificates,
             None => {
-                let fresh = Arc::new(Certificates::load(&pairs, &standard_provider())?);
-                read.push((pairs, fresh.clone()));
+                let fresh = Arc::new(Certificates::load(&pairs, &conf.passwords, &standard_provider())?);
+                read.push((pairs, (*conf.passwords).clone(), fresh.clone()));
                 fresh
             }
         };
-        let offer = offer(b, &conf, index)?;
+        let mut offer = offer(b, &conf, index)?;
+        offer.clients = clients(b, &conf, index)?;
         let tls = ServerTls::build(certificates, &offer)
             .map_err(|e| ConfError::new(format!("SSL_CTX_new() failed ({e})")).at(&b.servers[index].at))?;
         b.servers[index].conf.ssl.tls.0 = Some(Arc::new(tls));
@@ -66,6 +74,32 @@ fn pairs(conf: &Conf) -> ConfResult<Vec<(NamedFile, NamedFile)>> {
         return Err(ConfError::new(message).at(&last.at));
     }
     Ok(conf.certificates.iter().cloned().zip(conf.keys.iter().cloned()).collect())
+}
+
+/// How certificates of clients are asked for. What is named is read even where they are not.
+fn clients(b: &Builder, conf: &Conf, server: usize) -> ConfResult<Option<Arc<Clients>>> {
+    let verify = *conf.verify_client;
+    let named = conf.client_certificate.is_some() || conf.trusted_certificate.is_some();
+    if matches!(verify, Verify::On | Verify::Optional) && !named {
+        let error = ConfError::new("no ssl_client_certificate for ssl_verify_client");
+        return Err(error.at(&b.servers[server].at));
+    }
+    let read = |file: &Option<NamedFile>| match file {
+        Some(file) => certificates::chain("certificate", file),
+        None => Ok(Vec::new()),
+    };
+    let trusted = read(&conf.trusted_certificate)?;
+    let lists = match &*conf.crl {
+        Some(file) => Some(crl::read(file)?),
+        None => None,
+    };
+    if verify == Verify::Off {
+        return Ok(None);
+    }
+    let announced = read(&conf.client_certificate)?;
+    let all = announced.iter().chain(&trusted).cloned().collect();
+    let trust = Trust::new(all, lists, *conf.verify_depth, Purpose::Client);
+    Ok(Some(Arc::new(Clients::new(trust, &announced, &format!("{verify:?}")))))
 }
 
 /// What the directives come to, with `ssl_conf_command` last.
@@ -123,6 +157,7 @@ fn offer(b: &mut Builder, conf: &Conf, server: usize) -> ConfResult<Offer> {
         ticket_count: commands.tickets.unwrap_or(2),
         ticket_keys: conf.ticket_keys.to_vec(),
         record_size: *conf.buffer_size,
+        clients: None,
     })
 }
 

@@ -2,17 +2,19 @@
 
 mod finish;
 mod variables;
+pub mod verify;
 
 pub use finish::finish;
 pub use variables::VARIABLES;
 
-use crate::conf::values::{flag, number, os_error, size, size_arg, time_arg};
+use crate::conf::values::{flag, number, number_arg, os_error, size, size_arg, time_arg};
 use crate::conf::{At, Builder, Command, ConfError, ConfResult, Directive, NoteLevel};
 use crate::settings;
 use crate::tls::certificates::NamedFile;
 use crate::tls::ciphers::{self, Chosen};
 use crate::tls::config::ServerTls;
 use crate::tls::groups::{self, Groups};
+use crate::tls::keys::Passwords;
 use crate::tls::tickets::FileKey;
 use rustls::SupportedCipherSuite;
 use std::sync::Arc;
@@ -45,6 +47,18 @@ settings! {
         inherit buffer_size: u64 = 16 << 10,
         /// Whether handshakes for this server are refused.
         inherit reject_handshake: bool = false,
+        /// Whether certificates of clients are asked for, and what they are good for.
+        inherit verify_client: Verify = Verify::Off,
+        /// The most intermediates between a client's certificate and an authority's.
+        inherit verify_depth: u64 = 1,
+        /// Authorities of clients, whose names are sent.
+        inherit client_certificate: Option<NamedFile> = None,
+        /// Authorities whose names are not.
+        inherit trusted_certificate: Option<NamedFile> = None,
+        /// Lists of what is revoked.
+        inherit crl: Option<NamedFile> = None,
+        /// The passwords of keys.
+        inherit passwords: Passwords = Passwords::default(),
         /// `ssl_conf_command`s, which come last.
         inherit commands: Commands = Commands::default(),
         /// What handshakes are answered with; `None` without certificates.
@@ -88,6 +102,19 @@ pub enum Cache {
     Builtin(u64),
     /// `shared:name:size`, with its size in bytes.
     Shared(String, u64),
+}
+
+/// `ssl_verify_client`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// No certificate is asked for.
+    Off,
+    /// One that is good has to be shown.
+    On,
+    /// What is shown has to be good.
+    Optional,
+    /// What is shown has to be good, but for who issued it.
+    OptionalNoCa,
 }
 
 /// What `ssl_conf_command` changes.
@@ -162,7 +189,48 @@ pub const COMMANDS: &[Command] = &[
         },
         "whether handshakes are refused",
     ),
-    Command::works("ssl_verify_client", verify_client, "whether clients must show certificates: off"),
+    Command::works("ssl_verify_client", verify_client, "whether clients must show certificates"),
+    Command::works(
+        "ssl_verify_depth",
+        |b, d| {
+            let v = number_arg(d, 0)?;
+            b.srv().ssl.verify_depth.set(v)
+        },
+        "how many intermediates a client's chain may have",
+    ),
+    Command::works(
+        "ssl_client_certificate",
+        |b, d| {
+            let v = plain_file(b, d, 0);
+            b.srv().ssl.client_certificate.set(v)
+        },
+        "authorities of clients, whose names are sent",
+    ),
+    Command::works(
+        "ssl_trusted_certificate",
+        |b, d| {
+            let v = plain_file(b, d, 0);
+            b.srv().ssl.trusted_certificate.set(v)
+        },
+        "authorities of clients, whose names are not sent",
+    ),
+    Command::works(
+        "ssl_crl",
+        |b, d| {
+            let v = plain_file(b, d, 0);
+            b.srv().ssl.crl.set(v)
+        },
+        "lists of revoked certificates",
+    ),
+    Command::works(
+        "ssl_password_file",
+        |b, d| {
+            let file = NamedFile { text: d.arg(0).into(), path: b.conf_path(d.arg(0)), at: d.at.clone() };
+            let v = Passwords::read(&file)?;
+            b.srv().ssl.passwords.set(v)
+        },
+        "passwords of keys, one of which opens each",
+    ),
     Command::works("ssl_conf_command", conf_command, "commands of OpenSSL that have a counterpart"),
     Command::no_effect("ssl_dhparam", "key exchange is by elliptic curves only; no DHE suite is offered"),
     Command::no_effect("ssl_early_data", "early data is not accepted: it could be replayed"),
@@ -170,8 +238,6 @@ pub const COMMANDS: &[Command] = &[
     Command::no_effect("ssl_stapling_file", NO_STAPLE),
     Command::no_effect("ssl_stapling_responder", NO_STAPLE),
     Command::no_effect("ssl_stapling_verify", NO_STAPLE),
-    Command::no_effect("ssl_trusted_certificate", "nothing is stapled and clients are not verified"),
-    Command::no_effect("ssl_verify_depth", "clients are not verified"),
     Command::no_effect("ssl_certificate_cache", "certificates are read when the configuration is loaded"),
     Command::no_effect("ssl_certificate_compression", "certificates are sent as they are"),
     Command::no_effect("ssl_object_cache_inheritable", "certificates are read anew at each reload"),
@@ -199,6 +265,12 @@ fn named_file(b: &Builder, d: &Directive) -> ConfResult<NamedFile> {
         return Err(ConfError::new(format!("\"{scheme}\" in \"{}\" is not supported yet", d.name)));
     }
     Ok(NamedFile { text: text.to_string(), path: b.conf_path(text), at: d.at.clone() })
+}
+
+/// A file that is named, not empty.
+fn plain_file(b: &Builder, d: &Directive, index: usize) -> Option<NamedFile> {
+    let text = d.arg(index);
+    (!text.is_empty()).then(|| NamedFile { text: text.into(), path: b.conf_path(text), at: d.at.clone() })
 }
 
 fn protocols(b: &mut Builder, d: &Directive) -> ConfResult<()> {
@@ -304,16 +376,15 @@ fn ticket_key(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     Ok(())
 }
 
-/// Whoever asks for client certificates protects something with them: to go on without would open it.
-fn verify_client(_: &mut Builder, d: &Directive) -> ConfResult<()> {
-    match d.arg(0) {
-        "off" => Ok(()),
-        "on" | "optional" | "optional_no_ca" => {
-            Err(ConfError::new("verifying clients by certificates is not supported yet")
-                .hint("what it protects would be open to everybody, so the configuration is refused"))
-        }
-        other => Err(ConfError::new(format!("invalid value \"{other}\""))),
-    }
+fn verify_client(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let verify = match d.arg(0) {
+        "off" => Verify::Off,
+        "on" => Verify::On,
+        "optional" => Verify::Optional,
+        "optional_no_ca" => Verify::OptionalNoCa,
+        other => return Err(ConfError::new(format!("invalid value \"{other}\""))),
+    };
+    b.srv().ssl.verify_client.set(verify)
 }
 
 fn conf_command(b: &mut Builder, d: &Directive) -> ConfResult<()> {

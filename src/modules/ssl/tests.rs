@@ -104,9 +104,15 @@ fn values_are_checked_as_nginx_checks_them() {
         ("ssl_ecdh_curve foo;", "group 'foo' cannot be set"),
         ("ssl_conf_command Foo x;", "unknown cmd name"),
         ("ssl_conf_command VerifyMode Request;", "not supported yet"),
-        ("ssl_verify_client on;", "not supported yet"),
-        ("ssl_client_certificate x;", "not supported yet"),
-        ("ssl_password_file x;", "not supported yet"),
+        ("ssl_verify_client maybe;", "invalid value \"maybe\""),
+        ("ssl_verify_client on;", "no ssl_client_certificate for ssl_verify_client"),
+        ("ssl_verify_client optional; ssl_client_certificate nowhere;", "cannot load certificate \"/"),
+        ("ssl_verify_client on; ssl_client_certificate junk;", "no start line: Expecting: CERTIFICATE"),
+        ("ssl_trusted_certificate nowhere;", "cannot load certificate \"/"),
+        ("ssl_crl nowhere;", "cannot load CRL \"/"),
+        ("ssl_crl junk;", "no start line: Expecting: X509 CRL"),
+        ("ssl_verify_depth x;", "\"ssl_verify_depth\" directive invalid number"),
+        ("ssl_password_file nowhere;", "failed (2: No such file or directory)"),
         ("ssl on;", "unknown directive \"ssl\""),
     ] {
         let text = message(&format!("{}\n{text}", certs()));

@@ -11,7 +11,7 @@ mod write;
 
 pub use prepare::{choose_server, valid_host};
 pub use read::head_limits;
-pub use write::{append_line_safe, record, write_field};
+pub use write::{append_line_safe, record, record_sent, write_field};
 
 use super::body::{BodyError, Framing};
 use super::head::{Head, HeadError, Version};
@@ -199,7 +199,7 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
     if rq.head.version != Version::Http09 {
         write_head(&rq, &response, &plan, &mut head);
     }
-    record(&mut rq, &response);
+    record_sent(&mut rq, &mut response);
     if plan.chunked {
         rq.sent.length = None;
     }

@@ -44,66 +44,65 @@ impl Plan {
 /// Writes status line and fields in nginx's order.
 pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>) {
     use std::io::Write;
-    let mut field = |name: &str, value: &[u8]| write_field(name.as_bytes(), value, out);
-    let mut first = Vec::with_capacity(48);
-    let _ = write!(first, "HTTP/1.1 {:03}", response.status);
+    // Writing to memory does not fail.
+    let _ = write!(out, "HTTP/1.1 {:03}", response.status);
     match &response.reason {
         Some((status, reason)) if *status == response.status => {
             if !reason.is_empty() {
-                first.push(b' ');
-                first.extend_from_slice(reason);
+                out.push(b' ');
+                out.extend_from_slice(reason);
             }
         }
         _ => {
-            first.push(b' ');
-            first.extend_from_slice(reason(response.status).as_bytes());
+            out.push(b' ');
+            out.extend_from_slice(reason(response.status).as_bytes());
         }
     }
-    first.extend_from_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
     let core = &rq.loc().core;
     let marked = |mark| response.fields.is_marked(mark);
     match &response.server {
         Some(_) if marked(Mark::Server) => {}
-        Some(server) => field("Server", server),
-        None => field("Server", server_token(*core.server_tokens).as_bytes()),
+        Some(server) => write_field(b"Server", server, out),
+        None => write_field(b"Server", server_token(*core.server_tokens).as_bytes(), out),
     }
     match &response.date {
         Some(_) if marked(Mark::Date) => {}
-        Some(date) => field("Date", date),
+        Some(date) => write_field(b"Date", date, out),
         None => {
-            let mut now = Vec::with_capacity(32);
-            date::append_now(&mut now);
-            field("Date", &now);
+            out.extend_from_slice(b"Date: ");
+            date::append_now(out);
+            out.extend_from_slice(b"\r\n");
         }
     }
     if let Some(kind) = &response.content_type {
-        field("Content-Type", kind);
+        write_field(b"Content-Type", kind, out);
     }
     if let Some(length) = plan.length {
-        field("Content-Length", length.to_string().as_bytes());
+        let _ = write!(out, "Content-Length: {length}\r\n");
     }
     if let Some(at) = response.last_modified
         && !marked(Mark::LastModified)
     {
-        field("Last-Modified", date::http_date(at).as_bytes());
+        write_field(b"Last-Modified", date::http_date(at).as_bytes(), out);
     }
     // Only one that was completed here stands before the others.
     let completed = response.fields.get("location").filter(|_| response.location_completed);
     if let Some(location) = completed {
-        field("Location", location);
+        write_field(b"Location", location, out);
     }
     if plan.chunked {
-        field("Transfer-Encoding", b"chunked");
+        write_field(b"Transfer-Encoding", b"chunked", out);
     }
     if response.status == 101 {
-        field("Connection", b"upgrade");
+        write_field(b"Connection", b"upgrade", out);
     } else if rq.keepalive {
-        field("Connection", b"keep-alive");
+        write_field(b"Connection", b"keep-alive", out);
         if let Some(seconds) = *core.keepalive_header {
-            field("Keep-Alive", format!("timeout={seconds}").as_bytes());
+            let _ = write!(out, "Keep-Alive: timeout={seconds}\r\n");
         }
     } else {
-        field("Connection", b"close");
+        write_field(b"Connection", b"close", out);
     }
     let mut skips = completed.is_some();
     for place in response.fields.places() {
@@ -117,7 +116,6 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
         out.extend_from_slice(b"Accept-Ranges: bytes\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    out.splice(..0, first);
 }
 
 /// Writes a field that is kept apart from the others, where there is one.
@@ -170,7 +168,15 @@ pub fn append_line_safe(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
-/// Keeps what the log and `$sent_http_*` ask for.
+/// Keeps what the log and `$sent_http_*` ask for of a response whose head has been written; its fields
+/// are of no further use there.
+pub fn record_sent(rq: &mut Request, response: &mut Response) {
+    let fields = std::mem::take(&mut response.fields);
+    record(rq, response);
+    rq.sent.fields = fields;
+}
+
+/// Keeps what `$sent_http_*` asks for before a response is sent.
 pub fn record(rq: &mut Request, response: &Response) {
     rq.sent = Sent {
         status: response.status,

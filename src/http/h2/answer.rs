@@ -136,7 +136,7 @@ async fn send(
     let trailers = headers::expects_trailers(rq, response);
     let body = !bodyless && !head_only && (length != Some(0) || response.trailers);
     let (head, size) = response_head(rq, response, length);
-    h1::record(rq, response);
+    h1::record_sent(rq, response);
     let mut stream = respond.send_response(head, !body).map_err(client)?;
     rq.sent.bytes = size + FRAME;
     if !body {

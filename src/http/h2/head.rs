@@ -17,7 +17,10 @@ pub fn read(parts: &Parts, limits: &HeadLimits) -> (Head, Option<u16>) {
         return (head, Some(HeadError::LongLine.status()));
     }
     let error = fields(&mut head, parts, limits).err();
+    let named = |b: &u8| matches!(b, b'A'..=b'Z' | b'_' | b'-');
     let error = match error {
+        // What HTTP/1 takes for a method; upstreams are asked with it.
+        None if !method.iter().all(named) => Some(HeadError::BadLine),
         None if matches!(parts.method, http::Method::CONNECT | http::Method::TRACE) => {
             Some(HeadError::Method)
         }
@@ -118,6 +121,9 @@ mod tests {
         assert_eq!(head(request("/")).1, Some(400));
         assert_eq!(head(request("*").method("OPTIONS").header("host", "a")).1, Some(400));
         assert_eq!(head(request("https://a/").method("TRACE")).1, Some(405));
+        assert_eq!(head(request("https://a/").method("VERSION-CONTROL")).1, None);
+        assert_eq!(head(request("https://a/").method("get")).1, Some(400));
+        assert_eq!(head(request("https://a/").method("G'T")).1, Some(400));
         assert_eq!(head(request(&format!("https://a/{}", "x".repeat(400)))).1, Some(414));
         assert_eq!(head(request("https://a/").header("x", "y".repeat(400))).1, Some(494));
         assert_eq!(head(request("https://a/").header("x", "y".repeat(200))).1, None);

@@ -14,6 +14,8 @@ pub type Groups = SmallVec<[Option<(u32, u32)>; 10]>;
 pub struct Regex {
     engine: Engine,
     names: Vec<(usize, VarId)>,
+    /// Whether there is a `$` in it.
+    dollar: bool,
     /// The pattern as written.
     pub source: String,
 }
@@ -71,11 +73,22 @@ impl Regex {
             .into_iter()
             .map(|(group, name)| Ok((group, builder.vars.captured(&name)?)))
             .collect::<ConfResult<_>>()?;
-        Ok(Regex { engine, names, source: pattern.to_string() })
+        Ok(Regex { engine, names, dollar: has_dollar(text), source: pattern.to_string() })
     }
 
     /// Whether `subject` matches, without keeping the groups.
     pub fn is_match(&self, subject: &[u8]) -> bool {
+        self.is_match_of(subject)
+            || self.before_newline(subject).is_some_and(|subject| self.is_match_of(subject))
+    }
+
+    /// The subject without a newline at its end, before which the `$` of PCRE matches too and that of the engines does
+    /// not: a location that denies must not be got round by one.
+    fn before_newline<'a>(&self, subject: &'a [u8]) -> Option<&'a [u8]> {
+        subject.strip_suffix(b"\n").filter(|_| self.dollar)
+    }
+
+    fn is_match_of(&self, subject: &[u8]) -> bool {
         match &self.engine {
             Engine::Linear(regex) => regex.is_match(subject),
             Engine::Backtracking(regex) => match std::str::from_utf8(subject) {
@@ -120,6 +133,14 @@ impl Regex {
     }
 
     fn try_groups(&self, subject: &[u8]) -> Result<Option<Groups>, GaveUp> {
+        let found = self.groups_of(subject)?;
+        match self.before_newline(subject) {
+            Some(shorter) if found.is_none() => self.groups_of(shorter),
+            _ => Ok(found),
+        }
+    }
+
+    fn groups_of(&self, subject: &[u8]) -> Result<Option<Groups>, GaveUp> {
         match &self.engine {
             Engine::Linear(regex) => Ok(regex
                 .captures(subject)
@@ -148,6 +169,28 @@ impl Regex {
 /// answered 500, as nginx does, so that no rule is got round by a subject that is hard to match.
 struct GaveUp;
 
+/// Whether a pattern has a `$` that stands for the end.
+fn has_dollar(pattern: &str) -> bool {
+    let mut bytes = pattern.bytes();
+    let mut class = None;
+    while let Some(byte) = bytes.next() {
+        match (byte, class) {
+            (b'\\', _) => {
+                bytes.next();
+                class = class.map(|_| false);
+            }
+            (b'$', None) => return true,
+            (b'[', None) => class = Some(true),
+            // At the beginning of a class it is one of its characters.
+            (b']', Some(false)) => class = None,
+            (b'^', Some(true)) => {}
+            (_, Some(_)) => class = Some(false),
+            (_, None) => {}
+        }
+    }
+    false
+}
+
 fn named<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Vec<(usize, String)> {
     names.enumerate().filter_map(|(group, name)| name.map(|n| (group, n.to_string()))).collect()
 }
@@ -163,4 +206,19 @@ fn bytes_as_text(subject: &[u8]) -> (String, Vec<u32>) {
     }
     offsets.push(subject.len() as u32);
     (text, offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_dollar;
+
+    #[test]
+    fn dollars_that_stand_for_the_end() {
+        for pattern in ["a$", "$", "(a$|b)", "[$]$", "[]$]$", "[^]$]$", "\\\\$", "[\\]$]a$", "a$b"] {
+            assert!(has_dollar(pattern), "{pattern}");
+        }
+        for pattern in ["", "a", "\\$", "[$]", "[]$]", "[^]$]", "[^$]", "[a\\]$]", "\\\\\\$", "[$"] {
+            assert!(!has_dollar(pattern), "{pattern}");
+        }
+    }
 }

@@ -35,6 +35,18 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// A worker of `edge`, which has counters for it.
+    pub fn new(edge: &Edge, index: usize) -> Worker {
+        Worker {
+            index,
+            metrics: edge.workers[index].clone(),
+            quitting: AtomicBool::new(false),
+            quit: Notify::new(),
+            empty: Notify::new(),
+            readers: Gauge::default(),
+        }
+    }
+
     /// Whether the process is ending gracefully.
     pub fn quitting(&self) -> bool {
         self.quitting.load(Ordering::Relaxed)
@@ -153,14 +165,7 @@ fn run(edge: Arc<Edge>, index: usize, inbox: mpsc::UnboundedReceiver<Order>) {
             std::process::exit(2);
         }
     };
-    let worker = Arc::new(Worker {
-        index,
-        metrics: edge.workers[index].clone(),
-        quitting: AtomicBool::new(false),
-        quit: Notify::new(),
-        empty: Notify::new(),
-        readers: Gauge::default(),
-    });
+    let worker = Arc::new(Worker::new(&edge, index));
     runtime.spawn(sweep(edge.clone(), worker.clone()));
     runtime.block_on(obey(edge, worker, inbox));
     crate::modules::log::flush_worker();

@@ -1,9 +1,11 @@
 //! A worker in the process of a test: what it logs and counts is looked at from outside and inside.
 
 use crate::conf::build::load_text;
-use crate::edge::worker::{self, Handle, Order};
-use crate::edge::{Edge, Generation};
+use crate::edge::worker::{self, Handle, Order, Worker};
+use crate::edge::{Edge, Generation, Local};
+use crate::http::head::{Head, Version};
 use crate::http::listens::ListenAddr;
+use crate::http::request::{Address, Conn, Downstream, Request};
 use crate::modules::Shared;
 use crate::observe::error_log::Target;
 use socket2::{Domain, Socket, Type};
@@ -38,6 +40,28 @@ impl Running {
         let handle = worker::start(edge.clone(), 0, None).unwrap();
         handle.order(Order::Listen(Arc::new(ListenAddr::Inet(addr)), socket));
         Running { edge, addr, dir, handle }
+    }
+
+    /// A request for `path` at the first server, for what is tested without a connection.
+    pub fn request(&self, path: &'static str) -> Request {
+        let worker = Arc::new(Worker::new(&self.edge, 0));
+        let local = Local { generation: self.edge.generation(), worker, edge: self.edge.clone() };
+        let conn = Conn {
+            serial: 0,
+            peer: Address::Inet(self.addr),
+            local: Address::Inet(self.addr),
+            listen: Arc::new(ListenAddr::Inet(self.addr)),
+            proxied: None,
+            tls: None,
+            requests: Default::default(),
+            descriptor: (-1).into(),
+            accepted: Instant::now(),
+        };
+        let head = Head::from_parts(b"GET", path.as_bytes(), Version::Http11, std::iter::empty());
+        let mut rq = Request::new(Arc::new(local), Arc::new(conn), head, Downstream::None);
+        rq.uri = path.into();
+        rq.level = rq.http().servers[0].level;
+        rq
     }
 
     /// Puts another configuration in force.

@@ -112,7 +112,9 @@ pub const FILTER: Filter = Filter { wants: |loc| *loc.ssi.enable, subrequests: t
 
 fn apply(rq: &mut Request, response: &mut Response) {
     let conf = &rq.loc().ssi;
-    if filters::length(rq, response) == Some(0) || response.tunnel.is_some() || !is_page(rq, response) {
+    // Of a 204 nothing says how long it is.
+    let empty = filters::length(rq, response) == Some(0) && response.status != 204;
+    if empty || response.tunnel.is_some() || !is_page(rq, response) {
         return;
     }
     let silent = *conf.silent_errors;

@@ -20,6 +20,11 @@ pub struct Shared {
 /// The most variables and blocks of an answer, and the most bytes of all its blocks.
 const MOST_NAMES: usize = 1000;
 const MOST_BLOCK_BYTES: usize = 256 * 1024;
+/// The most bytes of a text with its variables in their places, where no answer that a variable takes
+/// may be larger: a variable that is made of itself twice is soon larger than any memory.
+const MOST_TEXT: usize = 64 * 1024;
+/// The most bytes of all variables of an answer, likewise.
+const MOST_VARIABLE_BYTES: usize = 1024 * 1024;
 
 /// A page while it is read.
 pub struct Page {
@@ -350,11 +355,21 @@ impl Page {
     /// Writes a variable of the pages.
     pub fn assign(&self, name: Vec<u8>, value: Bytes) {
         let mut variables = self.shared.variables.lock();
+        let others: usize = variables.iter().filter(|(n, _)| *n != name).map(|(_, v)| v.len()).sum();
+        if others + value.len() > MOST_VARIABLE_BYTES.max(self.set_length()) {
+            drop(variables);
+            return self.log(&format!("too large SSI variables, \"{}\" is not set", lossy(&name)));
+        }
         match variables.iter().position(|(n, _)| *n == name) {
             Some(at) => variables[at].1 = value,
             None if variables.len() < MOST_NAMES => variables.push((name, value)),
             None => {}
         }
+    }
+
+    /// Bytes of an answer that a variable takes.
+    fn set_length(&self) -> usize {
+        *self.rq.loc().ssi.set_length as usize
     }
 
     /// `if` and `elif`
@@ -441,6 +456,7 @@ impl Page {
     /// begin with a slash stands below the directory of the page.
     fn evaluate(&self, text: &[u8], target: bool) -> Result<Vec<u8>, Option<String>> {
         let mut out = Vec::with_capacity(text.len());
+        let most = MOST_TEXT.max(self.set_length());
         let mut quoted = false;
         let mut at = 0;
         while let Some(byte) = text.get(at).copied() {
@@ -455,6 +471,9 @@ impl Page {
                 quoted = true;
             } else if byte == b'$' {
                 at = self.expand(text, at, &mut out)?;
+                if out.len() > most {
+                    return Err(Some(format!("too long value of \"{}\"", lossy(text))));
+                }
             } else {
                 out.push(byte);
             }

@@ -85,9 +85,11 @@ impl Parser {
     fn text(&mut self, seen: usize, input: &mut Bytes) -> Option<Token> {
         let mut seen = seen;
         if seen == 0 {
-            let Some(at) = memchr::memchr(b'<', input) else {
-                return Some(Token::Text(std::mem::take(input)));
-            };
+            // In one piece, whatever tags there are in it: a piece may become a frame of its own.
+            let at = memchr::memmem::find(input, OPENING).unwrap_or_else(|| {
+                let begun = (1..OPENING.len()).rev().find(|n| input.ends_with(&OPENING[..*n]));
+                input.len() - begun.unwrap_or(0)
+            });
             if at > 0 {
                 return Some(Token::Text(input.split_to(at)));
             }

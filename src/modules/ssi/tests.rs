@@ -1,6 +1,12 @@
+use super::body::{Processed, Settings};
+use super::page::Page;
 use super::parser::{Command, Parser, Token};
+use crate::http::body::{Body, BodyStream};
+use crate::observe::testing::Running;
 use bytes::Bytes;
 use proptest::prelude::*;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 /// What a page comes to when it arrives in pieces cut at `cuts`; neighbouring texts are one.
 fn tokens(page: &[u8], cuts: &[usize]) -> Vec<Token> {
@@ -55,6 +61,63 @@ fn commands_are_found_in_text() {
     ] {
         assert_eq!(tokens(page.as_bytes(), &[]), want, "{page}");
     }
+}
+
+#[test]
+fn text_with_tags_comes_in_one_piece() {
+    let page = "<html><b>a</b> <!-- b --><i>c</i><!--".repeat(2);
+    let mut input = Bytes::from(page + "#echo var=\"x\" --><p>d</p><");
+    let mut parser = Parser::new(20);
+    let found: Vec<Token> = std::iter::from_fn(|| parser.next(&mut input)).collect();
+    let first = "<html><b>a</b> <!-- b --><i>c</i><!--<html><b>a</b> <!-- b --><i>c</i>";
+    assert_eq!(found, [text(first), command("echo", &[("var", "x")]), text("<p>d</p>")]);
+}
+
+/// All that comes of a page of one location, and how often others had their turn meanwhile.
+fn pull(running: &Running, page: Vec<u8>) -> (Vec<u8>, usize) {
+    let page_of = Page::new(running.request("/"), Arc::default(), false);
+    let settings = Settings { value_length: 256, set_length: 4096 };
+    let pieces = page.chunks(64 * 1024).map(Bytes::copy_from_slice).collect();
+    let mut body = Processed::new(Body::Pieces(pieces), page_of, settings);
+    let mut cx = Context::from_waker(Waker::noop());
+    let (mut out, mut turns) = (Vec::new(), 0);
+    loop {
+        match body.poll_next(&mut cx) {
+            Poll::Pending => turns += 1,
+            Poll::Ready(None) => return (out, turns),
+            Poll::Ready(Some(piece)) => out.extend_from_slice(&piece.unwrap()),
+        }
+    }
+}
+
+#[test]
+fn a_page_of_which_nothing_is_seen_is_read_in_turns() {
+    let running = Running::start("server { listen LISTEN; ssi on; }");
+    let page = [&b"<!--#if expr=\"\" -->"[..], &b"<p>".repeat(1 << 20), b"<!--#endif -->."].concat();
+    let (out, turns) = pull(&running, page);
+    assert_eq!(out, b".");
+    assert!(turns >= 8, "{turns}");
+    let (out, turns) = pull(&running, b"<!--#set var=\"a\" value=\"b\" -->".repeat(1000));
+    assert_eq!(out, b"");
+    assert!(turns >= 20, "{turns}");
+}
+
+#[test]
+fn variables_that_are_made_of_themselves_do_not_grow_on() {
+    let running = Running::start("server { listen LISTEN; ssi on; }");
+    let mut page = format!("<!--#set var=\"a\" value=\"{}\" -->", "x".repeat(200)).into_bytes();
+    page.extend(b"<!--#set var=\"a\" value=\"$a$a\" -->".repeat(12));
+    page.extend(b"<!--#echo var=\"a\" -->");
+    let (out, _) = pull(&running, page.clone());
+    assert_eq!(out.iter().filter(|b| **b == b'x').count(), 200 << 8);
+    assert!(out.starts_with(b"[an error occurred"));
+    // Nor do many of them.
+    let all = (0..100).flat_map(|n| format!("<!--#set var=\"b{n}\" value=\"$a\" -->").into_bytes());
+    page.extend(all);
+    page.extend(b"<!--#echo var=\"b5\" --><!--#echo var=\"b99\" -->");
+    let (out, _) = pull(&running, page);
+    assert_eq!(out.iter().filter(|b| **b == b'x').count(), (200 << 8) * 2);
+    assert!(out.ends_with(b"(none)"));
 }
 
 #[test]

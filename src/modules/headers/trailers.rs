@@ -3,6 +3,7 @@
 use super::is_plain;
 use crate::http::request::Request;
 use crate::http::response::{Fields, Response};
+use crate::modules::proxy::respond::is_hidden;
 
 /// Whether fields may follow the body of a response: an HTTP/2 stream must not end with it.
 pub fn expects_trailers(rq: &Request, response: &Response) -> bool {
@@ -19,7 +20,7 @@ pub fn trailers<'a>(rq: &'a mut Request, response: &Response) -> &'a Fields {
         && let Some(theirs) = rq.attempts.last().and_then(|attempt| attempt.end.trailers.get())
     {
         for (name, value) in theirs.iter() {
-            if !conf.hide.iter().any(|hidden| name.eq_ignore_ascii_case(hidden.as_bytes())) {
+            if !is_hidden(conf, name) {
                 fields.add(name.clone(), value.clone());
             }
         }

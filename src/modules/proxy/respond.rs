@@ -24,6 +24,14 @@ const HIDDEN: [&str; 8] = [
     "x-accel-charset",
 ];
 
+/// Whether a field of an upstream, before its body or after it, is not for the client
+/// (ngx_http_upstream_hide_headers_hash).
+pub fn is_hidden(conf: &Conf, name: &[u8]) -> bool {
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    let in_list = |list: &[String]| list.iter().any(|n| is(n));
+    HIDDEN.iter().any(|n| is(n)) && !in_list(&conf.pass_headers) || in_list(&conf.hide)
+}
+
 /// What comes of an answer.
 pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     rq.note_attempts(std::mem::take(&mut answer.attempts));
@@ -73,9 +81,7 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool)
     let mut response = Response { status, upstream: true, ..Response::default() };
     for (name, value) in fields.iter() {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        let in_list = |list: &[String]| list.iter().any(|n| is(n));
-        let hidden = HIDDEN.iter().any(|n| is(n)) && !in_list(&conf.pass_headers) || in_list(&conf.hide);
-        if hidden {
+        if is_hidden(conf, name) {
             continue;
         }
         if is("content-type") {
@@ -100,8 +106,8 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool)
             response.fields.add(name.clone(), rewritten.unwrap_or_else(|| value.clone()));
         } else if is("set-cookie") {
             response.fields.add(name.clone(), cookies::rewrite(rq, conf, value));
-        } else if kept && is("accept-ranges") {
-            // The cache cuts ranges itself and says so.
+        } else if (kept || *conf.force_ranges) && is("accept-ranges") {
+            // Ranges are cut here, which is said where it is so.
         } else {
             response.fields.add(name.clone(), value.clone());
         }

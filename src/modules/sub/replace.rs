@@ -98,7 +98,8 @@ impl Replaced {
                 continue;
             }
             let same = text.iter().zip(data).take_while(|(t, d)| **t == d.to_ascii_lowercase()).count();
-            self.turn = self.turn.saturating_sub(same);
+            // One that does not even begin alike was looked at too, and there may be many.
+            self.turn = self.turn.saturating_sub(same + 1);
             if same == text.len() {
                 return At::Text(i);
             }

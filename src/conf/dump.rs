@@ -123,6 +123,9 @@ pub fn dump(config: &Config, plain: &Config) -> String {
             for peer in &group.peers {
                 out.line(&format!("{peer:?}"));
             }
+            for name in &group.names {
+                out.line(&format!("{name:?}"));
+            }
         });
     }
     out.within(|out| level(http, 0, out));

@@ -46,6 +46,7 @@ pub struct Edge {
     pub started: SystemTime,
     current: ArcSwap<Generation>,
     number: AtomicU64,
+    changed: tokio::sync::Notify,
 }
 
 /// A configuration and what is built from it.
@@ -144,6 +145,7 @@ impl Edge {
             loaded: parking_lot::Mutex::new(SystemTime::now()),
             started: SystemTime::now(),
             number: AtomicU64::new(first.number),
+            changed: tokio::sync::Notify::new(),
             current: ArcSwap::from_pointee(first),
         }
     }
@@ -158,12 +160,18 @@ impl Edge {
         self.current.load_full()
     }
 
+    /// Ends when another generation is put in force. Make it before looking at [`Self::generation_number`].
+    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
     /// Puts a generation in force.
     pub fn swap(&self, next: Generation) {
         let number = next.number;
         crate::observe::error_log::install(next.log.clone());
         self.current.store(Arc::new(next));
         self.number.store(number, Ordering::Release);
+        self.changed.notify_waiters();
         *self.loaded.lock() = SystemTime::now();
     }
 }

@@ -8,6 +8,7 @@ use crate::http::request::Address;
 use crate::observe::error_log::{Level, log};
 use crate::observe::metrics::{Gauge, WorkerMetrics};
 use crate::upstream::group::Group;
+use crate::upstream::names::Keeper;
 use socket2::Socket;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -173,14 +174,21 @@ fn run(edge: Arc<Edge>, index: usize, inbox: mpsc::UnboundedReceiver<Order>) {
 }
 
 /// Closes idle upstream connections that are too old or that the other side has closed, and those of
-/// groups that a reload took away.
+/// groups that a reload took away. The first worker keeps the groups' names resolved.
 async fn sweep(edge: Arc<Edge>, worker: Arc<Worker>) {
     let mut known: Vec<Weak<Group>> = Vec::new();
-    let mut number = 0;
+    let mut names = Keeper::default();
+    let mut number = u64::MAX;
     let mut every = tokio::time::interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        every.tick().await;
+        let changed = edge.changed();
+        if number == edge.generation_number() {
+            tokio::select! {
+                _ = every.tick() => {}
+                () = changed => {}
+            }
+        }
         // An idle worker lets go of the old generation here.
         let local = local(&edge, &worker);
         let groups = &local.generation.runtime.upstream.groups;
@@ -193,6 +201,10 @@ async fn sweep(edge: Arc<Edge>, worker: Arc<Worker>) {
             known.iter().filter_map(Weak::upgrade).filter(gone).for_each(|old| old.pool.retire(true));
             groups.iter().for_each(|group| group.pool.retire(false));
             known = groups.iter().map(Arc::downgrade).collect();
+            // What is found is for all workers.
+            if worker.index == 0 {
+                names.keep(groups);
+            }
         }
     }
 }

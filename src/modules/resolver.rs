@@ -24,26 +24,17 @@ pub const COMMANDS: &[Command] = &[
     Command::works(
         "resolver_timeout",
         |b, d| {
-            refuse_in_upstream(b, d)?;
             let v = time_arg(d, 0)?;
+            if b.context == Context::UPSTREAM {
+                return super::upstream::resolver_timeout(b, v);
+            }
             b.loc().resolver.timeout.set(v)
         },
         "how long a look-up may take",
     ),
 ];
 
-/// An upstream's own resolver is for names that it looks up while running, which it does not; it must
-/// not become that of the level around it.
-fn refuse_in_upstream(b: &Builder, d: &Directive) -> ConfResult<()> {
-    if b.context == Context::UPSTREAM {
-        return Err(ConfError::new(format!("\"{}\" in \"upstream\" is not supported yet", d.name))
-            .hint("names of an upstream are looked up when the configuration is read"));
-    }
-    Ok(())
-}
-
 fn resolver(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    refuse_in_upstream(b, d)?;
     let (mut servers, mut valid, mut families) = (Vec::new(), None, (true, true));
     for arg in &d.args {
         let bad = || ConfError::new(format!("invalid parameter: {arg}"));
@@ -63,7 +54,11 @@ fn resolver(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     if !families.0 && !families.1 {
         return Err(ConfError::new("\"ipv4\" and \"ipv6\" cannot both be \"off\""));
     }
-    b.loc().resolver.resolver.set(Some(Arc::new(Resolver::new(servers, valid, families))))
+    let resolver = Resolver::new(servers, valid, families);
+    if b.context == Context::UPSTREAM {
+        return super::upstream::resolver(b, resolver);
+    }
+    b.loc().resolver.resolver.set(Some(Arc::new(resolver)))
 }
 
 fn flag(text: &str) -> Option<bool> {
@@ -118,8 +113,19 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_has_none_of_its_own() {
-        let error = error("upstream u { server 127.0.0.1; resolver 127.0.0.1; }");
-        assert_eq!(error, "\"resolver\" in \"upstream\" is not supported yet");
+    fn an_upstreams_own_is_not_its_neighbours() {
+        let own =
+            "upstream u { zone u 64k; server a.test resolve; resolver 127.0.0.1; resolver_timeout 1s; }";
+        assert_eq!(error(own), "");
+        let other = "upstream v { zone v 64k; server a.test resolve; }";
+        assert_eq!(
+            error(&format!("{own} {other}")),
+            "no resolver defined to resolve names at run time in upstream \"v\""
+        );
+        assert_eq!(error(&format!("{own} {other} resolver 127.0.0.2;")), "");
+        assert_eq!(
+            error("upstream u { server 127.0.0.1; resolver 127.0.0.1; resolver 127.0.0.1; }"),
+            "\"resolver\" directive is duplicate"
+        );
     }
 }

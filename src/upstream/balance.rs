@@ -1,6 +1,6 @@
 //! Which peer is asked: nginx's round robin, least_conn, ip_hash, hash, random.
 
-use super::group::{PeerConf, PeerState, Selection, ring_address};
+use super::group::{PeerConf, PeerState, Selection, States, ring_address};
 use crate::http::template::Template;
 use bytes::Bytes;
 use std::net::IpAddr;
@@ -56,8 +56,13 @@ const MAX_TRIES: u32 = 20;
 
 /// The next peer, counted as busy.
 pub fn pick(selection: &mut Selection) -> Option<usize> {
-    let group = selection.group.clone();
-    let mut states = group.state.lock();
+    let (group, peers) = (selection.group.clone(), selection.peers.clone());
+    if peers.list.is_empty() {
+        // Its names have no addresses yet, or no more.
+        return None;
+    }
+    let mut slots = group.state.lock();
+    let mut states = States { slots: &mut slots, peers: &peers.list };
     let now = Instant::now();
     let method = &group.conf.method;
     let chosen = match method {
@@ -74,7 +79,7 @@ pub fn pick(selection: &mut Selection) -> Option<usize> {
         None if selection.backups => round_robin(selection, &mut states, now, true),
         other => other,
     }?;
-    let (state, conf) = (&mut states[chosen], &group.conf.peers[chosen]);
+    let (state, conf) = (&mut states[chosen], &peers.list[chosen].conf);
     if state.checked.is_none_or(|at| now.duration_since(at) > conf.fail_timeout) {
         state.checked = Some(now);
     }
@@ -84,11 +89,11 @@ pub fn pick(selection: &mut Selection) -> Option<usize> {
 
 /// Whether a peer may be asked now.
 fn eligible(selection: &Selection, i: usize, state: &PeerState, now: Instant, backup: bool) -> bool {
-    let conf: &PeerConf = &selection.group.conf.peers[i];
+    let conf: &PeerConf = &selection.peers.list[i].conf;
     if selection.tried[i] || conf.down || conf.backup != backup {
         return false;
     }
-    let single = selection.group.conf.peers.len() == 1;
+    let single = selection.peers.list.len() == 1;
     let failed = conf.max_fails > 0
         && state.fails >= conf.max_fails
         && state.checked.is_some_and(|at| now.duration_since(at) <= conf.fail_timeout);
@@ -96,7 +101,7 @@ fn eligible(selection: &Selection, i: usize, state: &PeerState, now: Instant, ba
     (single || !failed) && !full
 }
 
-fn round_robin(selection: &Selection, states: &mut [PeerState], now: Instant, backup: bool) -> Option<usize> {
+fn round_robin(selection: &Selection, states: &mut States, now: Instant, backup: bool) -> Option<usize> {
     let all = |i: usize, state: &PeerState| eligible(selection, i, state, now, backup);
     smooth(selection, states, all)
 }
@@ -104,7 +109,7 @@ fn round_robin(selection: &Selection, states: &mut [PeerState], now: Instant, ba
 /// Smooth weighted round robin among the peers for which `among` holds.
 fn smooth(
     selection: &Selection,
-    states: &mut [PeerState],
+    states: &mut States,
     among: impl Fn(usize, &PeerState) -> bool,
 ) -> Option<usize> {
     let mut best: Option<usize> = None;
@@ -113,7 +118,7 @@ fn smooth(
         if !among(i, &states[i]) {
             continue;
         }
-        let weight = i64::from(selection.group.conf.peers[i].weight);
+        let weight = i64::from(selection.peers.list[i].conf.weight);
         let state = &mut states[i];
         state.current_weight += state.effective_weight;
         total += state.effective_weight;
@@ -129,14 +134,14 @@ fn smooth(
     Some(best)
 }
 
-fn least_conn(selection: &Selection, states: &mut [PeerState], now: Instant) -> Option<usize> {
-    let peers = &selection.group.conf.peers;
+fn least_conn(selection: &Selection, states: &mut States, now: Instant) -> Option<usize> {
+    let peers = &selection.peers.list;
     let candidates: Vec<usize> =
         (0..states.len()).filter(|i| eligible(selection, *i, &states[*i], now, false)).collect();
     // conns/weight compared without division.
     let busier = |a: usize, b: usize| {
-        let left = u64::from(states[a].conns) * u64::from(peers[b].weight);
-        let right = u64::from(states[b].conns) * u64::from(peers[a].weight);
+        let left = u64::from(states[a].conns) * u64::from(peers[b].conf.weight);
+        let right = u64::from(states[b].conns) * u64::from(peers[a].conf.weight);
         left.cmp(&right)
     };
     let least = candidates.iter().copied().min_by(|a, b| busier(*a, *b))?;
@@ -146,22 +151,22 @@ fn least_conn(selection: &Selection, states: &mut [PeerState], now: Instant) -> 
 
 /// The peer at a point of the line of weights.
 fn by_weight(selection: &Selection, mut point: u64) -> usize {
-    let peers = &selection.group.conf.peers;
-    let primary = || peers.iter().enumerate().filter(|(_, p)| !p.backup);
+    let peers = &selection.peers.list;
+    let primary = || peers.iter().enumerate().filter(|(_, p)| !p.conf.backup);
     for (i, peer) in primary() {
-        if point < u64::from(peer.weight) {
+        if point < u64::from(peer.conf.weight) {
             return i;
         }
-        point -= u64::from(peer.weight);
+        point -= u64::from(peer.conf.weight);
     }
     0
 }
 
 fn total_weight(selection: &Selection) -> u64 {
-    selection.group.conf.peers.iter().filter(|p| !p.backup).map(|p| u64::from(p.weight)).sum()
+    selection.peers.list.iter().filter(|p| !p.conf.backup).map(|p| u64::from(p.conf.weight)).sum()
 }
 
-fn ip_hash(selection: &mut Selection, states: &mut [PeerState], now: Instant) -> Option<usize> {
+fn ip_hash(selection: &mut Selection, states: &mut States, now: Instant) -> Option<usize> {
     let total = total_weight(selection).max(1);
     while selection.hash.tries <= MAX_TRIES {
         for octet in selection.hash.client.clone() {
@@ -177,7 +182,7 @@ fn ip_hash(selection: &mut Selection, states: &mut [PeerState], now: Instant) ->
     None
 }
 
-fn hash(selection: &mut Selection, states: &mut [PeerState], now: Instant) -> Option<usize> {
+fn hash(selection: &mut Selection, states: &mut States, now: Instant) -> Option<usize> {
     let total = total_weight(selection).max(1);
     // The sum starts anew for each request and grows by each try.
     if selection.hash.rehash == 0 && selection.hash.tries == 0 {
@@ -201,15 +206,15 @@ fn hash(selection: &mut Selection, states: &mut [PeerState], now: Instant) -> Op
     None
 }
 
-fn consistent(selection: &mut Selection, states: &mut [PeerState], now: Instant) -> Option<usize> {
-    let group = selection.group.clone();
-    let ring = group.ring.as_ref()?;
+fn consistent(selection: &mut Selection, states: &mut States, now: Instant) -> Option<usize> {
+    let peers = selection.peers.clone();
+    let ring = peers.ring.as_ref()?;
     let mut point = selection.hash.point.unwrap_or_else(|| ring.node_idx(&selection.hash.key));
     while selection.hash.tries <= MAX_TRIES {
         let addr = *ring.get_addr(&mut point)?;
         selection.hash.point = Some(point);
         let at_address = |i: usize, state: &PeerState| {
-            ring_address(i, &group.conf.peers[i]) == addr && eligible(selection, i, state, now, false)
+            ring_address(i, &peers.list[i].conf) == addr && eligible(selection, i, state, now, false)
         };
         if let Some(i) = smooth(selection, states, at_address) {
             return Some(i);
@@ -219,7 +224,7 @@ fn consistent(selection: &mut Selection, states: &mut [PeerState], now: Instant)
     None
 }
 
-fn random(selection: &mut Selection, states: &mut [PeerState], now: Instant, two: bool) -> Option<usize> {
+fn random(selection: &mut Selection, states: &mut States, now: Instant, two: bool) -> Option<usize> {
     let total = total_weight(selection).max(1);
     let draw = || {
         let bytes = crate::edge::random::bytes();
@@ -238,9 +243,9 @@ fn random(selection: &mut Selection, states: &mut [PeerState], now: Instant, two
             None if !two => return Some(i),
             None => first = Some(i),
             Some(other) if other != i => {
-                let peers = &selection.group.conf.peers;
-                let left = u64::from(states[i].conns) * u64::from(peers[other].weight);
-                let right = u64::from(states[other].conns) * u64::from(peers[i].weight);
+                let peers = &selection.peers.list;
+                let left = u64::from(states[i].conns) * u64::from(peers[other].conf.weight);
+                let right = u64::from(states[other].conns) * u64::from(peers[i].conf.weight);
                 return Some(if left < right { i } else { other });
             }
             Some(_) => {}
@@ -251,7 +256,7 @@ fn random(selection: &mut Selection, states: &mut [PeerState], now: Instant, two
 
 #[cfg(test)]
 mod tests {
-    use super::super::group::{Group, GroupConf, KeepaliveConf, PeerAddr};
+    use super::super::group::{Group, GroupConf, PeerAddr};
     use super::*;
     use std::collections::HashMap;
     use std::sync::Arc;
@@ -271,8 +276,7 @@ mod tests {
     }
 
     fn group(peers: Vec<PeerConf>, method: Method) -> Arc<Group> {
-        let conf = GroupConf { name: "g".into(), peers, method, keepalive: KeepaliveConf::default() };
-        Arc::new(Group::new(conf))
+        Arc::new(Group::new(GroupConf { peers, method, ..GroupConf::new("g") }))
     }
 
     fn order(group: &Arc<Group>, n: usize) -> Vec<usize> {

@@ -48,7 +48,7 @@ impl UpstreamBody {
         // Bytes after the body are nobody's; such a connection is not to be trusted.
         if self.keepalive && self.input.is_empty() {
             let (worker, kind) = self.home;
-            taken.group.pool.keep(worker, taken.index, kind, connection);
+            taken.keep(worker, kind, connection);
         }
     }
 

@@ -143,7 +143,7 @@ impl Plan {
         let kind = connect::kind(self.tls.as_ref());
         let end = Arc::new(AttemptEnd::default());
         let mut attempt = Attempt { peer: taken.name(), end: end.clone(), ..Attempt::default() };
-        let kept = taken.group.pool.take(self.local.worker.index, taken.index, kind);
+        let kept = taken.group.pool.take(self.local.worker.index, taken.peer.id, kind);
         let mut connection = match kept {
             Some(connection) => {
                 taken.metrics().reuses.inc();

@@ -2,93 +2,23 @@
 //!
 //! State is shared by all workers, so that `max_conns`, `max_fails` and the weights hold for the
 //! process; it is kept over a reload as long as the group's servers stay the same.
+//!
+//! The list of peers is replaced whole when a name has other addresses than before; peers that stay are the
+//! same in both lists, and a request goes on with the list it began with.
 
 use super::balance::{self, Method};
-use super::pool::Pool;
+pub use super::conf::{GroupConf, KeepaliveConf, NameConf, PeerAddr, PeerConf};
+use super::pool::{Connection, Pool};
+use super::resolve::Found;
 use crate::observe::metrics::{Counter, Gauge};
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora_ketama::{Bucket, Continuum};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::ops::{Index, IndexMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-/// Where a peer is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PeerAddr {
-    /// TCP.
-    Inet(SocketAddr),
-    /// A unix socket.
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for PeerAddr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            PeerAddr::Inet(a) => write!(f, "{a}"),
-            PeerAddr::Unix(p) => write!(f, "unix:{}", p.display()),
-        }
-    }
-}
-
-/// A `server` of an upstream; a name with several addresses is several peers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PeerConf {
-    /// Where.
-    pub addr: PeerAddr,
-    /// The server as written, for hashing.
-    pub server: String,
-    /// `weight=`
-    pub weight: u32,
-    /// `max_conns=`; 0 is no bound.
-    pub max_conns: u32,
-    /// `max_fails=`; 0 never counts it as failed.
-    pub max_fails: u32,
-    /// `fail_timeout=`
-    pub fail_timeout: Duration,
-    /// `backup`
-    pub backup: bool,
-    /// `down`
-    pub down: bool,
-}
-
-/// `keepalive` and its companions.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct KeepaliveConf {
-    /// Idle connections a worker keeps; 0 keeps none.
-    pub connections: usize,
-    /// Requests of a connection.
-    pub requests: u64,
-    /// How long one may be idle.
-    pub timeout: Duration,
-    /// How long one may be used.
-    pub time: Duration,
-}
-
-impl Default for KeepaliveConf {
-    /// nginx keeps connections by default since 1.29.7.
-    fn default() -> Self {
-        KeepaliveConf {
-            connections: 32,
-            requests: 1000,
-            timeout: Duration::from_secs(60),
-            time: Duration::from_secs(3600),
-        }
-    }
-}
-
-/// A group as configured.
-#[derive(Clone, Debug)]
-pub struct GroupConf {
-    /// Its name; for an implicit group, host and port.
-    pub name: String,
-    /// Its servers.
-    pub peers: Vec<PeerConf>,
-    /// How one is chosen.
-    pub method: Method,
-    /// How connections are kept.
-    pub keepalive: KeepaliveConf,
-}
 
 /// Bounds of the histogram of response times, in seconds.
 pub const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -156,67 +86,207 @@ pub struct PeerState {
     pub(super) checked: Option<Instant>,
 }
 
-/// A group and what is known of its peers.
-pub struct Group {
-    /// As configured.
-    pub conf: GroupConf,
-    /// By peer.
-    pub metrics: Vec<PeerMetrics>,
-    /// Times of answers.
-    pub latency: Latency,
-    /// Requests for which no peer could be asked.
-    pub no_live: Counter,
-    /// Names of the peers, for `$upstream_addr`.
-    pub names: Vec<Arc<str>>,
-    /// Idle connections.
-    pub pool: Pool,
-    pub(super) ring: Option<Continuum>,
-    pub(super) state: Mutex<Vec<PeerState>>,
+/// A server at an address.
+pub struct Peer {
+    /// As configured, or found.
+    pub conf: PeerConf,
+    /// Its name, for `$upstream_addr`.
+    pub name: Arc<str>,
+    /// What it has done.
+    pub metrics: PeerMetrics,
+    /// Which peer of the process's life this is; a number is never another's.
+    pub id: u64,
+    /// Which of the group's names has led to it.
+    of: Option<usize>,
+    /// Where its state is; nobody else's as long as this lives.
+    slot: usize,
 }
 
-impl Group {
-    /// A group of which nothing is known yet.
-    pub fn new(conf: GroupConf) -> Group {
-        let state = conf.peers.iter().map(|p| PeerState {
+/// The peers of a group at a time.
+pub struct Peers {
+    /// Those of the configuration first.
+    pub list: Vec<Arc<Peer>>,
+    pub(super) ring: Option<Continuum>,
+    tries: usize,
+    backups: bool,
+}
+
+impl Peers {
+    fn new(list: Vec<Arc<Peer>>, method: &Method) -> Peers {
+        let ring = matches!(method, Method::ConsistentHash(_)).then(|| {
+            let peers = list.iter().enumerate().filter(|(_, p)| !p.conf.backup);
+            let buckets: Vec<Bucket> =
+                peers.map(|(i, p)| Bucket::new(ring_address(i, &p.conf), p.conf.weight)).collect();
+            Continuum::new(&buckets)
+        });
+        let tries = list.iter().filter(|p| !p.conf.down).count().max(1);
+        let backups = list.iter().any(|p| p.conf.backup);
+        Peers { list, ring, tries, backups }
+    }
+}
+
+/// The states of all peers that live, of the present list or of one before.
+#[derive(Default)]
+pub(super) struct Slots(Vec<(PeerState, Weak<Peer>)>);
+
+impl Slots {
+    /// A peer of which nothing is known yet.
+    fn add(&mut self, conf: PeerConf, of: Option<usize>) -> Arc<Peer> {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let state = PeerState {
             current_weight: 0,
-            effective_weight: i64::from(p.weight),
+            effective_weight: i64::from(conf.weight),
             conns: 0,
             fails: 0,
             accessed: None,
             checked: None,
+        };
+        let free = self.0.iter().position(|(_, peer)| peer.strong_count() == 0);
+        let slot = free.unwrap_or(self.0.len());
+        let peer = Arc::new(Peer {
+            name: Arc::from(conf.addr.to_string()),
+            conf,
+            metrics: PeerMetrics::default(),
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            of,
+            slot,
         });
-        let state = Mutex::new(state.collect());
-        let ring = matches!(conf.method, Method::ConsistentHash(_)).then(|| {
-            let buckets: Vec<Bucket> = conf
-                .peers
-                .iter()
-                .enumerate()
-                .filter(|(_, p)| !p.backup)
-                .map(|(i, p)| Bucket::new(ring_address(i, p), p.weight))
-                .collect();
-            Continuum::new(&buckets)
-        });
+        let entry = (state, Arc::downgrade(&peer));
+        match self.0.get_mut(slot) {
+            Some(old) => *old = entry,
+            None => self.0.push(entry),
+        }
+        peer
+    }
+}
+
+/// The states of a list's peers, by their place in it.
+pub(super) struct States<'a> {
+    pub slots: &'a mut Slots,
+    pub peers: &'a [Arc<Peer>],
+}
+
+impl States<'_> {
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+}
+
+impl Index<usize> for States<'_> {
+    type Output = PeerState;
+    fn index(&self, i: usize) -> &PeerState {
+        &self.slots.0[self.peers[i].slot].0
+    }
+}
+
+impl IndexMut<usize> for States<'_> {
+    fn index_mut(&mut self, i: usize) -> &mut PeerState {
+        &mut self.slots.0[self.peers[i].slot].0
+    }
+}
+
+/// A group and what is known of its peers.
+pub struct Group {
+    /// As configured.
+    pub conf: GroupConf,
+    /// Times of answers.
+    pub latency: Latency,
+    /// Requests for which no peer could be asked.
+    pub no_live: Counter,
+    /// Idle connections.
+    pub pool: Pool,
+    peers: ArcSwap<Peers>,
+    pub(super) state: Mutex<Slots>,
+}
+
+impl Group {
+    /// A group of which nothing is known yet. Its names have no addresses.
+    pub fn new(conf: GroupConf) -> Group {
+        let mut slots = Slots::default();
+        let list = conf.peers.iter().map(|p| slots.add(p.clone(), None)).collect();
         Group {
-            metrics: conf.peers.iter().map(|_| PeerMetrics::default()).collect(),
             latency: Latency::default(),
             no_live: Counter::default(),
-            names: conf.peers.iter().map(|p| Arc::from(p.addr.to_string())).collect(),
             pool: Pool::new(conf.keepalive),
-            ring,
-            state,
+            peers: ArcSwap::from_pointee(Peers::new(list, &conf.method)),
+            state: Mutex::new(slots),
             conf,
         }
+    }
+
+    /// Its peers at this time.
+    pub fn peers(&self) -> Arc<Peers> {
+        self.peers.load_full()
+    }
+
+    /// Sets what a name, an index into those of the configuration, has been found to have. Peers that stay keep
+    /// their state and connections. Whether anything changed.
+    pub fn update(&self, name: usize, found: &[Found]) -> bool {
+        let Some(conf) = self.conf.names.get(name) else { return false };
+        let mut wanted: Vec<PeerConf> = Vec::new();
+        for peer in found.iter().map(|found| conf.peer(found)) {
+            if !wanted.iter().any(|known| known.addr == peer.addr) {
+                wanted.push(peer);
+            }
+        }
+        // Whoever else has found something waits here, and sees this change.
+        let mut slots = self.state.lock();
+        let before = self.peers.load_full();
+        let (mut list, mut gone) = (Vec::new(), Vec::new());
+        for peer in &before.list {
+            let at = wanted.iter().position(|conf| *conf == peer.conf);
+            match at {
+                _ if peer.of != Some(name) => list.push(peer.clone()),
+                Some(at) => {
+                    wanted.swap_remove(at);
+                    list.push(peer.clone());
+                }
+                None => gone.push(peer.id),
+            }
+        }
+        if wanted.is_empty() && gone.is_empty() {
+            return false;
+        }
+        wanted.sort_by(|a, b| a.addr.cmp(&b.addr));
+        list.extend(wanted.into_iter().map(|conf| slots.add(conf, Some(name))));
+        self.peers.store(Arc::new(Peers::new(list, &self.conf.method)));
+        drop(slots);
+        self.pool.forget(&gone);
+        true
+    }
+
+    /// Takes over what an older group knows of the names that both have, so that a reload does not begin without
+    /// addresses.
+    pub fn adopt(&self, old: &Group) {
+        for (name, conf) in self.conf.names.iter().enumerate() {
+            let Some(known) = old.conf.names.iter().position(|known| known.is_same(conf)) else { continue };
+            let peers = old.peers();
+            let found: Vec<Found> = peers
+                .list
+                .iter()
+                .filter(|peer| peer.of == Some(known))
+                .filter_map(|peer| Found::of(&peer.conf, conf.service.is_some()))
+                .collect();
+            self.update(name, &found);
+        }
+    }
+
+    /// How many peers there is room for.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> usize {
+        self.state.lock().0.len()
     }
 
     /// Begins the choosing for one request. `key` is the value of `hash`, `client` the address for
     /// `ip_hash`.
     pub fn selection(self: &Arc<Self>, key: Option<bytes::Bytes>, client: Option<IpAddr>) -> Selection {
-        let backups = self.conf.peers.iter().any(|p| p.backup);
+        let peers = self.peers();
         Selection {
             group: self.clone(),
-            tried: vec![false; self.conf.peers.len()],
-            tries: self.conf.peers.iter().filter(|p| !p.down).count().max(1),
-            backups,
+            tried: vec![false; peers.list.len()],
+            tries: peers.tries,
+            backups: peers.backups,
+            peers,
             hash: balance::HashState::new(&self.conf.method, key, client),
         }
     }
@@ -234,6 +304,8 @@ pub(super) fn ring_address(index: usize, peer: &PeerConf) -> SocketAddr {
 pub struct Selection {
     /// The group.
     pub group: Arc<Group>,
+    /// Its peers when the request began.
+    pub(super) peers: Arc<Peers>,
     pub(super) tried: Vec<bool>,
     /// Attempts left.
     pub tries: usize,
@@ -246,8 +318,10 @@ impl Selection {
     pub fn take(&mut self) -> Option<Taken> {
         let index = balance::pick(self)?;
         self.tried[index] = true;
-        self.group.metrics[index].active.add(1);
-        Some(Taken { group: self.group.clone(), index, released: false })
+        let peer = self.peers.list[index].clone();
+        peer.metrics.active.add(1);
+        let single = self.peers.list.len() == 1;
+        Some(Taken { group: self.group.clone(), peer, index, single, released: false })
     }
 }
 
@@ -255,59 +329,67 @@ impl Selection {
 pub struct Taken {
     /// Its group.
     pub group: Arc<Group>,
-    /// Its index.
+    /// The peer.
+    pub peer: Arc<Peer>,
+    /// Its place in the list of the selection.
     pub index: usize,
+    single: bool,
     released: bool,
 }
 
 impl Taken {
     /// Its configuration.
     pub fn conf(&self) -> &PeerConf {
-        &self.group.conf.peers[self.index]
+        &self.peer.conf
     }
 
     /// Its name.
     pub fn name(&self) -> Arc<str> {
-        self.group.names[self.index].clone()
+        self.peer.name.clone()
     }
 
     /// Its counters.
     pub fn metrics(&self) -> &PeerMetrics {
-        &self.group.metrics[self.index]
+        &self.peer.metrics
+    }
+
+    /// Keeps a connection to it for another request, unless it has left the group.
+    pub fn keep(&self, worker: usize, kind: u64, connection: Connection) {
+        // For a group without names nothing is looked for.
+        if self.peer.of.is_none() || self.group.peers.load().list.iter().any(|p| p.id == self.peer.id) {
+            self.group.pool.keep(worker, self.peer.id, kind, connection);
+        }
     }
 
     /// It failed (ngx_http_upstream_free_round_robin_peer with NGX_PEER_FAILED).
     pub fn failed(&mut self) {
-        let conf = &self.group.conf.peers[self.index];
-        let single = self.group.conf.peers.len() == 1;
-        let mut states = self.group.state.lock();
-        let state = &mut states[self.index];
         // A group of one is asked whatever happened before.
-        if !single {
-            let now = Instant::now();
-            state.fails += 1;
-            (state.accessed, state.checked) = (Some(now), Some(now));
-            if conf.max_fails > 0 {
-                let cost = i64::from(conf.weight) / i64::from(conf.max_fails);
-                state.effective_weight = (state.effective_weight - cost).max(0);
-                if state.fails == conf.max_fails {
-                    let name = &self.group.names[self.index];
-                    crate::observe::error_log::log(
-                        crate::observe::error_log::Level::Warn,
-                        format_args!(
-                            "upstream server temporarily disabled: {name} of \"{}\"",
-                            self.group.conf.name
-                        ),
-                    );
-                }
+        if self.single {
+            return;
+        }
+        let conf = &self.peer.conf;
+        let mut slots = self.group.state.lock();
+        let state = &mut slots.0[self.peer.slot].0;
+        let now = Instant::now();
+        state.fails += 1;
+        (state.accessed, state.checked) = (Some(now), Some(now));
+        if conf.max_fails > 0 {
+            let cost = i64::from(conf.weight) / i64::from(conf.max_fails);
+            state.effective_weight = (state.effective_weight - cost).max(0);
+            if state.fails == conf.max_fails {
+                let (name, group) = (&self.peer.name, &self.group.conf.name);
+                crate::observe::error_log::log(
+                    crate::observe::error_log::Level::Warn,
+                    format_args!("upstream server temporarily disabled: {name} of \"{group}\""),
+                );
             }
         }
     }
 
     /// It answered: what was held against it is forgotten if it was tried since.
     pub fn succeeded(&mut self) {
-        let mut states = self.group.state.lock();
-        let state = &mut states[self.index];
+        let mut slots = self.group.state.lock();
+        let state = &mut slots.0[self.peer.slot].0;
         if state.accessed < state.checked {
             state.fails = 0;
         }
@@ -315,10 +397,11 @@ impl Taken {
 
     fn release(&mut self) {
         if !std::mem::replace(&mut self.released, true) {
-            let mut states = self.group.state.lock();
-            states[self.index].conns = states[self.index].conns.saturating_sub(1);
-            drop(states);
-            self.group.metrics[self.index].active.add(-1);
+            let mut slots = self.group.state.lock();
+            let state = &mut slots.0[self.peer.slot].0;
+            state.conns = state.conns.saturating_sub(1);
+            drop(slots);
+            self.peer.metrics.active.add(-1);
         }
     }
 }

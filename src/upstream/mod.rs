@@ -6,10 +6,12 @@
 
 pub mod balance;
 pub mod body;
+pub mod conf;
 pub mod connect;
 pub mod exchange;
 pub mod fetch;
 pub mod group;
+pub mod names;
 pub mod pool;
 pub mod resolve;
 pub mod spool;

@@ -25,7 +25,8 @@ pub struct Connection {
 
 struct Idle {
     connection: Connection,
-    peer: usize,
+    /// Its [`super::group::Peer::id`].
+    peer: u64,
     /// What else must be equal for a connection to be used again (TLS name and verification).
     kind: u64,
     since: Instant,
@@ -50,7 +51,7 @@ impl Pool {
     }
 
     /// A connection to `peer` that is alive, the one used last first, as nginx takes them.
-    pub fn take(&self, worker: usize, peer: usize, kind: u64) -> Option<Connection> {
+    pub fn take(&self, worker: usize, peer: u64, kind: u64) -> Option<Connection> {
         let slot = self.workers.get(worker)?;
         loop {
             // A worker's slot is its own; the lock is never waited for.
@@ -67,7 +68,7 @@ impl Pool {
     }
 
     /// Keeps a connection for another request, when it may carry one and there is room.
-    pub fn keep(&self, worker: usize, peer: usize, kind: u64, connection: Connection) {
+    pub fn keep(&self, worker: usize, peer: u64, kind: u64, connection: Connection) {
         let Some(slot) = self.workers.get(worker) else { return };
         let over = connection.requests >= self.conf.requests || connection.born.elapsed() >= self.conf.time;
         if over || self.conf.connections == 0 || self.retired.load(Ordering::Relaxed) {
@@ -98,6 +99,20 @@ impl Pool {
                 slot.lock().clear();
             }
         }
+    }
+
+    /// Closes the connections to peers that have left.
+    pub fn forget(&self, gone: &[u64]) {
+        if !gone.is_empty() {
+            for slot in &self.workers {
+                slot.lock().retain(|idle| !gone.contains(&idle.peer));
+            }
+        }
+    }
+
+    /// Whether no configuration has the group any more.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// How many are idle, in all workers.

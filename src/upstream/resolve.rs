@@ -3,20 +3,24 @@
 //! Answers are kept for as long as they say, or as `valid=` does; that a name has none is not kept, as
 //! in nginx. Who asks for a name that is being looked up waits for the same answer.
 
+use super::conf::{PeerAddr, PeerConf};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::rr::RData;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, Semaphore};
 
 /// Names that are kept: a client may be able to ask for any.
 const KEPT: u64 = 1024;
 /// Names that are looked up at a time; more wait, within their time.
 const AT_A_TIME: usize = 512;
+/// Records of a service that are followed.
+const TARGETS: usize = 256;
 /// After how long a question is asked again, as by nginx.
 const RESEND: Duration = Duration::from_secs(5);
 
@@ -34,7 +38,42 @@ pub struct Resolver {
 }
 
 /// A look-up that somebody waits for.
-type Underway = OnceCell<Result<Vec<IpAddr>, Failed>>;
+type Underway = OnceCell<Result<Known, Failed>>;
+
+/// Addresses, and until when they hold.
+type Known = (Vec<IpAddr>, Instant);
+
+/// One address of a name, or of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The address.
+    pub ip: IpAddr,
+    /// A service's port.
+    pub port: Option<u16>,
+    /// A service's weight, at least 1.
+    pub weight: Option<u32>,
+    /// A service's address that is for when those before it fail.
+    pub later: bool,
+}
+
+impl Found {
+    /// What was found when this peer was made of it; none that is a unix socket.
+    pub fn of(peer: &PeerConf, service: bool) -> Option<Found> {
+        let PeerAddr::Inet(addr) = peer.addr else { return None };
+        let port = service.then_some(addr.port());
+        let weight = service.then_some(peer.weight);
+        Some(Found { ip: addr.ip(), port, weight, later: service && peer.backup })
+    }
+}
+
+/// What names have now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// At least one.
+    pub found: Vec<Found>,
+    /// For how long it holds.
+    pub ttl: Duration,
+}
 
 /// Why there is no address. Displays as nginx logs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +100,9 @@ pub enum Failed {
 
 impl std::fmt::Debug for Resolver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Resolver").field("servers", &self.servers).finish_non_exhaustive()
+        let mut f = f.debug_struct("Resolver");
+        f.field("servers", &self.servers).field("valid", &self.valid).field("families", &self.families);
+        f.finish_non_exhaustive()
     }
 }
 
@@ -81,28 +122,74 @@ impl Resolver {
     /// The addresses of `name`; at least one. The error is nginx's message.
     pub async fn lookup(&self, name: &str, timeout: Duration) -> Result<Vec<IpAddr>, String> {
         let name = name.to_ascii_lowercase();
-        let found = match tokio::time::timeout(timeout, self.share(&name)).await {
-            Ok(found) => found,
-            Err(_) => Err(Failed::TimedOut),
+        let found = within(timeout, self.share(&name)).await;
+        found.map(|(ips, _)| ips).map_err(|why| format!("{name} could not be resolved ({why})"))
+    }
+
+    /// The addresses of `name`, in lower case, and for how long they hold.
+    pub async fn addresses(&self, name: &str, timeout: Duration) -> Result<Answer, Failed> {
+        let (ips, until) = within(timeout, self.share(name)).await?;
+        let found = ips.into_iter().map(|ip| Found { ip, port: None, weight: None, later: false });
+        Ok(Answer { found: found.collect(), ttl: until.saturating_duration_since(Instant::now()) })
+    }
+
+    /// The addresses of a service, by its SRV records; those of the first priority that has any come first, all
+    /// others later.
+    pub async fn service(&self, name: &str, timeout: Duration) -> Result<Answer, Failed> {
+        within(timeout, self.ask_service(name)).await
+    }
+
+    async fn ask_service(&self, name: &str) -> Result<Answer, Failed> {
+        let resolver = self.inner.get_or_init(|| self.build().ok()).as_ref().ok_or(Failed::Server)?;
+        let answer = {
+            let _permit = self.permits.acquire().await.map_err(|_| Failed::Server)?;
+            resolver.srv_lookup(name).await.map_err(|e| why(&e))?
         };
-        found.map_err(|why| format!("{name} could not be resolved ({why})"))
+        let mut until = answer.valid_until();
+        let mut records: Vec<_> = answer
+            .answers()
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::SRV(srv) => Some(srv.clone()),
+                _ => None,
+            })
+            .collect();
+        records.sort_by_key(|srv| srv.priority);
+        records.truncate(TARGETS);
+        let (mut found, mut first, mut failed) = (Vec::new(), None, Failed::NotFound);
+        for srv in records {
+            let target = srv.target.to_ascii().trim_end_matches('.').to_ascii_lowercase();
+            match self.share(&target).await {
+                Ok((ips, valid)) => {
+                    until = until.min(valid);
+                    let later = srv.priority != *first.get_or_insert(srv.priority);
+                    let weight = Some(u32::from(srv.weight).max(1));
+                    found.extend(ips.into_iter().map(|ip| Found { ip, port: Some(srv.port), weight, later }));
+                }
+                Err(why) => failed = why,
+            }
+        }
+        if found.is_empty() {
+            return Err(failed);
+        }
+        Ok(Answer { found, ttl: until.saturating_duration_since(Instant::now()) })
     }
 
     /// Asks, or waits for who asks already. If that one leaves, another goes on.
-    async fn share(&self, name: &str) -> Result<Vec<IpAddr>, Failed> {
+    async fn share(&self, name: &str) -> Result<Known, Failed> {
         let cell = self.underway.lock().entry(name.to_string()).or_default().clone();
         let _forget = Forget { resolver: self, name, cell: cell.clone() };
         cell.get_or_init(|| self.ask(name)).await.clone()
     }
 
-    async fn ask(&self, name: &str) -> Result<Vec<IpAddr>, Failed> {
+    async fn ask(&self, name: &str) -> Result<Known, Failed> {
         // It is never closed.
         let _permit = self.permits.acquire().await.map_err(|_| Failed::Server)?;
         let resolver = self.inner.get_or_init(|| self.build().ok()).as_ref().ok_or(Failed::Server)?;
         match resolver.lookup_ip(name).await {
             Ok(found) => {
-                let found: Vec<IpAddr> = found.iter().collect();
-                if found.is_empty() { Err(Failed::NotFound) } else { Ok(found) }
+                let ips: Vec<IpAddr> = found.iter().collect();
+                if ips.is_empty() { Err(Failed::NotFound) } else { Ok((ips, found.valid_until())) }
             }
             Err(e) => Err(why(&e)),
         }
@@ -138,6 +225,10 @@ impl Resolver {
             .build()
             .map_err(|e| e.to_string())
     }
+}
+
+async fn within<T>(timeout: Duration, ask: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    tokio::time::timeout(timeout, ask).await.unwrap_or(Err(Failed::TimedOut))
 }
 
 /// Takes a look-up off the list when the last who waits for it has gone, or it is over.

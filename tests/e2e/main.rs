@@ -21,5 +21,6 @@ mod mirror;
 mod odd_upstreams;
 mod passwords;
 mod reload;
+mod resolve;
 mod signals;
 mod user;

@@ -10,6 +10,7 @@ pub mod burst;
 pub mod certificate;
 pub mod client;
 pub mod config;
+pub mod dns;
 pub mod http2;
 pub mod metrics;
 pub mod origin;

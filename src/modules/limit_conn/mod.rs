@@ -110,7 +110,7 @@ fn limit_conn_zone(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     if zone.name.is_empty() {
         return Err(zone_missing());
     }
-    if b.http.limit_req.has(&zone.name) {
+    if b.http.limit_req.has(&zone.name) || b.http.upstream.has_zone(&zone.name) {
         return Err(other_use(&zone.name));
     }
     b.http.limit_conn.declare(zone)

@@ -6,7 +6,7 @@ use crate::http::template::Template;
 use std::sync::Arc;
 
 /// nginx's page: a zone has at least eight.
-const PAGE: u64 = 4096;
+pub const PAGE: u64 = 4096;
 
 /// A zone as configured; without a key as long as it is only used.
 #[derive(Clone, Default)]
@@ -81,19 +81,21 @@ pub fn other_use(name: &str) -> ConfError {
     ConfError::new(format!("the shared memory zone \"{name}\" is already declared for a different use"))
 }
 
+/// The size of a zone, in bytes. No `g` here, as in nginx.
+pub fn zone_size(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
+        _ => (text, 1),
+    };
+    number(digits)?.checked_mul(unit)
+}
+
 /// Reads `zone=name:size`; `None` when `arg` is another parameter.
 pub fn zone_parameter(arg: &str) -> Option<ConfResult<(&str, u64)>> {
     let value = parameter(arg, "zone")?;
-    let size = |text: &str| {
-        // No `g` here, as in nginx.
-        let (digits, unit) = match text.as_bytes().last()? {
-            b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
-            b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
-            _ => (text, 1),
-        };
-        number(digits)?.checked_mul(unit)
-    };
-    let Some((name, size)) = value.split_once(':').and_then(|(name, text)| Some((name, size(text)?))) else {
+    let Some((name, size)) = value.split_once(':').and_then(|(name, text)| Some((name, zone_size(text)?)))
+    else {
         return Some(Err(ConfError::new(format!("invalid zone size \"{arg}\""))
             .hint("a zone has a name and a size, as in zone=name:10m")));
     };

@@ -60,6 +60,7 @@ fn answer(packet: &[u8], asked: &Mutex<Vec<String>>) -> Option<Vec<u8>> {
     let name = labels.join(".");
     asked.lock().push(format!("{name} {kind}"));
     const A: u8 = 1;
+    const SRV: u8 = 33;
     let record = |owner: &[u8], kind: u8, ttl: u8, data: &[u8]| {
         [owner, &[0, kind, 0, 1, 0, 0, 0, ttl, 0, data.len() as u8], data].concat()
     };
@@ -74,6 +75,18 @@ fn answer(packet: &[u8], asked: &Mutex<Vec<String>>) -> Option<Vec<u8>> {
             let real = b"\x01a\x04test\0";
             let target = record(real, A, 60, &[127, 0, 0, 1]);
             (0, vec![record(&this, 5, 60, real), target])
+        }
+        ("_http._tcp.svc.test", SRV) => {
+            let target = |priority: u8, weight: u8, port: u8, name: &[u8]| {
+                let data = [&[0, priority, 0, weight, 31, port], name].concat();
+                record(&this, SRV, 60, &data)
+            };
+            let records = [
+                target(20, 0, 3, b"\x05short\x04test\0"),
+                target(10, 7, 2, b"\x01a\x04test\0"),
+                target(5, 1, 1, b"\x04none\x04test\0"),
+            ];
+            (0, records.to_vec())
         }
         ("broken.test", _) => (2, vec![]),
         ("none.test", _) => (3, vec![]),
@@ -171,4 +184,35 @@ async fn who_asks_for_the_same_name_waits_for_one_answer() {
     }
     assert_eq!(stand.asked("short.test 1"), 1);
     assert!(resolver.underway.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_service_has_the_first_of_its_targets_that_have_addresses() {
+    let stand = Stand::start();
+    let resolver = stand.resolver(None, (true, false));
+    let answer = resolver.service("_http._tcp.svc.test", PATIENCE).await.unwrap();
+    let found = |port: u16, weight, later| Found {
+        ip: v4(1),
+        port: Some(31 * 256 + port),
+        weight: Some(weight),
+        later,
+    };
+    assert_eq!(answer.found, [found(2, 7, false), found(3, 1, true)]);
+    assert_eq!(answer.ttl, Duration::ZERO, "the shortest of all");
+    assert_eq!(resolver.service("none.test", PATIENCE).await, Err(Failed::NotFound));
+}
+
+#[tokio::test]
+async fn an_answer_says_how_long_it_holds() {
+    let stand = Stand::start();
+    let told = stand.resolver(Some(Duration::from_secs(7)), (true, false));
+    let answer = told.addresses("a.test", PATIENCE).await.unwrap();
+    assert!(answer.ttl > Duration::from_secs(6) && answer.ttl <= Duration::from_secs(7), "{:?}", answer.ttl);
+    let own = stand.resolver(None, (true, false));
+    let answer = own.addresses("a.test", PATIENCE).await.unwrap();
+    assert!(
+        answer.ttl > Duration::from_secs(59) && answer.ttl <= Duration::from_secs(60),
+        "{:?}",
+        answer.ttl
+    );
 }

@@ -90,6 +90,11 @@ pub enum Body {
 }
 
 impl Body {
+    /// Bodies one after the other.
+    pub fn chain(bodies: VecDeque<Body>) -> Body {
+        Body::Stream(Box::new(Chain(bodies)))
+    }
+
     /// The length in bytes, when it is known without reading.
     pub fn known_length(&self) -> Option<u64> {
         match self {
@@ -143,6 +148,25 @@ impl Body {
             whole.extend_from_slice(&piece);
         }
         Ok(Some(whole.freeze()))
+    }
+}
+
+/// Bodies one after the other.
+struct Chain(VecDeque<Body>);
+
+impl BodyStream for Chain {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        while let Some(first) = self.0.front_mut() {
+            match first.poll_next(cx) {
+                Poll::Ready(None) => self.0.pop_front(),
+                other => return other,
+            };
+        }
+        Poll::Ready(None)
+    }
+
+    fn flush_each(&self) -> bool {
+        self.0.iter().any(Body::flush_each)
     }
 }
 

@@ -164,7 +164,7 @@ fn several(rq: &Request, response: &mut Response, ranges: &Ranges, length: u64) 
     response.fields.remove("content-range");
     response.length = Some(total);
     if rq.method != Method::Head {
-        response.body = Body::Stream(Box::new(Chain(parts)));
+        response.body = Body::chain(parts);
     }
 }
 
@@ -235,21 +235,6 @@ impl BodyStream for Cut {
 
     fn flush_each(&self) -> bool {
         self.inner.flush_each()
-    }
-}
-
-/// Bodies one after the other.
-struct Chain(VecDeque<Body>);
-
-impl BodyStream for Chain {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        while let Some(first) = self.0.front_mut() {
-            match first.poll_next(cx) {
-                Poll::Ready(None) => self.0.pop_front(),
-                other => return other,
-            };
-        }
-        Poll::Ready(None)
     }
 }
 

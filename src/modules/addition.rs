@@ -73,26 +73,7 @@ fn apply(rq: &mut Request, response: &mut Response) {
         parts.push_back(answer(&conf.after));
     }
     filters::changes_body(response);
-    response.body = Body::Stream(Box::new(Parts(parts)));
-}
-
-/// Bodies one after the other.
-struct Parts(VecDeque<Body>);
-
-impl BodyStream for Parts {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        while let Some(first) = self.0.front_mut() {
-            match first.poll_next(cx) {
-                Poll::Ready(None) => self.0.pop_front(),
-                other => return other,
-            };
-        }
-        Poll::Ready(None)
-    }
-
-    fn flush_each(&self) -> bool {
-        self.0.iter().any(Body::flush_each)
-    }
+    response.body = Body::chain(parts);
 }
 
 /// What could not be asked for.

@@ -1,12 +1,11 @@
 //! nginx's flv module: the rest of a film from a byte on (`?start=`), with a head of its own.
 
-use super::static_files::{answer, look, map, missing};
+use super::static_files::{answer, film};
 use crate::cache::file_body::Headed;
-use crate::cache::files::{Content, Kind, Want};
+use crate::cache::files::Content;
 use crate::conf::values::number;
 use crate::conf::{Builder, Command, ConfResult, Directive};
 use crate::http::body::Body;
-use crate::http::head::Method;
 use crate::http::phases::{Deciding, Flow};
 use crate::http::request::Request;
 use crate::http::uri::arg;
@@ -26,20 +25,10 @@ fn flv(b: &mut Builder, _: &Directive) -> ConfResult<()> {
 
 fn handle(rq: &mut Request) -> Deciding<'_> {
     Box::pin(async move {
-        if !matches!(rq.method, Method::Get | Method::Head) {
-            return Flow::status(405);
-        }
-        if rq.uri.ends_with(b"/") {
-            return Flow::Continue;
-        }
-        let Some(path) = map(rq).map(|mapped| mapped.path) else { return Flow::status(500) };
-        let found = match look(rq, &path, Want::Open).await {
+        let (_, found) = match film(rq).await {
             Ok(found) => found,
-            Err(failure) => return missing(rq, &path, &failure),
+            Err(flow) => return flow,
         };
-        if found.stat.kind != Kind::File {
-            return Flow::Continue;
-        }
         let (size, mtime, content) = (found.stat.size, found.stat.mtime(), found.content.clone());
         let start = arg(&rq.args, b"start")
             .and_then(|text| number(std::str::from_utf8(text).ok()?))

@@ -253,6 +253,23 @@ async fn serve(rq: &mut Request) -> Flow {
     flow
 }
 
+/// The request's file and its path, for a handler that cuts films; what to do where there is none to cut.
+#[allow(clippy::result_large_err, reason = "it is the answer, and taken apart at once")]
+pub async fn film(rq: &mut Request) -> Result<(Vec<u8>, Found), Flow> {
+    if !matches!(rq.method, Method::Get | Method::Head) {
+        return Err(Flow::status(405));
+    }
+    if rq.uri.ends_with(b"/") {
+        return Err(Flow::Continue);
+    }
+    let Some(Mapped { path, .. }) = map(rq) else { return Err(Flow::status(500)) };
+    match look(rq, &path, Want::Open).await {
+        Ok(found) if found.stat.kind == Kind::File => Ok((path, found)),
+        Ok(_) => Err(Flow::Continue),
+        Err(failure) => Err(missing(rq, &path, &failure)),
+    }
+}
+
 /// The answer with what was found.
 fn deliver(rq: &Request, path: &[u8], found: Found) -> Flow {
     match found.stat.kind {

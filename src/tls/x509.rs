@@ -243,12 +243,12 @@ fn characters(value: &Any<'_>) -> Option<String> {
         | Tag::VisibleString
         | Tag::NumericString
         | Tag::GeneralString => Some(value.data.iter().map(|b| char::from(*b)).collect()),
-        Tag::BmpString if value.data.len() % 2 == 0 => {
+        Tag::BmpString if value.data.len().is_multiple_of(2) => {
             let units: Vec<u16> =
                 value.data.chunks_exact(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect();
             String::from_utf16(&units).ok()
         }
-        Tag::UniversalString if value.data.len() % 4 == 0 => value
+        Tag::UniversalString if value.data.len().is_multiple_of(4) => value
             .data
             .chunks_exact(4)
             .map(|c| char::from_u32(u32::from_be_bytes([c[0], c[1], c[2], c[3]])))

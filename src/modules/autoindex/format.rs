@@ -3,6 +3,7 @@
 use super::listing::{Entry, Kind, Listing};
 use crate::http::body::{BodyError, BodyStream};
 use crate::http::date::http_date;
+use crate::http::html::append_escaped;
 use crate::http::uri::{Escape, escape_into};
 use bytes::Bytes;
 use jiff::tz::TimeZone;
@@ -96,9 +97,9 @@ impl Page {
         match self.format {
             Format::Html => {
                 out.extend_from_slice(b"<html>\r\n<head><title>Index of ");
-                escape_html(&self.uri, out);
+                append_escaped(&self.uri, out);
                 out.extend_from_slice(b"</title></head>\r\n<body>\r\n<h1>Index of ");
-                escape_html(&self.uri, out);
+                append_escaped(&self.uri, out);
                 out.extend_from_slice(b"</h1><hr><pre><a href=\"../\">../</a>\r\n");
             }
             Format::Xml => out.extend_from_slice(b"<?xml version=\"1.0\"?>\r\n<list>\r\n"),
@@ -143,10 +144,10 @@ fn html(entry: &Entry, style: Style, utf8: bool, zone: &TimeZone, out: &mut Vec<
             Some(text) => text.char_indices().nth(shown).map_or(text.len(), |(at, _)| at),
             None => shown,
         };
-        escape_html(&entry.name[..end], out);
+        append_escaped(&entry.name[..end], out);
         out.extend_from_slice(b"..&gt;</a>");
     } else {
-        escape_html(&entry.name, out);
+        append_escaped(&entry.name, out);
         let slash = directory && length < NAME;
         out.extend_from_slice(if slash { b"/</a>" } else { b"</a>" });
         out.extend(std::iter::repeat_n(b' ', NAME - length - usize::from(slash)));
@@ -198,7 +199,7 @@ fn xml(entry: &Entry, out: &mut Vec<u8>) {
         let _ = write!(out, " size=\"{}\"", entry.size);
     }
     out.push(b'>');
-    escape_html(&entry.name, out);
+    append_escaped(&entry.name, out);
     let _ = write!(out, "</{kind}>\r\n");
 }
 
@@ -218,19 +219,6 @@ fn kind(entry: &Entry) -> &'static str {
         Kind::Directory => "directory",
         Kind::File => "file",
         Kind::Other => "other",
-    }
-}
-
-/// Appends text for HTML and XML (ngx_escape_html).
-fn escape_html(text: &[u8], out: &mut Vec<u8>) {
-    for byte in text {
-        match byte {
-            b'<' => out.extend_from_slice(b"&lt;"),
-            b'>' => out.extend_from_slice(b"&gt;"),
-            b'&' => out.extend_from_slice(b"&amp;"),
-            b'"' => out.extend_from_slice(b"&quot;"),
-            other => out.push(*other),
-        }
     }
 }
 

@@ -9,14 +9,13 @@ mod cut;
 #[cfg(test)]
 mod tests;
 
-use super::static_files::{answer, look, map, missing};
+use super::static_files::{answer, film};
 use crate::cache::file_body::Headed;
 use crate::cache::file_io::{Stop, Wait, read_at};
-use crate::cache::files::{Content, Found, Kind, Want};
+use crate::cache::files::{Content, Found};
 use crate::conf::values::{flag, size_arg};
 use crate::conf::{Builder, Command, ConfResult, Directive};
 use crate::http::body::Body;
-use crate::http::head::Method;
 use crate::http::phases::{Deciding, Flow};
 use crate::http::request::Request;
 use crate::http::uri::arg;
@@ -155,20 +154,10 @@ pub fn cut(media: &dyn Media, wanted: &Wanted) -> Result<Cut, Fail> {
 
 fn handle(rq: &mut Request) -> Deciding<'_> {
     Box::pin(async move {
-        if !matches!(rq.method, Method::Get | Method::Head) {
-            return Flow::status(405);
-        }
-        if rq.uri.ends_with(b"/") {
-            return Flow::Continue;
-        }
-        let Some(path) = map(rq).map(|mapped| mapped.path) else { return Flow::status(500) };
-        let found = match look(rq, &path, Want::Open).await {
+        let (path, found) = match film(rq).await {
             Ok(found) => found,
-            Err(failure) => return missing(rq, &path, &failure),
+            Err(flow) => return flow,
         };
-        if found.stat.kind != Kind::File {
-            return Flow::Continue;
-        }
         serve(rq, &path, found).await
     })
 }

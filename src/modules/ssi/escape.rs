@@ -3,15 +3,7 @@
 /// Text as HTML shows it.
 pub fn entities(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
-    for byte in text {
-        match byte {
-            b'<' => out.extend_from_slice(b"&lt;"),
-            b'>' => out.extend_from_slice(b"&gt;"),
-            b'&' => out.extend_from_slice(b"&amp;"),
-            b'"' => out.extend_from_slice(b"&quot;"),
-            byte => out.push(*byte),
-        }
-    }
+    crate::http::html::append_escaped(text, &mut out);
     out
 }
 

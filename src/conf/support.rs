@@ -189,15 +189,7 @@ const DIRECTIVES: &[(&str, Missing)] = &[
     ),
     ("proxy_socket_rcvbuf", SOCKET_BUFFER),
     ("proxy_socket_sndbuf", SOCKET_BUFFER),
-    ("proxy_ssl_certificate", NO_OWN_CERTIFICATE),
-    ("proxy_ssl_certificate_cache", NO_OWN_CERTIFICATE),
-    ("proxy_ssl_certificate_key", NO_OWN_CERTIFICATE),
-    ("proxy_ssl_password_file", NO_OWN_CERTIFICATE),
     ("proxy_ssl_conf_command", missing("there is no OpenSSL here whose commands they are", "take it away")),
-    (
-        "proxy_ssl_crl",
-        missing("lists of revoked certificates are not read", "take the authority out instead"),
-    ),
     ("ssl_ocsp_cache", NO_OCSP),
     ("ssl_ocsp_responder", NO_OCSP),
     (
@@ -216,10 +208,6 @@ const DIRECTIVES: &[(&str, Missing)] = &[
 
 const SOCKET_BUFFER: Missing =
     missing("the kernel sizes buffers of sockets", "sysctl net.ipv4.tcp_rmem, tcp_wmem");
-const NO_OWN_CERTIFICATE: Missing = missing(
-    "upstreams are shown no certificate",
-    "let a sidecar such as stunnel speak to those that want one",
-);
 const NO_OCSP: Missing =
     missing("authorities are not asked whether a certificate is revoked", "ssl_crl reads their lists");
 

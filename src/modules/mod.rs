@@ -91,6 +91,7 @@ pub const TABLES: &[&[Command]] = &[
     process::COMMANDS,
     prometheus::COMMANDS,
     proxy::COMMANDS,
+    proxy::tls::COMMANDS,
     proxy::cookies::COMMANDS,
     proxy_cache::COMMANDS,
     random_index::COMMANDS,

@@ -2,12 +2,13 @@
 
 use super::keys::{Passwords, private_key};
 use super::sessions::Context;
+use super::x509::Cert;
 use crate::conf::values::os_error;
 use crate::conf::{At, ConfError, ConfResult};
+use rustls::SignatureAlgorithm;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{Error, InconsistentKeys, SignatureAlgorithm};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::path::{Path, PathBuf};
@@ -67,22 +68,29 @@ pub fn pair(
 ) -> ConfResult<CertifiedKey> {
     let chain = chain("certificate", certificate)?;
     let secret = private_key(key, passwords)?;
-    CertifiedKey::from_der(chain, secret, provider).map_err(|e| match e {
-        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => ConfError::new(format!(
-            "SSL_CTX_use_PrivateKey(\"{}\") failed (key values mismatch)",
-            key.path.display()
+    let secret = provider.key_provider.load_private_key(secret).map_err(|e| {
+        cannot("certificate key", key, &e.to_string())
+            .hint("keys are RSA of 2048 bits and more, ECDSA P-256, P-384 and P-521, Ed25519")
+    })?;
+    // rustls's own comparison reads certificates of version 3 only.
+    let first = chain.first().and_then(|der| Cert::parse(der));
+    let first = first.ok_or_else(|| {
+        cannot("certificate", certificate, "bad encoding").hint("the first certificate cannot be read")
+    })?;
+    let differs = secret.public_key().is_some_and(|public| public.as_ref() != first.x.public_key().raw);
+    if differs {
+        let path = key.path.display();
+        return Err(ConfError::new(format!(
+            "SSL_CTX_use_PrivateKey(\"{path}\") failed (key values mismatch)"
         ))
         .hint(format!(
             "this key does not belong to the first certificate in \"{}\"",
             certificate.path.display()
         ))
-        .at(&key.at),
-        Error::InvalidCertificate(e) => {
-            cannot("certificate", certificate, &format!("{e:?}")).hint("the first certificate cannot be read")
-        }
-        e => cannot("certificate key", key, &e.to_string())
-            .hint("keys are RSA of 2048 bits and more, ECDSA P-256, P-384 and P-521, Ed25519"),
-    })
+        .at(&key.at));
+    }
+    drop(first);
+    Ok(CertifiedKey::new(chain, secret))
 }
 
 /// The certificates in a file; `what` they are is for the error.

@@ -106,22 +106,22 @@ impl Lists {
         // One that is valid now, and of those the newest.
         let list = lists.iter().filter(fits).max_by_key(|l| (l.is_current(now), l.this_update));
         let Some(list) = list else { return tell(3) };
-        match issuer {
-            None => tell(33),
-            Some(issuer) => {
-                if issuer.usage.is_some_and(|u| u & SIGNS_LISTS == 0) {
-                    tell(35);
-                }
-                if list.this_update > now {
-                    tell(11);
-                }
-                if list.next_update.is_some_and(|t| t < now) {
-                    tell(12);
-                }
-                if !list.is_signed_by(issuer) {
-                    tell(8);
-                }
-            }
+        // Without the issuer, the signature is tried with the last certificate there is.
+        let signer = issuer.unwrap_or_else(|| {
+            tell(33);
+            cert
+        });
+        if signer.usage.is_some_and(|u| u & SIGNS_LISTS == 0) {
+            tell(35);
+        }
+        if list.this_update > now {
+            tell(11);
+        }
+        if list.next_update.is_some_and(|t| t < now) {
+            tell(12);
+        }
+        if !list.is_signed_by(signer) {
+            tell(8);
         }
         if list.has_unknown_critical {
             tell(36);

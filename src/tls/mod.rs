@@ -16,6 +16,7 @@ pub mod groups;
 pub mod keys;
 pub mod sessions;
 pub mod tickets;
+pub mod upstream;
 pub mod x509;
 
 pub use accept::{Accepted, Client, accept};

@@ -2,33 +2,34 @@
 
 use super::group::PeerAddr;
 use super::pool::Connection;
-use parking_lot::Mutex;
+use crate::tls::upstream::{REFUSED, ServerTrust};
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
-use pingora_core::protocols::TcpKeepalive;
+use pingora_core::protocols::l4::stream::Stream as Socket;
+use pingora_core::protocols::tls::client::handshake;
+use pingora_core::protocols::{Stream, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType;
-use std::collections::HashMap;
+use rustls_pki_types::ServerName;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio_rustls::TlsConnector;
 
 /// TLS towards an upstream.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct TlsPeer {
     /// The name asked for and checked; empty asks for none.
     pub name: String,
     /// Whether the name is sent (`proxy_ssl_server_name`).
     pub send_name: bool,
-    /// Whether the certificate is checked (`proxy_ssl_verify`).
-    pub verify: bool,
-    /// Trusted certificates (`proxy_ssl_trusted_certificate`).
-    pub trusted: Option<String>,
+    /// What is offered and trusted; without, there is no connection.
+    pub trust: Option<Arc<ServerTrust>>,
 }
 
 /// What must be equal for a kept connection to be used again.
 pub fn kind(tls: Option<&TlsPeer>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    tls.hash(&mut hasher);
+    tls.map(|t| (&t.name, t.send_name, t.trust.as_ref().map(|t| t.fingerprint))).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -37,8 +38,12 @@ pub fn kind(tls: Option<&TlsPeer>) -> u64 {
 pub enum ConnectError {
     /// Not in time.
     Timeout,
-    /// Refused, unreachable, a handshake that failed: nginx's words for it.
+    /// Refused, unreachable: nginx's words for it.
     Failed(String),
+    /// A handshake was not over in time.
+    HandshakeTimeout,
+    /// A handshake failed: nginx's words for it.
+    Handshake(String),
 }
 
 /// Connects to `addr`.
@@ -48,25 +53,12 @@ pub async fn connect(
     timeout: Duration,
     socket_keepalive: bool,
 ) -> Result<Connection, ConnectError> {
-    let connector = connector(tls.and_then(|t| t.trusted.as_deref())).map_err(ConnectError::Failed)?;
-    let mut sni = String::new();
-    if let Some(tls) = tls {
-        // A literal address is never sent as a name, which is how none is sent.
-        let literal = match addr {
-            PeerAddr::Inet(a) => a.ip().to_string(),
-            PeerAddr::Unix(_) => "127.0.0.1".to_string(),
-        };
-        sni = if tls.send_name || tls.verify { tls.name.clone() } else { literal };
-    }
+    let plain = String::new();
     let mut peer = match addr {
-        PeerAddr::Inet(a) => HttpPeer::new(*a, tls.is_some(), sni),
-        PeerAddr::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), tls.is_some(), sni)
+        PeerAddr::Inet(a) => HttpPeer::new(*a, false, plain),
+        PeerAddr::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, plain)
             .map_err(|e| ConnectError::Failed(e.to_string()))?,
     };
-    if let Some(tls) = tls {
-        peer.options.verify_cert = tls.verify;
-        peer.options.verify_hostname = tls.verify;
-    }
     if socket_keepalive {
         peer.options.tcp_keepalive = Some(TcpKeepalive {
             idle: Duration::from_secs(60),
@@ -75,12 +67,53 @@ pub async fn connect(
             user_timeout: Duration::ZERO,
         });
     }
-    match tokio::time::timeout(timeout, connector.new_stream(&peer)).await {
-        Err(_) => Err(ConnectError::Timeout),
-        Ok(Err(e)) if *e.etype() == ErrorType::ConnectTimedout => Err(ConnectError::Timeout),
-        Ok(Err(e)) => Err(ConnectError::Failed(describe(&e))),
-        Ok(Ok(stream)) => Ok(Connection { stream, requests: 0, born: Instant::now() }),
+    let connector = connector();
+    let stream = match tokio::time::timeout(timeout, connector.new_stream(&peer)).await {
+        Err(_) => return Err(ConnectError::Timeout),
+        Ok(Err(e)) if *e.etype() == ErrorType::ConnectTimedout => return Err(ConnectError::Timeout),
+        Ok(Err(e)) => return Err(ConnectError::Failed(describe(&e))),
+        Ok(Ok(stream)) => stream,
+    };
+    let stream = match tls {
+        None => stream,
+        // Boxed: a handshake's state is large, and most connections have none.
+        Some(tls) => match tokio::time::timeout(timeout, Box::pin(shake(stream, tls))).await {
+            Err(_) => return Err(ConnectError::HandshakeTimeout),
+            Ok(shaken) => shaken?,
+        },
+    };
+    Ok(Connection { stream, requests: 0, born: Instant::now() })
+}
+
+/// Takes a new connection into TLS. The configuration is ours: Pingora's own connector knows neither
+/// lists of revoked certificates nor versions nor suites.
+async fn shake(stream: Stream, tls: &TlsPeer) -> Result<Stream, ConnectError> {
+    let failed = |what: &str| ConnectError::Handshake(format!("SSL_do_handshake() failed (SSL: {what})"));
+    let Some(trust) = &tls.trust else { return Err(failed("no TLS is set up here")) };
+    let Ok(socket) = stream.into_any().downcast::<Socket>() else {
+        return Err(failed("no plain connection"));
+    };
+    let fits = ServerName::try_from(tls.name.as_str()).is_ok();
+    if !fits && trust.verifies {
+        return Err(ConnectError::Handshake(format!("{REFUSED}does not match \"{}\"", tls.name)));
     }
+    // A literal address is never sent as a name.
+    let name = if fits { tls.name.as_str() } else { "127.0.0.1" };
+    let connector = TlsConnector::from(trust.config(tls.send_name).clone());
+    match handshake(&connector, name, *socket).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(e) => Err(ConnectError::Handshake(handshake_error(&e.to_string()))),
+    }
+}
+
+/// What Pingora says of a handshake in nginx's words: the reason stands between its own.
+fn handshake_error(text: &str) -> String {
+    let until = |text: &str| text.split(", SNI: ").next().unwrap_or_default().to_string();
+    if let Some(at) = text.find(REFUSED) {
+        return until(&text[at..]);
+    }
+    let reason = text.rsplit("cause: ").next().unwrap_or(text);
+    format!("SSL_do_handshake() failed (SSL: {})", until(reason))
 }
 
 /// nginx's words for the common failures.
@@ -88,40 +121,28 @@ fn describe(e: &pingora_error::Error) -> String {
     match e.etype() {
         ErrorType::ConnectRefused => "connect() failed (111: Connection refused)".into(),
         ErrorType::ConnectNoRoute => "connect() failed (113: No route to host)".into(),
-        ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::TLSHandshakeTimedout => {
-            format!("SSL_do_handshake() failed ({e})")
-        }
         _ => format!("connect() failed ({e})"),
     }
 }
 
-/// The connector that trusts the certificates in `trusted`, or the system's. There are as many as
-/// there are such files in the configuration; they hold no connections.
-fn connector(trusted: Option<&str>) -> Result<Arc<TransportConnector>, String> {
-    static ALL: OnceLock<Mutex<HashMap<Option<String>, Arc<TransportConnector>>>> = OnceLock::new();
-    thread_local! {
-        static PLAIN: std::cell::RefCell<Option<Arc<TransportConnector>>> = const { std::cell::RefCell::new(None) };
+/// The connector; it holds no connections.
+fn connector() -> &'static TransportConnector {
+    static CONNECTOR: OnceLock<TransportConnector> = OnceLock::new();
+    CONNECTOR.get_or_init(|| TransportConnector::new(Some(ConnectorOptions::new(1))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_fail_in_nginxs_words() {
+        let refused = "x cause: unexpected error: upstream SSL certificate verify error: (18:self-signed certificate), SNI: a";
+        assert_eq!(
+            handshake_error(refused),
+            "upstream SSL certificate verify error: (18:self-signed certificate)"
+        );
+        let other = "TLSHandshakeFailure context: b cause: tls handshake eof, SNI: a";
+        assert_eq!(handshake_error(other), "SSL_do_handshake() failed (SSL: tls handshake eof)");
     }
-    if trusted.is_none()
-        && let Some(plain) = PLAIN.with_borrow(Clone::clone)
-    {
-        return Ok(plain);
-    }
-    let mut all = ALL.get_or_init(Mutex::default).lock();
-    if let Some(found) = all.get(&trusted.map(str::to_string)) {
-        if trusted.is_none() {
-            PLAIN.set(Some(found.clone()));
-        }
-        return Ok(found.clone());
-    }
-    let mut options = ConnectorOptions::new(1);
-    options.ca_file = trusted.map(str::to_string);
-    if let Some(file) = trusted {
-        // The connector panics on a file it cannot read; the configuration was checked, but the file
-        // may have gone since.
-        std::fs::metadata(file).map_err(|e| format!("cannot load certificate \"{file}\": {e}"))?;
-    }
-    let made = Arc::new(TransportConnector::new(Some(options)));
-    all.insert(trusted.map(str::to_string), made.clone());
-    Ok(made)
 }

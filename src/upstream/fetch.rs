@@ -171,6 +171,12 @@ impl Plan {
                             ConnectError::Failed(what) => {
                                 AttemptError::Broken(format!("{what} while connecting to upstream"))
                             }
+                            ConnectError::HandshakeTimeout => AttemptError::Timeout(
+                                "upstream timed out (110: Connection timed out) while SSL handshaking to upstream",
+                            ),
+                            ConnectError::Handshake(what) => {
+                                AttemptError::Broken(format!("{what} while SSL handshaking to upstream"))
+                            }
                         };
                         return Outcome::Failed(error, false);
                     }

@@ -1,11 +1,11 @@
 //! Certificates of clients: asked for, judged, told by variables, kept over resumption, renewed by a reload.
 //! What is expected was seen of nginx, on which these run as well.
 
-use crate::support::server::{Plan, Server, Signal, is_nginx};
+use crate::authority::Authority;
+use crate::support::server::{Plan, Signal, is_nginx};
 use crate::support::{eventually, within};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use tempfile::TempDir;
+use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 const CONFIG: &str = "
@@ -68,176 +68,12 @@ const CONFIG: &str = "
         }
     }";
 
-/// An authority's directory: made by the openssl command.
-struct Authority(TempDir);
-
-const LEAF: &str = "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=clientAuth\n";
-const BETWEEN: &str = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n";
-
-impl Authority {
-    fn new() -> Self {
-        let this = Authority(tempfile::tempdir().unwrap());
-        this.own("root", "/C=XX/O=Root, Inc/CN=Root");
-        this.own("other", "/CN=Other");
-        for (name, issuer, subject, extensions) in [
-            ("good", "root", "/C=XX/O=A \"b\", c/emailAddress=a@b.c/CN=Jörg", LEAF),
-            ("old", "root", "/CN=old", ""),
-            ("server", "root", "/CN=server", "extendedKeyUsage=serverAuth\n"),
-            ("revoked", "root", "/CN=revoked", LEAF),
-            ("between", "root", "/CN=between", BETWEEN),
-            ("low", "between", "/CN=low", LEAF),
-            ("stranger", "other", "/CN=stranger", LEAF),
-        ] {
-            this.issue(name, issuer, subject, extensions);
-        }
-        std::fs::write(this.path("chain.pem"), [this.read("low.pem"), this.read("between.pem")].concat())
-            .unwrap();
-        std::fs::copy(this.path("low.key"), this.path("chain.key")).unwrap();
-        std::fs::write(
-            this.path("ca.conf"),
-            "[ca]\ndefault_ca=d\n[d]\ndatabase=db\nserial=ser\ndefault_md=sha256\ncrlnumber=num\n",
-        )
-        .unwrap();
-        std::fs::write(this.path("num"), "01\n").unwrap();
-        std::fs::write(this.path("db"), "").unwrap();
-        this.list("before.crl");
-        this.openssl(&[
-            "ca",
-            "-config",
-            "ca.conf",
-            "-cert",
-            "root.pem",
-            "-keyfile",
-            "root.key",
-            "-revoke",
-            "revoked.pem",
-        ]);
-        this.list("root.crl");
-        this
+fn plan(ca: &Authority) -> Plan {
+    let mut plan = Plan::new(CONFIG).certificate();
+    for name in ["root.pem", "other.pem", "root.crl"] {
+        plan = plan.file(&format!("ca/{name}"), ca.read(name));
     }
-
-    fn list(&self, name: &str) {
-        self.openssl(&[
-            "ca", "-config", "ca.conf", "-cert", "root.pem", "-keyfile", "root.key", "-gencrl", "-crldays",
-            "9", "-out", name,
-        ]);
-    }
-
-    fn own(&self, name: &str, subject: &str) {
-        let (key, pem) = (format!("{name}.key"), format!("{name}.pem"));
-        self.openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "9",
-            "-keyout",
-            &key,
-            "-out",
-            &pem,
-            "-subj",
-            subject,
-        ]);
-    }
-
-    fn issue(&self, name: &str, issuer: &str, subject: &str, extensions: &str) {
-        let file = |of: &str, ending: &str| format!("{of}.{ending}");
-        self.openssl(&[
-            "req",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-utf8",
-            "-keyout",
-            &file(name, "key"),
-            "-out",
-            &file(name, "csr"),
-            "-subj",
-            subject,
-        ]);
-        std::fs::write(self.path("ext"), extensions).unwrap();
-        let (csr, ca, ca_key, out) =
-            (file(name, "csr"), file(issuer, "pem"), file(issuer, "key"), file(name, "pem"));
-        // Each has a number of its own, by its name.
-        let serial = name.bytes().fold(0xab_u64, |n, b| n << 4 ^ u64::from(b)).to_string();
-        let mut args = vec![
-            "x509",
-            "-req",
-            "-in",
-            &csr,
-            "-CA",
-            &ca,
-            "-CAkey",
-            &ca_key,
-            "-set_serial",
-            &serial,
-            "-days",
-            "8",
-            "-out",
-            &out,
-        ];
-        if !extensions.is_empty() {
-            args.extend(["-extfile", "ext"]);
-        }
-        self.openssl(&args);
-    }
-
-    fn openssl(&self, args: &[&str]) {
-        let output = Command::new("openssl")
-            .args(args)
-            .current_dir(self.0.path())
-            .stdin(Stdio::null())
-            .output()
-            .expect("the openssl command");
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn read(&self, name: &str) -> Vec<u8> {
-        std::fs::read(self.path(name)).unwrap()
-    }
-
-    fn plan(&self) -> Plan {
-        let mut plan = Plan::new(CONFIG).certificate();
-        for name in ["root.pem", "other.pem", "root.crl"] {
-            plan = plan.file(&format!("ca/{name}"), self.read(name));
-        }
-        plan
-    }
-
-    /// The status and the body that curl gets with a certificate.
-    async fn get(
-        &self,
-        server: &Server,
-        port: u16,
-        certificate: Option<&str>,
-        more: &[&str],
-    ) -> (String, String) {
-        self.fetch(&format!("https://{}/", server.addr(port)), certificate, more).await
-    }
-
-    async fn fetch(&self, url: &str, certificate: Option<&str>, more: &[&str]) -> (String, String) {
-        let mut command = tokio::process::Command::new("curl");
-        command.args(["-sk", "--max-time", "20", "-w", "\n%{http_code}", url]).args(more);
-        if let Some(name) = certificate {
-            command.arg("--cert").arg(self.path(&format!("{name}.pem")));
-            command.arg("--key").arg(self.path(&format!("{name}.key")));
-        }
-        let output = within("curl", command.kill_on_drop(true).output()).await.unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let (body, status) = text.rsplit_once('\n').unwrap();
-        (status.to_string(), body.to_string())
-    }
+    plan
 }
 
 const WAYS: [&[&str]; 3] =
@@ -246,7 +82,7 @@ const WAYS: [&[&str]; 3] =
 #[tokio::test]
 async fn requests_are_answered_by_what_the_certificate_came_to() {
     let ca = Authority::new();
-    let server = ca.plan().start().await;
+    let server = plan(&ca).start().await;
     for way in WAYS {
         let get = |port, name| ca.get(&server, port, name, way);
         let good = "SUCCESS|CN=J\\C3\\B6rg,emailAddress=a@b.c,O=A \\\"b\\\"\\, c,C=XX|CN=Root,O=Root\\, Inc,C=XX|\
@@ -283,7 +119,7 @@ async fn requests_are_answered_by_what_the_certificate_came_to() {
 #[tokio::test]
 async fn who_is_trusted_and_how_far() {
     let ca = Authority::new();
-    let server = ca.plan().start().await;
+    let server = plan(&ca).start().await;
     for (port, name, status, body) in [
         (8445, None, "200", "NONE||"),
         (8445, Some("stranger"), "200", "FAILED:unable to verify the first certificate|"),
@@ -307,7 +143,7 @@ async fn who_is_trusted_and_how_far() {
 #[tokio::test]
 async fn a_host_with_other_rules_than_the_name_of_the_handshake_is_misdirected() {
     let ca = Authority::new();
-    let server = ca.plan().start().await;
+    let server = plan(&ca).start().await;
     let addr = server.addr(8447);
     for way in ["--http1.1", "--http2"] {
         for (name, host, certificate, status, body) in [
@@ -361,9 +197,9 @@ async fn resume(directory: &Path, addr: std::net::SocketAddr, host: &str, args: 
 #[tokio::test]
 async fn a_resumed_session_keeps_what_was_shown_and_opens_nothing_else() {
     let ca = Authority::new();
-    let server = ca.plan().one_worker().start().await;
+    let server = plan(&ca).one_worker().start().await;
     let addr = server.addr(8447);
-    let directory = ca.0.path();
+    let directory = &ca.path("");
     for version in ["-tls1_2", "-tls1_3"] {
         let good = [version, "-sess_out", "good.sess", "-cert", "good.pem", "-key", "good.key"];
         let text = resume(directory, addr, "shut.example", &good).await;
@@ -389,7 +225,7 @@ async fn a_resumed_session_keeps_what_was_shown_and_opens_nothing_else() {
 #[tokio::test]
 async fn a_reload_reads_lists_anew() {
     let ca = Authority::new();
-    let plan = ca.plan().file("ca/root.crl", ca.read("before.crl"));
+    let plan = plan(&ca).file("ca/root.crl", ca.read("before.crl"));
     let server = plan.start().await;
     let revoked = || ca.get(&server, 8444, Some("revoked"), &[]);
     assert_eq!(revoked().await.1, "SUCCESS|CN=revoked");

@@ -4,6 +4,7 @@ pub mod cookies;
 mod request;
 pub mod respond;
 mod target;
+pub mod tls;
 
 pub use target::{Pass, Target};
 
@@ -14,7 +15,12 @@ use crate::http::head::Version;
 use crate::http::phases::{Deciding, Flow};
 use crate::http::template::Template;
 use crate::http::vars::Variable;
+use crate::modules::ssl::Protocol;
 use crate::settings;
+use crate::tls::certificates::NamedFile;
+use crate::tls::ciphers::Chosen;
+use crate::tls::keys::Passwords;
+use crate::tls::upstream::ServerTrust;
 use crate::upstream::{Failure, FailureKind, spool};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -142,12 +148,29 @@ settings! {
         /// Whether the certificate is checked.
         inherit ssl_verify: bool = false,
         /// Trusted certificates.
-        inherit ssl_trusted: Option<String> = None,
+        inherit ssl_trusted: Option<NamedFile> = None,
+        /// Lists of revoked certificates.
+        inherit ssl_crl: Option<NamedFile> = None,
+        /// The most intermediates between the upstream's certificate and an authority's.
+        inherit ssl_verify_depth: u64 = 1,
+        /// Our certificate, for an upstream that asks for one.
+        inherit ssl_certificate: Option<NamedFile> = None,
+        /// See `ssl_certificate`.
+        inherit ssl_certificate_key: Option<NamedFile> = None,
+        /// The passwords of our key.
+        inherit ssl_passwords: Passwords = Passwords::default(),
+        /// The versions named; none is TLS 1.2 and 1.3.
+        inherit ssl_protocols: Vec<Protocol> = Vec::new(),
+        /// Suites of TLS 1.2.
+        inherit ssl_ciphers: Option<Arc<Chosen>> = None,
+        /// Whether sessions are resumed.
+        inherit ssl_session_reuse: bool = true,
+        /// What all of these come to, where TLS may be spoken.
+        own ssl: Option<Arc<ServerTrust>> = None,
     }
 }
 
 const MEMORY: &str = "memory is taken as it is needed, within bounds";
-const PINGORA_TLS: &str = "upstream TLS uses the library's own choice";
 
 macro_rules! set {
     ($name:literal, $field:ident, $read:expr, $doc:literal) => {
@@ -220,21 +243,6 @@ pub const COMMANDS: &[Command] = &[
     ),
     set!("proxy_force_ranges", force_ranges, flag, "whether ranges are cut in any case"),
     set!("proxy_socket_keepalive", socket_keepalive, flag, "whether the kernel keeps connections alive"),
-    Command::works(
-        "proxy_ssl_name",
-        |b, d| {
-            let v = b.template(d.arg(0))?;
-            b.loc().proxy.ssl_name.set(Some(v))
-        },
-        "the name asked for in TLS",
-    ),
-    set!("proxy_ssl_server_name", ssl_server_name, flag, "whether the name is sent"),
-    set!("proxy_ssl_verify", ssl_verify, flag, "whether the upstream's certificate is checked"),
-    Command::works("proxy_ssl_trusted_certificate", trusted_certificate, "certificates that are trusted"),
-    Command::no_effect("proxy_ssl_protocols", PINGORA_TLS),
-    Command::no_effect("proxy_ssl_ciphers", PINGORA_TLS),
-    Command::no_effect("proxy_ssl_session_reuse", PINGORA_TLS),
-    Command::no_effect("proxy_ssl_verify_depth", PINGORA_TLS),
     Command::works(
         "proxy_buffers",
         buffers,
@@ -339,29 +347,9 @@ fn redirect(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     }
 }
 
-fn trusted_certificate(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    use rustls_pki_types::CertificateDer;
-    use rustls_pki_types::pem::PemObject;
-    let path = b.conf_path(d.arg(0));
-    let failed =
-        |cause: String| ConfError::new(format!("cannot load certificate \"{}\": {cause}", path.display()));
-    let text = crate::conf::files::read(&path).map_err(|e| failed(crate::conf::values::os_error(&e)))?;
-    let mut certificates = 0;
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        certificate.map_err(|e| failed(e.to_string()))?;
-        certificates += 1;
-    }
-    if certificates == 0 {
-        return Err(
-            failed("no certificate in it".into()).hint("the file is to hold certificates in PEM form")
-        );
-    }
-    let path = path.to_string_lossy().into_owned();
-    b.loc().proxy.ssl_trusted.set(Some(path))
-}
-
 /// Completes what needs the whole of the configuration: the default redirects.
 pub fn finish(b: &mut Builder) -> ConfResult<()> {
+    let mut known = tls::Known::new();
     for id in 0..b.levels.len() {
         let level = &b.levels[id];
         let conf = &level.conf.proxy;
@@ -381,11 +369,7 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
         {
             b.levels[id].conf.proxy.redirects.edit().get_or_insert_default().push(rule);
         }
-        let conf = &b.levels[id].conf.proxy;
-        if *conf.ssl_verify && conf.ssl_trusted.is_none() && conf.pass.as_ref().is_some_and(|p| p.is_tls()) {
-            let at = b.levels[id].at.clone();
-            return Err(ConfError::new("no proxy_ssl_trusted_certificate for proxy_ssl_verify").at(&at));
-        }
+        tls::finish(b, id, &mut known)?;
     }
     Ok(())
 }

@@ -48,12 +48,7 @@ pub fn plan(rq: &mut Request, group: Arc<Group>, body: Spooled, streams: bool, c
                     .map_or(authority.clone(), |(h, _)| h.to_string())
             }
         };
-        TlsPeer {
-            name,
-            send_name: *conf.ssl_server_name,
-            verify: *conf.ssl_verify,
-            trusted: (*conf.ssl_trusted).clone().filter(|_| *conf.ssl_verify),
-        }
+        TlsPeer { name, send_name: *conf.ssl_server_name, trust: (*conf.ssl).clone() }
     });
     let hash_key = match &group.conf.method {
         balance::Method::Hash(key) | balance::Method::ConsistentHash(key) => Some(key.eval(rq)),

@@ -79,7 +79,8 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    fn parse(text: &str) -> Option<Protocol> {
+    /// The version of a name.
+    pub fn parse(text: &str) -> Option<Protocol> {
         use Protocol::{Ssl2, Ssl3, Tls10, Tls11, Tls12, Tls13};
         let all = [
             ("SSLv2", Ssl2),

@@ -31,6 +31,7 @@ use crate::http::head::Method;
 use crate::http::request::Request;
 use crate::http::template::Template;
 use crate::upstream::{Answer, Failure, FailureKind, Plan};
+use bytes::Bytes;
 use predicate::Predicate;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +86,8 @@ pub struct Methods {
 #[derive(Debug)]
 pub struct Active {
     zone: Named,
-    key: Template,
+    /// `proxy_cache_key`; without one it is what is asked for upstream.
+    key: Option<Template>,
     policy: Arc<Policy>,
 }
 
@@ -104,7 +106,7 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
     for level in 0..b.levels.len() {
         let conf = &b.levels[level].conf.proxy_cache;
         let Some((name, at)) = (*conf.zone).clone() else { continue };
-        let own_key = (*conf.key).clone();
+        let key = (*conf.key).clone();
         b.here = at.clone();
         let zone = match name.constant() {
             None => Named::Value(name),
@@ -114,10 +116,6 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
                     .at(&at)
                     .hint(format!("declare it in http: proxy_cache_path <path> keys_zone={name}:10m;"))
             })?),
-        };
-        let key = match own_key {
-            Some(key) => key,
-            None => b.template("$scheme$proxy_host$request_uri").map_err(|e| e.at(&at))?,
         };
         let conf = &mut b.levels[level].conf.proxy_cache;
         let policy = Arc::new(policy(conf));
@@ -235,11 +233,19 @@ fn place(rq: &Request) -> Result<(Arc<Active>, Arc<Zone>), Failure> {
 }
 
 fn key(active: &Active, rq: &Request) -> Key {
-    let mut text = active.key.eval(rq);
     // An answer to HEAD that was asked for as HEAD has no body for anybody else.
-    if rq.method == Method::Head && !converts_head(rq) {
-        text = [&text, &b"\0HEAD"[..]].concat().into();
-    }
+    let head = if rq.method == Method::Head && !converts_head(rq) { &b"\0HEAD"[..] } else { b"" };
+    let text = match (&active.key, &rq.proxy_target) {
+        (Some(key), _) if head.is_empty() => key.eval(rq),
+        (Some(key), _) => [&key.eval(rq), head].concat().into(),
+        // ngx_http_proxy_create_key: the URL as it goes upstream, however the client has put it.
+        (None, Some(target)) => {
+            let scheme = if target.tls { &b"https://"[..] } else { b"http://" };
+            [scheme, &target.authority, &target.uri, head].concat().into()
+        }
+        // The proxy knows its target before it asks for a key.
+        (None, None) => Bytes::new(),
+    };
     Key::new(text)
 }
 

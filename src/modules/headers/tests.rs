@@ -25,7 +25,8 @@ fn upstream(answer: &'static [u8]) -> String {
 fn an_upstreams_trailers_are_sent_on_where_that_is_asked_for() {
     let addr = upstream(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
-          5\r\nhello\r\n0\r\nX-Sum: 1\r\nX-Hidden: h\r\nX-Sum: 2\r\nX-Accel-Redirect: /inside\r\nServer: s\r\nbroken\r\n\r\n",
+          5\r\nhello\r\n0\r\nX-Sum: 1\r\nX-Hidden: h\r\nX-Sum: 2\r\nX-Accel-Redirect: /inside\r\nServer: s\r\n\
+          Content-Length: 5\r\ntransfer-encoding: chunked\r\nConnection: close\r\nbroken\r\n\r\n",
     );
     let running = Running::start(&format!(
         "log_format x '$uri|$upstream_trailer_x_sum|$upstream_trailer_x_hidden|$sent_trailer_x_sum|$sent_trailer_x_own';

@@ -5,6 +5,21 @@ use crate::http::request::Request;
 use crate::http::response::{Fields, Response};
 use crate::modules::proxy::respond::is_hidden;
 
+/// What says how a message is framed, or is about a connection, is never passed on from behind a body:
+/// whoever puts such fields with those of the head would take the message for another (RFC 9110 section
+/// 6.5.1), and clients of HTTP/2 refuse the whole answer.
+const NEVER: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// Whether fields may follow the body of a response: an HTTP/2 stream must not end with it.
 pub fn expects_trailers(rq: &Request, response: &Response) -> bool {
     response.trailers || response.upstream && *rq.loc().proxy.pass_trailers
@@ -20,7 +35,8 @@ pub fn trailers<'a>(rq: &'a mut Request, response: &Response) -> &'a Fields {
         && let Some(theirs) = rq.attempts.last().and_then(|attempt| attempt.end.trailers.get())
     {
         for (name, value) in theirs.iter() {
-            if !is_hidden(conf, name) {
+            let never = NEVER.iter().any(|never| name.eq_ignore_ascii_case(never.as_bytes()));
+            if !never && !is_hidden(conf, name) {
                 fields.add(name.clone(), value.clone());
             }
         }

@@ -15,9 +15,6 @@ const AT_ONCE: usize = 8;
 const WAITING: usize = 64 * 1024;
 /// Pieces of text, which may be small, that wait.
 const PIECES: usize = 256;
-/// Bytes of a page that are read before others on the worker have their turn: nothing of them may be
-/// sent, so that no client's connection bounds it.
-const TURN: usize = 256 * 1024;
 /// What a command counts of a turn: it may compile a pattern, or begin a request.
 const COMMAND: usize = 8 * 1024;
 
@@ -29,8 +26,6 @@ pub struct Processed {
     page: Page,
     parts: VecDeque<Part>,
     waiting_bytes: usize,
-    /// Bytes left of this turn.
-    turn: usize,
     /// All of the page was read, or why it could not be.
     ended: Option<Result<(), BodyError>>,
     settings: Settings,
@@ -70,7 +65,6 @@ impl Processed {
             page,
             parts: VecDeque::new(),
             waiting_bytes: 0,
-            turn: TURN,
             ended: None,
             settings,
         }
@@ -87,7 +81,7 @@ impl Processed {
             if waits || full || ready || self.ended.is_some() {
                 return true;
             }
-            if self.turn == 0 {
+            if self.page.is_turn_over() {
                 return false;
             }
             if self.input.is_empty() {
@@ -101,17 +95,17 @@ impl Processed {
             }
             let before = self.input.len();
             let token = self.parser.next(&mut self.input);
-            self.turn = self.turn.saturating_sub(before - self.input.len());
+            self.page.work(before - self.input.len());
             match token {
                 None => {}
                 Some(Token::Text(text)) => self.text(text),
                 Some(Token::Broken(why)) => {
-                    self.turn = self.turn.saturating_sub(COMMAND);
+                    self.page.work(COMMAND);
                     let outcome = self.page.broken(&why);
                     self.outcome(outcome);
                 }
                 Some(Token::Command(command)) => {
-                    self.turn = self.turn.saturating_sub(COMMAND);
+                    self.page.work(COMMAND);
                     let outcome = self.page.run(&command);
                     self.outcome(outcome);
                 }
@@ -200,8 +194,8 @@ impl Processed {
 impl BodyStream for Processed {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
-            if self.turn == 0 {
-                self.turn = TURN;
+            if self.page.is_turn_over() {
+                self.page.begin_turn();
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -223,7 +217,7 @@ impl BodyStream for Processed {
                     Poll::Ready(None) => self.leave(),
                     other => return other,
                 },
-                None if self.turn == 0 => {}
+                None if self.page.is_turn_over() => {}
                 None if !may_end => return Poll::Pending,
                 None => match &mut self.ended {
                     Some(Ok(())) => return Poll::Ready(None),

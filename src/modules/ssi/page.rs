@@ -7,6 +7,7 @@ use crate::http::uri;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What the pages of one answer share: a page that includes others, and these.
 #[derive(Default)]
@@ -15,7 +16,13 @@ pub struct Shared {
     variables: Mutex<Vec<(Vec<u8>, Bytes)>>,
     /// The blocks, by name.
     blocks: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
+    /// What was read of pages since others on the worker had their turn, in bytes.
+    work: AtomicUsize,
 }
+
+/// Bytes of pages that are read before others on the worker have their turn: nothing of them may be
+/// sent, so that no client's connection bounds it.
+const TURN: usize = 256 * 1024;
 
 /// The most variables and blocks of an answer, and the most bytes of all its blocks.
 const MOST_NAMES: usize = 1000;
@@ -125,6 +132,21 @@ impl Page {
     /// The page of a block that stands for the answer to `below`.
     pub fn below(&self, below: Request) -> Page {
         Page::new(below, self.shared.clone(), self.silent_errors)
+    }
+
+    /// Notes that so much was read of this page or those within it.
+    pub fn work(&self, bytes: usize) {
+        self.shared.work.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it is the turn of others.
+    pub fn is_turn_over(&self) -> bool {
+        self.shared.work.load(Ordering::Relaxed) >= TURN
+    }
+
+    /// Begins another turn.
+    pub fn begin_turn(&self) {
+        self.shared.work.store(0, Ordering::Relaxed);
     }
 
     /// What becomes of text.

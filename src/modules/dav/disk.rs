@@ -242,7 +242,9 @@ fn copy_file(from: &Path, to: &Path, access: Option<u32>, time: Option<SystemTim
         Err(e) => return tell("fstat()", from, &e),
     };
     let mode = access.unwrap_or(is.permissions().mode() & 0o777);
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(to);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NONBLOCK);
+    let opened = options.open(to);
     let mut target = match opened {
         Ok(file) => file,
         Err(e) => return tell("open()", to, &e),
@@ -604,6 +606,17 @@ mod tests {
         assert_eq!(transfer(false, &file, &dir.path().join("link/file")).status, 403);
         assert_eq!(std::fs::read(&file).unwrap(), b"text");
         assert_eq!(transfer(false, &tree, &dir.path().join("tree2")).status, 201, "a longer name is another");
+    }
+
+    #[test]
+    fn nobody_is_waited_for_at_a_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, pipe) = (dir.path().join("file"), dir.path().join("pipe"));
+        std::fs::write(&file, "text").unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(transfer(false, &file, &pipe).status, 500);
+        assert_eq!(transfer(false, &pipe, &file).status, 204);
     }
 
     #[test]

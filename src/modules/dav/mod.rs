@@ -22,6 +22,7 @@ use crate::settings;
 use crate::upstream::spool;
 use bytes::Bytes;
 use disk::{Job, Told};
+use tokio::sync::Semaphore;
 
 settings! {
     /// What a level configures.
@@ -170,11 +171,20 @@ async fn put(rq: &mut Request) -> Flow {
     }
 }
 
+/// How many requests change files at once: a part of a worker's threads that may wait, so that trees that take long
+/// to copy leave some to files that are only read.
+static AT_ONCE: Semaphore = Semaphore::const_new(16);
+
 /// Does what was asked, on a thread that may wait; the answer and its status.
 async fn run(rq: &mut Request, job: Job) -> (Flow, u16) {
     let made = matches!(job, Job::MakeDirectory { .. });
-    let done = tokio::task::spawn_blocking(move || job.run()).await;
-    let Ok(done) = done else { return (Flow::status(500), 500) };
+    // It is never closed.
+    let Ok(permit) = AT_ONCE.acquire().await else { return (Flow::status(500), 500) };
+    let done = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        job.run()
+    });
+    let Ok(done) = done.await else { return (Flow::status(500), 500) };
     for Told { level, text } in &done.told {
         request_log(rq, *level, format_args!("{text}"));
     }
@@ -362,5 +372,31 @@ impl Depth {
             Depth::Zero | Depth::One => vec![must],
             Depth::Invalid(text) => vec![format!("client sent invalid \"Depth\" header: \"{text}\""), must],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AT_ONCE;
+    use crate::observe::testing::Running;
+
+    #[test]
+    fn a_change_waits_for_its_turn_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "text").unwrap();
+        let root = dir.path().display();
+        let running = Running::start(&format!("server {{ listen LISTEN; root {root}; dav_methods MKCOL; }}"));
+        let all = AT_ONCE.try_acquire_many(16).unwrap();
+        let answer = std::thread::scope(|scope| {
+            let make = scope.spawn(|| running.send("MKCOL /made/ HTTP/1.0\r\n\r\n"));
+            // By then it would have been made.
+            for _ in 0..20 {
+                assert!(running.get("/file", "").ends_with("text"));
+            }
+            assert!(!dir.path().join("made").exists());
+            drop(all);
+            make.join().unwrap()
+        });
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
     }
 }

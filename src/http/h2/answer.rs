@@ -135,7 +135,7 @@ async fn send(
     };
     let trailers = headers::expects_trailers(rq, response);
     let body = !bodyless && !head_only && (length != Some(0) || response.trailers);
-    let (head, size) = response_head(rq, response, length);
+    let (head, size) = response_head(rq, response, length)?;
     h1::record_sent(rq, response);
     let mut stream = respond.send_response(head, !body).map_err(client)?;
     rq.sent.bytes = size + FRAME;
@@ -177,7 +177,7 @@ fn send_trailers(
         };
         if !is_of_http1(&name) {
             size += (name.as_str().len() + value.len()) as u64;
-            fields.append(name, value);
+            fields.try_append(name, value).map_err(|_| too_many())?;
         }
     }
     if fields.is_empty() {
@@ -187,15 +187,26 @@ fn send_trailers(
     stream.send_trailers(fields).map_err(client)
 }
 
-/// Status and fields in nginx's order, and about how many bytes they take.
-fn response_head(rq: &Request, response: &Response, length: Option<u64>) -> (http::Response<()>, u64) {
-    let mut fields = HeaderMap::with_capacity(response.fields.len() + 8);
+/// More fields than a head of HTTP/2 can have here; an upstream with large buffers may send them.
+fn too_many() -> BodyError {
+    BodyError::Upstream("too many fields for an answer in HTTP/2".into())
+}
+
+/// Status and fields in nginx's order, and about how many bytes they take; an error when there are too
+/// many fields.
+fn response_head(
+    rq: &Request,
+    response: &Response,
+    length: Option<u64>,
+) -> Result<(http::Response<()>, u64), BodyError> {
+    let mut fields = HeaderMap::try_with_capacity(response.fields.len() + 8).map_err(|_| too_many())?;
     let mut size = 0;
+    let mut all = true;
     let mut put = |name: HeaderName, value: Bytes| {
         size += name.as_str().len() as u64 + value.len() as u64;
         // What is no value (a control character in it) is not sent rather than sent as another.
         if let Ok(value) = HeaderValue::from_maybe_shared(value) {
-            fields.append(name, value);
+            all &= fields.try_append(name, value).is_ok();
         }
     };
     let server = response.server.clone();
@@ -224,11 +235,14 @@ fn response_head(rq: &Request, response: &Response, length: Option<u64>) -> (htt
     if response.accept_ranges {
         put(header::ACCEPT_RANGES, Bytes::from_static(b"bytes"));
     }
+    if !all {
+        return Err(too_many());
+    }
     let mut head = http::Response::new(());
     // A status is three digits; one that is not is our defect, or an upstream's.
     *head.status_mut() = http::StatusCode::from_u16(response.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
     *head.headers_mut() = fields;
-    (head, size)
+    Ok((head, size))
 }
 
 fn now() -> Bytes {
@@ -351,5 +365,23 @@ impl Outgoing<'_> {
             return at_once;
         }
         timeout(self.timeout, poll_fn(some)).await.map_err(|_| BodyError::ClientTimeout)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::testing::Running;
+
+    #[test]
+    fn more_fields_than_a_head_holds_are_an_error() {
+        let running = Running::start("server { listen LISTEN; }");
+        let rq = running.request("/");
+        for (count, fits) in [(1_000, true), (40_000, false)] {
+            let mut response = Response::new(200);
+            (0..count).for_each(|n| response.fields.add(format!("x-{n:x}"), ""));
+            let head = response_head(&rq, &response, None);
+            assert_eq!(head.is_ok(), fits, "{count}");
+        }
     }
 }

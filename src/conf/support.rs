@@ -162,10 +162,6 @@ const DIRECTIVES: &[(&str, Missing)] = &[
         missing("a body is read when something asks for it", "take it away: nothing is lost"),
     ),
     (
-        "keepalive_min_timeout",
-        missing("an idle connection may be closed at any time at a reload", "take it away"),
-    ),
-    (
         "open_file_cache_events",
         missing(
             "files are looked at again after open_file_cache_valid, not by events of the kernel",

@@ -66,6 +66,19 @@ pub fn info(descriptor: RawFd) -> Option<Info> {
     })
 }
 
+/// Has the connection behind a descriptor reset, not finished, when it is closed: what has not been sent is
+/// dropped. Nothing happens to what is no socket.
+pub fn reset_on_close(descriptor: RawFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = size_of::<libc::linger>() as libc::socklen_t;
+    // SAFETY: the kernel reads `size` bytes at the address of `linger`, which lives until it returns; it checks
+    // the descriptor itself. Of one that is closed there is nothing to reset.
+    unsafe {
+        let value = (&raw const linger).cast();
+        libc::setsockopt(descriptor, libc::SOL_SOCKET, libc::SO_LINGER, value, size);
+    }
+}
+
 /// The value of an option that is a number.
 #[cfg(test)]
 pub fn get(socket: &impl AsRawFd, level: i32, option: i32) -> i32 {

@@ -22,6 +22,7 @@ mod mirror;
 mod odd_upstreams;
 mod passwords;
 mod reload;
+mod resets;
 mod resolve;
 mod signals;
 mod upstream_tls;

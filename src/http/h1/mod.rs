@@ -55,7 +55,11 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
     let mut first = true;
     loop {
         let (local, mut closing) = access.current();
-        if closing && h1.input.is_empty() && !first {
+        if closing
+            && h1.input.is_empty()
+            && !first
+            && idle_core(&local, &access).keepalive_min_timeout.is_zero()
+        {
             break;
         }
         h1.pipelined = !first && !h1.input.is_empty();
@@ -77,6 +81,7 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
                 rq.sent.status = 408;
                 rq.sent.aborted = true;
                 finish(&rq);
+                reset(&rq);
                 return;
             }
             Read::Closed => break,
@@ -90,6 +95,20 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         }
     }
     close(&mut h1.io).await;
+}
+
+/// `reset_timedout_connection`: the client is shown a reset.
+fn reset(rq: &Request) {
+    if *rq.loc().core.reset_timedout_connection {
+        crate::edge::tcp::reset_on_close(rq.conn.descriptor.load(Ordering::Relaxed));
+    }
+}
+
+/// The settings that hold for a connection without a request.
+fn idle_core<'a>(local: &'a Local, access: &Access) -> &'a crate::modules::core::Loc {
+    let http = &local.generation.http;
+    let server = &http.servers[bound(local, &access.conn).names.default];
+    &http.levels[server.level].conf.core
 }
 
 /// Adds one to a gauge for as long as it lives.
@@ -179,6 +198,9 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
         rq.sent.status = response.status;
         rq.sent.aborted = true;
         finish(&rq);
+        if matches!(response.status, 408 | 444) {
+            reset(&rq);
+        }
         return None;
     }
     // A client that waits to be told sends its body after this; it is read and dropped below.
@@ -223,7 +245,10 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
         }
     }
     finish(&rq);
-    if sent.is_err() {
+    if let Err(e) = sent {
+        if matches!(e, BodyError::ClientTimeout) {
+            reset(&rq);
+        }
         // Bytes are missing: the client must not take what it has for the whole.
         return None;
     }

@@ -28,11 +28,14 @@ pub(super) async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Bo
     let limits = head_limits(&server.conf.core);
     let header_timeout = *server.conf.core.client_header_timeout;
     if h1.input.is_empty() {
-        let idle =
-            if first { header_timeout } else { *http.levels[server.level].conf.core.keepalive_timeout };
+        let core = &http.levels[server.level].conf.core;
+        let (idle, least) = match first {
+            true => (header_timeout, Duration::ZERO),
+            false => (*core.keepalive_timeout, *core.keepalive_min_timeout),
+        };
         // A connection that has sent nothing yet is idle, as nginx counts it.
         let waiting = Counted::new(access, |c| &c.waiting);
-        let woken = wait(access, h1, idle).await;
+        let woken = wait(access, h1, idle, least).await;
         drop(waiting);
         if !woken {
             return Read::Closed;
@@ -96,20 +99,32 @@ pub fn head_limits(core: &crate::modules::core::Srv) -> HeadLimits {
     }
 }
 
-/// Waits for the first bytes of a request; false when there will be none.
-async fn wait(access: &Access, h1: &mut H1Body, idle: Duration) -> bool {
+/// Waits for the first bytes of a request; false when there will be none. A worker that ends waits no longer than
+/// `least`.
+async fn wait(access: &Access, h1: &mut H1Body, idle: Duration, least: Duration) -> bool {
     let worker = access.worker();
     let quit = worker.quit();
     tokio::pin!(quit);
     // Registered before looking, so that no wake-up is lost.
     quit.as_mut().enable();
-    if worker.quitting() && h1.input.is_empty() {
+    let quitting = worker.quitting();
+    if quitting && h1.input.is_empty() && least.is_zero() {
         return false;
     }
-    tokio::select! {
-        biased;
-        read = timeout(idle, crate::http::io::read_into(&mut h1.io, &mut h1.input)) => matches!(read, Ok(Ok(n)) if n > 0),
-        () = quit => false,
+    let began = Instant::now();
+    let read = timeout(idle, crate::http::io::read_into(&mut h1.io, &mut h1.input));
+    let came = |read| matches!(read, Ok(Ok(n)) if n > 0);
+    tokio::pin!(read);
+    if !quitting {
+        tokio::select! {
+            biased;
+            read = &mut read => return came(read),
+            () = quit => {}
+        }
+    }
+    match timeout(least.saturating_sub(began.elapsed()), read).await {
+        Ok(read) => came(read),
+        Err(_) => false,
     }
 }
 

@@ -160,6 +160,13 @@ async fn run(mut access: Access, io: Io, input: BytesMut) {
     .await;
     driver.gauge(-1);
     driver.tell(&end);
+    if matches!(end, End::TimedOut) && driver.state == State::Busy {
+        let (local, _) = driver.access.current();
+        if *level(&local, &driver.access.conn).reset_timedout_connection {
+            let descriptor = driver.access.conn.descriptor.load(std::sync::atomic::Ordering::Relaxed);
+            crate::edge::tcp::reset_on_close(descriptor);
+        }
+    }
     let linger = driver.linger(&end);
     let cork = driver.cork.clone();
     // The requests notice that the connection is gone.

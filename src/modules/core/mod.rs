@@ -142,6 +142,10 @@ settings! {
         inherit client_body_timeout: Duration = Duration::from_secs(60),
         /// Time between two writes to a client.
         inherit send_timeout: Duration = Duration::from_secs(60),
+        /// Whether a client that was too slow, or is answered 444, is shown a reset.
+        inherit reset_timedout_connection: bool = false,
+        /// How long an idle connection stays although the worker ends.
+        inherit keepalive_min_timeout: Duration = Duration::ZERO,
         /// `keepalive_disable`
         inherit keepalive_disable: browsers::Disable = browsers::Disable::DEFAULT,
         /// How long an idle connection is kept; zero is not at all.
@@ -324,6 +328,7 @@ pub const COMMANDS: &[Command] = &[
     srv!(merge_slashes, flag, "whether repeated slashes count as one"),
     srv!(max_headers, number0, "the most fields of a head"),
     loc!(send_timeout, time0, "time between two writes"),
+    loc!(keepalive_min_timeout, time0, "how long an idle connection stays although a worker ends"),
     Command::works("keepalive_timeout", keepalive_timeout, "how long an idle connection is kept"),
     Command::works(
         "keepalive_requests",
@@ -396,7 +401,7 @@ pub const COMMANDS: &[Command] = &[
     loc!(open_file_cache_min_uses, number0, "uses before a file is held"),
     loc!(open_file_cache_errors, flag, "whether failures are held"),
     Command::no_effect("tcp_nodelay", "small writes leave at once in any case"),
-    Command::no_effect("reset_timedout_connection", "a connection that timed out is closed, not reset"),
+    loc!(reset_timedout_connection, flag, "resets connections that timed out or are answered 444"),
     Command::no_effect("fastcgi_temp_path", NOT_SPOKEN),
     Command::no_effect("uwsgi_temp_path", NOT_SPOKEN),
     Command::no_effect("scgi_temp_path", NOT_SPOKEN),

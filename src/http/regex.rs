@@ -40,6 +40,7 @@ impl Regex {
         // PCRE knows one more spelling of named groups than the engines do.
         let spelled = pattern.replace("(?'", "(?<").replace("'>", ">");
         let text = if pattern.contains("(?'") { spelled.as_str() } else { pattern };
+        let text = &as_engines_read(text);
         let linear = regex::bytes::RegexBuilder::new(text).case_insensitive(caseless).unicode(false).build();
         let engine = match linear {
             Ok(regex) => Engine::Linear(regex),
@@ -169,6 +170,67 @@ impl Regex {
 /// answered 500, as nginx does, so that no rule is got round by a subject that is hard to match.
 struct GaveUp;
 
+/// A pattern of PCRE's in the words of the engines, which take `&&`, `--`, `~~` and `[` in a class for operations on
+/// sets, `\<` and `\>` for the ends of words, and `\h` for a digit: each would quietly match something else.
+fn as_engines_read(pattern: &str) -> String {
+    let mut out = String::with_capacity(pattern.len());
+    let mut chars = pattern.char_indices();
+    // Whether it is in a class, and whether at its beginning; whether the last character began a range.
+    let (mut class, mut range) = (None, false);
+    while let Some((at, c)) = chars.next() {
+        let begins = class == Some(true);
+        let after_dash = std::mem::take(&mut range);
+        match (c, class) {
+            ('\\', _) => {
+                match (chars.next().map(|(_, c)| c), class) {
+                    (Some(c @ ('<' | '>')), _) => out.push(c),
+                    (Some('h'), Some(_)) => out.push_str(" \\t"),
+                    (Some('h'), None) => out.push_str("[ \\t]"),
+                    (Some('H'), None) => out.push_str("[^ \\t]"),
+                    (next, _) => {
+                        out.push('\\');
+                        out.extend(next);
+                    }
+                }
+                class = class.map(|_| false);
+                continue;
+            }
+            ('[', None) => {
+                class = Some(true);
+                out.push(c);
+                continue;
+            }
+            ('^', Some(true)) => {
+                out.push(c);
+                continue;
+            }
+            (']', Some(false)) => {
+                class = None;
+                out.push(c);
+                continue;
+            }
+            ('[', Some(_)) if pattern[at..].starts_with("[:") && pattern[at..].contains(":]") => {
+                // The name of a class, up to its end.
+                out.push(c);
+                for (_, c) in chars.by_ref() {
+                    out.push(c);
+                    if c == ']' {
+                        break;
+                    }
+                }
+            }
+            ('-', Some(_)) if !begins && !after_dash => {
+                range = true;
+                out.push(c);
+            }
+            ('[' | ']' | '&' | '~' | '-', Some(_)) => out.extend(['\\', c]),
+            _ => out.push(c),
+        }
+        class = class.map(|_| false);
+    }
+    out
+}
+
 /// Whether a pattern has a `$` that stands for the end.
 fn has_dollar(pattern: &str) -> bool {
     let mut bytes = pattern.bytes();
@@ -210,7 +272,39 @@ fn bytes_as_text(subject: &[u8]) -> (String, Vec<u32>) {
 
 #[cfg(test)]
 mod tests {
-    use super::has_dollar;
+    use super::{as_engines_read, has_dollar};
+
+    #[test]
+    fn patterns_mean_what_they_mean_to_pcre() {
+        let is = |pattern: &str, text: &str| {
+            let regex = regex::bytes::RegexBuilder::new(&as_engines_read(pattern)).unicode(false).build();
+            regex.unwrap().is_match(text.as_bytes())
+        };
+        for (pattern, yes, no) in [
+            ("^a[b&&c]d$", "a&d", "axd"),
+            ("^a[b&&c]d$", "abd", "ad"),
+            ("^e[+--]f$", "e,f", "e.f"),
+            ("^g[~~]h$", "g~h", "gh"),
+            ("^[--/]$", ".", "0"),
+            ("^i\\hj$", "i j", "iaj"),
+            ("^i[\\hx]j$", "i\tj", "iaj"),
+            ("^k[l[]m$", "k[m", "km"),
+            ("^[^[]+$", "a", "a["),
+            ("^[]a]+$", "]a", "b"),
+            ("^[^]a]$", "b", "]"),
+            ("^p\\<q$", "p<q", "pq"),
+            ("^[[:alpha:]_-]+$", "a_-", "1"),
+            ("^[\\w.-]+@x$", "a.b-c@x", "a b@x"),
+            ("^[a-z0-9-]+$", "a-9", "A"),
+            ("^[a-f]-[0-9]$", "b-1", "b1"),
+            ("^a\\[b\\]&&~~--$", "a[b]&&~~--", "a[b]"),
+        ] {
+            assert!(is(pattern, yes) && !is(pattern, no), "{pattern} {}", as_engines_read(pattern));
+        }
+        for pattern in ["", "^/a/(.*)\\.php$", "[a-z]{2,}[^/]+", "(?<n>[0-9a-f]+)x\\d", "é[à-ü]"] {
+            assert_eq!(as_engines_read(pattern), pattern);
+        }
+    }
 
     #[test]
     fn dollars_that_stand_for_the_end() {

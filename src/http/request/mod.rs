@@ -1,116 +1,26 @@
 //! A request while it is being answered: what the client sent, where it has got to, what was found.
 
-use super::body::{BodyError, Framing};
-use super::head::{Head, Method, Version};
-use super::io::{Io, read_into};
-use super::regex::Groups;
-use super::response::Fields;
-use super::vars::{VarId, VarKind};
+mod conn;
+mod downstream;
+mod outcome;
+
+pub use conn::{Address, Conn, TlsInfo, next_serial};
+pub use downstream::{Downstream, H1Body, H2Body};
+pub use outcome::{Attempt, AttemptEnd, Sent};
+
 use crate::cache::CacheStatus;
 use crate::conf::build::{Http, LevelId};
 use crate::edge::{Generation, Local};
+use crate::http::body::BodyError;
+use crate::http::head::{Head, Method, Version};
+use crate::http::regex::Groups;
+use crate::http::response::Fields;
+use crate::http::vars::{VarId, VarKind};
 use crate::modules::{LocConf, SrvConf};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::cell::{OnceCell, RefCell};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
-
-/// One end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
-    /// TCP.
-    Inet(SocketAddr),
-    /// A unix socket, with its path if it has one.
-    Unix(Arc<str>),
-}
-
-impl Address {
-    /// The IP address of a TCP end.
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Address::Inet(a) => Some(a.ip()),
-            Address::Unix(_) => None,
-        }
-    }
-}
-
-/// What is known of a client's TLS session.
-#[derive(Clone, Debug, Default)]
-pub struct TlsInfo {
-    /// `TLSv1.2` or `TLSv1.3`
-    pub protocol: &'static str,
-    /// The cipher suite by its OpenSSL name.
-    pub cipher: &'static str,
-    /// The key exchange group by its OpenSSL name; empty when unknown.
-    pub curve: &'static str,
-    /// The protocol chosen by ALPN; empty when the client asked for none.
-    pub alpn: &'static str,
-    /// The name the client asked for.
-    pub server_name: Option<Arc<str>>,
-    /// Whether an earlier session was resumed.
-    pub resumed: bool,
-    /// What the client showed when it was asked for a certificate.
-    pub client: Option<Arc<crate::tls::clients::ClientCertificate>>,
-}
-
-/// A client's connection, as its requests see it.
-#[derive(Debug)]
-pub struct Conn {
-    /// Its number in this process (`$connection`).
-    pub serial: u64,
-    /// The client's address.
-    pub peer: Address,
-    /// Our address.
-    pub local: Address,
-    /// The address it was accepted on, by which its servers are found.
-    pub listen: Arc<super::listens::ListenAddr>,
-    /// What the PROXY protocol said of it, if anything.
-    pub proxied: Option<Box<super::proxy_protocol::Header>>,
-    /// Its TLS session, if any.
-    pub tls: Option<TlsInfo>,
-    /// Requests begun on it (`$connection_requests`).
-    pub requests: AtomicU64,
-    /// Its socket while it is open, for questions to the kernel; -1 otherwise.
-    pub descriptor: std::sync::atomic::AtomicI32,
-    /// When it was accepted.
-    pub accepted: Instant,
-}
-
-/// Where the request's body comes from.
-pub enum Downstream {
-    /// An HTTP/1 connection: the body is decoded from its bytes.
-    H1(Box<H1Body>),
-    /// An HTTP/2 stream.
-    H2(Box<H2Body>),
-    /// None, or it is elsewhere now.
-    None,
-}
-
-/// An HTTP/1 connection lent to its request.
-pub struct H1Body {
-    /// The connection.
-    pub io: Io,
-    /// Bytes read and not yet used.
-    pub input: BytesMut,
-    /// Where the body ends.
-    pub framing: Framing,
-    /// Whether `100 Continue` is owed before the body is read.
-    pub expect_continue: bool,
-    /// Bytes of the body that may still come (`client_max_body_size`).
-    pub room: u64,
-    /// Whether the request's first bytes came before the answer to the one before it.
-    pub pipelined: bool,
-}
-
-/// An HTTP/2 stream lent to its request.
-pub struct H2Body {
-    /// The body.
-    pub body: h2::RecvStream,
-    /// The way back, by which it is seen that the client has left.
-    pub respond: h2::server::SendResponse<Bytes>,
-}
+use std::time::Instant;
 
 /// A slot for a variable's value.
 #[derive(Clone, Debug, Default)]
@@ -128,65 +38,6 @@ enum Slot {
 struct Captures {
     subject: Bytes,
     groups: Groups,
-}
-
-/// An attempt at an upstream server, for `$upstream_*`.
-#[derive(Clone, Debug, Default)]
-pub struct Attempt {
-    /// Whether it is the first for another URI of the request (after an internal redirect).
-    pub another: bool,
-    /// The peer's name as configured.
-    pub peer: Arc<str>,
-    /// The status it answered with; 0 if it did not.
-    pub status: u16,
-    /// Time to connect, if it connected.
-    pub connect: Option<Duration>,
-    /// Time to the head of the answer.
-    pub header: Option<Duration>,
-    /// Bytes of the answer's head.
-    pub head_size: u64,
-    /// Bytes sent.
-    pub bytes_sent: u64,
-    /// What is known only once the body has been read.
-    pub end: Arc<AttemptEnd>,
-}
-
-/// How an attempt ended; written by whoever reads the answer's body.
-#[derive(Debug, Default)]
-pub struct AttemptEnd {
-    /// Microseconds from the request to the end of the answer; 0 while it goes on.
-    pub micros: AtomicU64,
-    /// Body bytes received.
-    pub received: AtomicU64,
-    /// The fields after the body, where they are asked for (`proxy_pass_trailers`).
-    pub trailers: std::sync::OnceLock<Fields>,
-}
-
-/// What was sent, for the log and `$sent_http_*`.
-#[derive(Default)]
-pub struct Sent {
-    /// The status.
-    pub status: u16,
-    /// The response's fields, as sent.
-    pub fields: Fields,
-    /// The fields after the body.
-    pub trailers: Fields,
-    /// `Content-Type`.
-    pub content_type: Option<Bytes>,
-    /// `Content-Length`.
-    pub length: Option<u64>,
-    /// `Last-Modified`
-    pub last_modified: Option<u64>,
-    /// `ETag`
-    pub etag: Option<Bytes>,
-    /// Whether `Accept-Ranges: bytes` was announced.
-    pub accept_ranges: bool,
-    /// Bytes on the wire.
-    pub bytes: u64,
-    /// Bytes of the body.
-    pub body_bytes: u64,
-    /// Whether the connection ended before the response did.
-    pub aborted: bool,
 }
 
 /// How many subrequests may be within each other (nginx's limit).
@@ -416,7 +267,7 @@ impl Request {
     }
 
     /// What has anything to do at the level in force.
-    pub fn plan(&self) -> &super::phases::Plan {
+    pub fn plan(&self) -> &crate::http::phases::Plan {
         &self.http().levels[self.level].plan
     }
 
@@ -643,82 +494,4 @@ impl Request {
         }
         Ok(piece)
     }
-}
-
-impl Downstream {
-    /// Ends when the client is seen to have left. What it sends ahead is kept, within bounds; while a
-    /// body is still to be read nothing can be seen.
-    pub async fn gone(&mut self) {
-        const AHEAD: usize = 64 * 1024;
-        match self {
-            Downstream::H1(h1) if h1.framing.is_done() => {
-                while h1.input.len() < AHEAD {
-                    match read_into(&mut h1.io, &mut h1.input).await {
-                        Ok(0) | Err(_) => return,
-                        Ok(_) => {}
-                    }
-                }
-            }
-            // Reset, or its connection ended.
-            Downstream::H2(h2) => {
-                let _ = std::future::poll_fn(|cx| h2.respond.poll_reset(cx)).await;
-                return;
-            }
-            Downstream::H1(_) | Downstream::None => {}
-        }
-        std::future::pending().await
-    }
-
-    /// The next piece of the body.
-    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
-        match self {
-            Downstream::None => Ok(None),
-            Downstream::H1(h1) => h1.next().await,
-            Downstream::H2(h2) => match h2.body.data().await {
-                None => Ok(None),
-                Some(Ok(data)) => {
-                    // The window is given back as soon as the bytes are ours.
-                    let _ = h2.body.flow_control().release_capacity(data.len());
-                    Ok(Some(data))
-                }
-                Some(Err(e)) => Err(BodyError::Client(
-                    e.into_io().unwrap_or_else(|| std::io::ErrorKind::ConnectionReset.into()),
-                )),
-            },
-        }
-    }
-}
-
-impl H1Body {
-    /// The next piece of the body; `None` at its end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
-        loop {
-            match self.framing.take(&mut self.input) {
-                Ok(Some(piece)) => return Ok(Some(piece)),
-                Ok(None) if self.framing.is_done() => return Ok(None),
-                Ok(None) => {}
-                Err(_) => return Err(BodyError::ClientSyntax),
-            }
-            // A chunk that says it is too large need not be waited for.
-            if self.framing.announced() > self.room {
-                return Err(BodyError::TooLarge);
-            }
-            if std::mem::take(&mut self.expect_continue) {
-                use tokio::io::AsyncWriteExt;
-                let answer = b"HTTP/1.1 100 Continue\r\n\r\n";
-                self.io.write_all(answer).await.map_err(BodyError::Client)?;
-                self.io.flush().await.map_err(BodyError::Client)?;
-            }
-            let read = read_into(&mut self.io, &mut self.input).await.map_err(BodyError::Client)?;
-            if read == 0 {
-                return Err(BodyError::Client(std::io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-    }
-}
-
-/// Numbers for connections.
-pub fn next_serial() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -84,7 +84,9 @@ fn own_file(b: &mut Builder, d: &Directive) -> ConfResult<Option<NamedFile>> {
     if let Some(scheme) = ["data:", "engine:", "store:"].iter().find(|s| d.arg(0).starts_with(**s)) {
         return Err(ConfError::new(format!("\"{scheme}\" in \"{}\" is not supported yet", d.name)));
     }
-    file(b, d)
+    // An empty name is one like any other here: it is not found.
+    let text = d.arg(0);
+    Ok(Some(NamedFile { text: text.into(), path: b.conf_path(text), at: d.at.clone() }))
 }
 
 fn passwords(b: &mut Builder, d: &Directive) -> ConfResult<Passwords> {

@@ -10,6 +10,7 @@ use aws_lc_rs::digest;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use std::collections::HashMap;
 use std::time::Duration;
+use x509_parser::extensions::GeneralName;
 
 /// What came of a verification: a number of OpenSSL's (`X509_V_...`), of which 0 is success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +49,14 @@ impl Verdict {
             23 => "certificate revoked",
             25 => "path length constraint exceeded",
             26 => "unsuitable certificate purpose",
+            32 => "key usage does not include certificate signing",
             33 => "unable to get CRL issuer certificate",
             34 => "unhandled critical extension",
             35 => "key usage does not include CRL signing",
             36 => "unhandled critical CRL extension",
             41 => "invalid or inconsistent certificate extension",
             47 => "permitted subtree violation",
+            48 => "excluded subtree violation",
             79 => "invalid CA certificate",
             _ => "unspecified certificate verification error",
         }
@@ -137,7 +140,15 @@ impl Trust {
             }
         }
         check_signatures(&path, now, &mut tell);
-        if verdict == 0 { self.second_opinion(&path, now) } else { Verdict(verdict) }
+        let verdict = Verdict(verdict);
+        if !verdict.is_ok() && !verdict.is_untrusted() {
+            return verdict;
+        }
+        // Names that are constrained are so under an authority that is not known as well.
+        match self.second_opinion(&path, now) {
+            other if verdict.is_ok() || matches!(other.0, 47 | 48) => other,
+            _ => verdict,
+        }
     }
 
     /// The path from the leaf up, and what is wrong with it as a path.
@@ -235,8 +246,11 @@ impl Trust {
         let unreadable = path.len() == 1
             || leaf.is_authority()
             || path[..path.len() - 1].iter().any(|c| c.x.version() != x509::V3);
+        if let Some(code) = check_names(path) {
+            return Verdict(code);
+        }
         if unreadable {
-            return if path.iter().any(|c| c.constrains_names) { Verdict(47) } else { Verdict::OK };
+            return if path.iter().any(|c| c.constraints.is_some()) { Verdict(47) } else { Verdict::OK };
         }
         let ders: Vec<CertificateDer<'_>> = path.iter().map(|c| CertificateDer::from(c.der)).collect();
         let anchor = CertificateDer::from(anchor.der);
@@ -257,6 +271,34 @@ impl Trust {
     }
 }
 
+/// What webpki does not see to of names that are constrained: it knows those of hosts and addresses, and
+/// does not take a common name for a host's. Other kinds of constraints nobody here could keep to.
+fn check_names(path: &[Cert<'_>]) -> Option<u8> {
+    let host = path.first()?.common_host();
+    let within = |base: &GeneralName<'_>| {
+        let (GeneralName::DNSName(base), Some(host)) = (base, host) else { return false };
+        let (base, host) = (base.trim_start_matches('.').to_ascii_lowercase(), host.to_ascii_lowercase());
+        base.is_empty() || host == base || host.strip_suffix(&base).is_some_and(|h| h.ends_with('.'))
+    };
+    let is_host = |base: &GeneralName<'_>| matches!(base, GeneralName::DNSName(_));
+    for constraints in path.iter().filter_map(|c| c.constraints.as_ref()) {
+        let permitted = constraints.permitted_subtrees.as_deref().unwrap_or_default();
+        let excluded = constraints.excluded_subtrees.as_deref().unwrap_or_default();
+        let known = |base: &GeneralName<'_>| is_host(base) || matches!(base, GeneralName::IPAddress(_));
+        if !permitted.iter().chain(excluded).all(|s| known(&s.base)) {
+            return Some(47);
+        }
+        let limits = host.is_some() && permitted.iter().any(|s| is_host(&s.base));
+        if limits && !permitted.iter().any(|s| within(&s.base)) {
+            return Some(47);
+        }
+        if excluded.iter().any(|s| within(&s.base)) {
+            return Some(48);
+        }
+    }
+    None
+}
+
 /// Signatures and times, from the top down.
 fn check_signatures(path: &[Cert<'_>], now: i64, tell: &mut impl FnMut(u8)) {
     let Some(top) = path.last() else { return };
@@ -269,6 +311,9 @@ fn check_signatures(path: &[Cert<'_>], now: i64, tell: &mut impl FnMut(u8)) {
         check_time(top, now, tell);
     }
     for index in (0..path.len() - 1).rev() {
+        if path[index + 1].usage.is_some_and(|u| u & SIGNS_CERTIFICATES == 0) {
+            tell(32);
+        }
         if !path[index].is_signed_by(&path[index + 1]) {
             tell(7);
         }
@@ -313,9 +358,7 @@ impl Cert<'_> {
     }
 
     fn is_issued_by(&self, issuer: &Cert<'_>) -> bool {
-        self.x.issuer().as_raw() == issuer.x.subject().as_raw()
-            && self.identifies(issuer)
-            && issuer.usage.is_none_or(|u| u & SIGNS_CERTIFICATES != 0)
+        self.x.issuer().as_raw() == issuer.x.subject().as_raw() && self.identifies(issuer)
     }
 
     /// Whether it may issue others: it says so, or is of a time when nothing was said.

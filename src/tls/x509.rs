@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::OnceLock;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::der_parser::asn1_rs::{Any, Tag, ToDer};
-use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, ParsedExtension};
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, NameConstraints, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::{AlgorithmIdentifier, X509Name, X509Version};
 
@@ -36,8 +36,8 @@ pub struct Cert<'a> {
     pub authority_key: Option<&'a [u8]>,
     /// The serial number of its issuer's certificate.
     pub authority_serial: Option<&'a [u8]>,
-    /// Whether it says for which names it may issue.
-    pub constrains_names: bool,
+    /// For which names it may issue.
+    pub constraints: Option<NameConstraints<'a>>,
     /// Whether an extension that has to be understood is not.
     pub has_unknown_critical: bool,
     /// Whether an extension cannot be read.
@@ -60,7 +60,7 @@ impl<'a> Cert<'a> {
             subject_key: None,
             authority_key: None,
             authority_serial: None,
-            constrains_names: false,
+            constraints: None,
             has_unknown_critical: false,
             is_broken: false,
             x,
@@ -82,7 +82,7 @@ impl<'a> Cert<'a> {
                     cert.authority_key = k.key_identifier.as_ref().map(|k| k.0);
                     cert.authority_serial = k.authority_cert_serial;
                 }
-                ParsedExtension::NameConstraints(_) => cert.constrains_names = true,
+                ParsedExtension::NameConstraints(n) => cert.constraints = Some(n.clone()),
                 ParsedExtension::SubjectAlternativeName(_)
                 | ParsedExtension::CertificatePolicies(_)
                 | ParsedExtension::PolicyMappings(_)
@@ -95,6 +95,22 @@ impl<'a> Cert<'a> {
             }
         }
         Some(cert)
+    }
+
+    /// Its common name where that stands in for a name of a host: it has none, and that looks like one.
+    pub fn common_host(&self) -> Option<&str> {
+        let named = self.x.extensions().iter().any(|e| match e.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(names) => {
+                names.general_names.iter().any(|n| matches!(n, GeneralName::DNSName(_)))
+            }
+            _ => false,
+        });
+        let looks = |cn: &&str| {
+            cn.contains('.')
+                && cn.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        };
+        let mut names = self.x.subject().iter_common_name().filter_map(|cn| cn.as_str().ok());
+        if named { None } else { names.find(looks) }
     }
 
     /// Whether it is for the host `name` (X509_check_host): one of its names of hosts is, or, where it

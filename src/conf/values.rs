@@ -131,6 +131,15 @@ pub fn number_arg(d: &Directive, n: usize) -> ConfResult<u64> {
     number(d.arg(n)).ok_or_else(|| ConfError::new("\"{}\" directive invalid number"))
 }
 
+/// Checks the size of one of nginx's tables, of which we have none; one of nothing cannot be built.
+pub fn table_size(d: &Directive) -> ConfResult<()> {
+    if number_arg(d, 0)? > 0 {
+        return Ok(());
+    }
+    let table = d.name.trim_end_matches("_max_size").trim_end_matches("_bucket_size");
+    Err(ConfError::new(format!("could not build {table}, you should increase {}: 0", d.name)))
+}
+
 /// The first argument as one of `choices`.
 pub fn one_of<T: Copy>(d: &Directive, choices: &[(&str, T)]) -> ConfResult<T> {
     choices.iter().find(|(name, _)| d.arg(0).eq_ignore_ascii_case(name)).map(|(_, value)| *value).ok_or_else(

@@ -46,8 +46,16 @@ const TABLES: &str = "tables size themselves";
 /// The directives.
 pub const COMMANDS: &[Command] = &[
     Command::works("valid_referers", valid_referers, "the pages from which requests may come"),
-    Command::no_effect("referer_hash_max_size", TABLES),
-    Command::no_effect("referer_hash_bucket_size", TABLES),
+    Command::no_effect_of(
+        "referer_hash_max_size",
+        |_, d| crate::conf::values::number_arg(d, 0).map(drop),
+        TABLES,
+    ),
+    Command::no_effect_of(
+        "referer_hash_bucket_size",
+        |_, d| crate::conf::values::number_arg(d, 0).map(drop),
+        TABLES,
+    ),
 ];
 
 /// The variables.

@@ -8,7 +8,7 @@ pub mod variables;
 pub use variables::{VARIABLES, cookie, joined};
 
 use crate::conf::values::{
-    flag, invalid_value, number, number_arg, one_of, os_error, size, size_arg, time, time_arg,
+    flag, invalid_value, number, number_arg, one_of, os_error, size, size_arg, table_size, time, time_arg,
 };
 use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
 use crate::edge::privileges::Identity;
@@ -419,12 +419,12 @@ pub const COMMANDS: &[Command] = &[
     Command::no_effect("connection_pool_size", MEMORY),
     Command::no_effect("request_pool_size", MEMORY),
     Command::no_effect("client_body_in_single_buffer", MEMORY),
-    Command::no_effect("server_names_hash_max_size", TABLES),
-    Command::no_effect("server_names_hash_bucket_size", TABLES),
-    Command::no_effect("types_hash_max_size", TABLES),
-    Command::no_effect("types_hash_bucket_size", TABLES),
-    Command::no_effect("variables_hash_max_size", TABLES),
-    Command::no_effect("variables_hash_bucket_size", TABLES),
+    Command::no_effect_of("server_names_hash_max_size", |_, d| number_arg(d, 0).map(drop), TABLES),
+    Command::no_effect_of("server_names_hash_bucket_size", |_, d| number_arg(d, 0).map(drop), TABLES),
+    Command::no_effect_of("types_hash_max_size", |_, d| table_size(d), TABLES),
+    Command::no_effect_of("types_hash_bucket_size", |_, d| table_size(d), TABLES),
+    Command::no_effect_of("variables_hash_max_size", |_, d| table_size(d), TABLES),
+    Command::no_effect_of("variables_hash_bucket_size", |_, d| table_size(d), TABLES),
     loc!(msie_padding, flag, "whether pages are padded for browsers that hide short ones"),
     Command::no_effect("msie_refresh", "the browser it was for is gone"),
 ];

@@ -249,8 +249,16 @@ pub const COMMANDS: &[Command] = &[
         "number and size of the buffers in which an answer is read ahead of a slow client",
     ),
     Command::no_effect("proxy_busy_buffers_size", MEMORY),
-    Command::no_effect("proxy_headers_hash_max_size", "tables size themselves"),
-    Command::no_effect("proxy_headers_hash_bucket_size", "tables size themselves"),
+    Command::no_effect_of(
+        "proxy_headers_hash_max_size",
+        |_, d| crate::conf::values::table_size(d),
+        "tables size themselves",
+    ),
+    Command::no_effect_of(
+        "proxy_headers_hash_bucket_size",
+        |_, d| crate::conf::values::table_size(d),
+        "tables size themselves",
+    ),
     Command::no_effect("proxy_send_lowat", "the kernel decides"),
 ];
 

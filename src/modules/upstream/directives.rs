@@ -36,6 +36,7 @@ fn upstream(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     b.http.upstream.blocks.push(Block {
         group: b.upstream,
         at: b.here.clone(),
+        seen: Vec::new(),
         resolver: None,
         timeout: None,
     });
@@ -95,6 +96,7 @@ fn random(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 }
 
 fn keepalive(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    once(b, d)?;
     let n = number_arg(d, 0)?;
     match d.args.get(1).map(String::as_str) {
         None | Some("local") => {}
@@ -106,18 +108,21 @@ fn keepalive(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 
 /// `keepalive_requests` of an upstream.
 pub fn keepalive_requests(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    once(b, d)?;
     group(b).keepalive.requests = number_arg(d, 0)?;
     Ok(())
 }
 
 /// `keepalive_time` of an upstream.
 pub fn keepalive_time(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    once(b, d)?;
     group(b).keepalive.time = time_arg(d, 0)?;
     Ok(())
 }
 
 /// `keepalive_timeout` of an upstream.
 pub fn keepalive_timeout(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    once(b, d)?;
     group(b).keepalive.timeout = time_arg(d, 0)?;
     Ok(())
 }
@@ -313,8 +318,20 @@ fn zone(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 pub(super) struct Block {
     group: usize,
     at: At,
+    /// The directives that may stand once.
+    seen: Vec<String>,
     resolver: Option<Arc<Resolver>>,
     timeout: Option<Duration>,
+}
+
+/// An error for a directive that its block has already.
+fn once(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let seen = &mut block(b).seen;
+    if seen.contains(&d.name) {
+        return Err(ConfError::new("\"{}\" directive is duplicate"));
+    }
+    seen.push(d.name.clone());
+    Ok(())
 }
 
 fn block(b: &mut Builder) -> &mut Block {

@@ -307,6 +307,12 @@ impl Head {
         self.fields.truncate(at.map_or(self.fields.len(), |at| at + 1));
     }
 
+    /// Where the line of the last field ends that is there.
+    pub fn end_of_fields(&self) -> usize {
+        let end = self.fields.last().map_or(self.line.1, |(_, value)| value.1) as usize;
+        memchr::memchr(b'\n', &self.buf[end..]).map_or(self.buf.len(), |at| end + at + 1)
+    }
+
     /// Adds a field.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         let span = (self.push(name), self.push(value));
@@ -419,6 +425,33 @@ impl Head {
             }
         }
         Ok(())
+    }
+}
+
+impl Head {
+    /// Adds the fields with which `input`, a head that is not whole or not right, begins in order; how many bytes
+    /// they and the first line take. 0 where that line is none.
+    pub fn add_fields_in_order(&mut self, input: &[u8], limits: &HeadLimits) -> usize {
+        let mut length = 0;
+        for line in input.split_inclusive(|b| *b == b'\n') {
+            let Some(text) = line.strip_suffix(b"\n") else { break };
+            if length == 0 {
+                if request_line(text).is_err() {
+                    break;
+                }
+            } else if text.len() > limits.line || self.fields.len() >= limits.fields {
+                break;
+            } else {
+                let part = |span: Span| &text[span.0 as usize..span.1 as usize];
+                match field(text, limits) {
+                    Ok(Some((name, value))) => self.add(part(name), part(value)),
+                    Ok(None) => {}
+                    Err(_) => break,
+                }
+            }
+            length += line.len();
+        }
+        length
     }
 }
 

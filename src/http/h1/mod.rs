@@ -24,7 +24,7 @@ use crate::edge::connection::{Access, bound};
 use crate::observe::metrics::Gauge;
 use bytes::BytesMut;
 use prepare::prepare;
-use read::{Read, read_head};
+use read::{Read, Start, read_head};
 use send::send;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,6 +51,7 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         expect_continue: false,
         room: u64::MAX,
         pipelined: false,
+        taken: 0,
     });
     let mut first = true;
     loop {
@@ -72,22 +73,17 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         // The configuration of now, not of when the connection fell idle.
         let (local, ends) = access.current();
         closing |= ends;
-        let (head, refused, started) = match read {
-            Read::Head(head, started) => (head, None, started),
-            Read::Refused(why, head, started) => (head, Some(why), started),
-            Read::Preface => (Head::raw_line(b""), Some(HeadError::BadLine), Instant::now()),
-            Read::Late(head, started) => {
-                let mut rq = request(&access, local, h1, head, started);
-                rq.sent.status = 408;
-                rq.sent.aborted = true;
-                finish(&rq);
-                reset(&rq);
-                return;
-            }
+        let unknown = || Start { head: Head::raw_line(b""), length: 0, at: Instant::now() };
+        let (start, refused) = match read {
+            Read::Head(start) => (start, None),
+            Read::Refused(why, start) => (start, Some(why)),
+            Read::Preface => (unknown(), Some(HeadError::BadLine)),
+            Read::Late(start) => return unanswered(request(&access, local, h1, start), 408),
+            Read::Broken(start) => return unanswered(request(&access, local, h1, start), 400),
             Read::Closed => break,
         };
         let writing = Counted::new(&access, |c| &c.writing);
-        let kept = Box::pin(answer(&access, local, h1, head, refused, started, options, closing)).await;
+        let kept = Box::pin(answer(&access, local, h1, start, refused, options, closing)).await;
         drop(writing);
         match kept {
             Some(connection) => h1 = connection,
@@ -128,25 +124,45 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// Logs a request whose head has not come, and which nobody is there to read an answer to.
+fn unanswered(mut rq: Request, status: u16) {
+    begin(&mut rq);
+    rq.sent.status = status;
+    rq.sent.aborted = true;
+    finish(&rq);
+    if status == 408 {
+        reset(&rq);
+    }
+}
+
+/// Takes what there is of a head as far as it was in order: nginx does so line by line, while it reads.
+fn begin(rq: &mut Request) {
+    if !rq.head.target().is_empty() {
+        // It is refused in any case.
+        let _ = prepare::choose_server(rq);
+    }
+}
+
 /// Answers one request; the connection, when it may carry another.
-#[allow(clippy::too_many_arguments)]
 async fn answer(
     access: &Access,
     local: Arc<Local>,
     h1: Box<H1Body>,
-    head: Head,
+    start: Start,
     refused: Option<HeadError>,
-    started: Instant,
     options: Options,
     closing: bool,
 ) -> Option<Box<H1Body>> {
-    let mut rq = request(access, local, h1, head, started);
+    let mut rq = request(access, local, h1, start);
     if let Some(why) = refused {
         let level = crate::observe::error_log::Level::Info;
         crate::observe::request_log(&rq, level, format_args!("{}", why.message()));
     }
     let refused = match refused {
-        Some(why) => Some(why.status()),
+        Some(why) => {
+            begin(&mut rq);
+            Some(why.status())
+        }
         None if options.expected_tls => prepare(&mut rq).err().or(Some(497)),
         None => prepare(&mut rq).err(),
     };
@@ -166,14 +182,15 @@ async fn answer(
 }
 
 /// The request of a head, at its address's default server.
-fn request(access: &Access, local: Arc<Local>, h1: Box<H1Body>, head: Head, started: Instant) -> Request {
+fn request(access: &Access, local: Arc<Local>, mut h1: Box<H1Body>, start: Start) -> Request {
+    h1.taken = 0;
     access.worker().metrics.connections.requests.inc();
     access.conn.requests.fetch_add(1, Ordering::Relaxed);
     let pipelined = h1.pipelined;
-    let mut rq = Request::new(local, access.conn.clone(), head, Downstream::H1(h1));
-    rq.started = started;
+    let mut rq = Request::new(local, access.conn.clone(), start.head, Downstream::H1(h1));
+    rq.started = start.at;
     rq.pipelined = pipelined;
-    rq.length = rq.head.size() as u64;
+    rq.length = start.length;
     rq.server = bound(&rq.local, &rq.conn).names.default;
     rq.level = rq.http().servers[rq.server].level;
     rq
@@ -239,7 +256,8 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
         return None;
     }
     if let Err(e) = &sent {
-        rq.sent.aborted = true;
+        // Of an upstream that broke off nginx has sent what there was.
+        rq.sent.aborted = !matches!(e, BodyError::Upstream(_));
         if !matches!(e, BodyError::Client(_) | BodyError::ClientTimeout) {
             crate::observe::request_error(&rq, format_args!("{e} while sending to client"));
         }

@@ -77,6 +77,8 @@ pub fn choose_server(rq: &mut Request) -> Result<(), u16> {
     };
     if let Some(Err(status)) = field {
         rq.head.forget_fields_behind("host");
+        // The empty line was not looked at.
+        rq.length = rq.length.min(rq.head.end_of_fields() as u64);
         return Err(status);
     }
     if second.is_some() || field.is_none() && rq.head.version == Version::Http11 {

@@ -10,14 +10,25 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 pub(super) enum Read {
-    Head(Head, Instant),
+    Head(Start),
     /// Why it is no request, and what was read of it.
-    Refused(HeadError, Head, Instant),
+    Refused(HeadError, Start),
     Preface,
     /// The head did not come in time; what there is of it.
-    Late(Head, Instant),
+    Late(Start),
+    /// The client left within a head; what there is of it.
+    Broken(Start),
     /// The client left, or was idle too long.
     Closed,
+}
+
+/// The beginning of a request.
+pub(super) struct Start {
+    pub(super) head: Head,
+    /// Bytes of its lines that were whole and in order.
+    pub(super) length: u64,
+    /// When it was begun.
+    pub(super) at: Instant,
 }
 
 /// Waits for a request and reads its head, bounded in bytes and time.
@@ -56,13 +67,14 @@ pub(super) async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Bo
             match head.read(&h1.input, &mut scan, &limits) {
                 Ok(Progress::Done(n)) => {
                     let _ = h1.input.split_to(n);
-                    return Read::Head(std::mem::take(&mut head), started);
+                    let head = std::mem::take(&mut head);
+                    return Read::Head(Start { length: head.size() as u64, head, at: started });
                 }
                 Ok(Progress::More) => {}
-                Err(e) => return Read::Refused(e, partial_head(&h1.input), started),
+                Err(e) => return Read::Refused(e, partial(&h1.input, &limits, started)),
             }
             match crate::http::io::read_into(&mut h1.io, &mut h1.input).await {
-                Ok(0) | Err(_) => return Read::Closed,
+                Ok(0) | Err(_) => return Read::Broken(partial(&h1.input, &limits, started)),
                 Ok(_) => {}
             }
         }
@@ -70,16 +82,23 @@ pub(super) async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Bo
     let outcome = timeout(header_timeout, reading_head).await;
     drop(reading);
     // nginx logs 408 for a head that does not come in time, and closes without a word.
-    outcome.unwrap_or_else(|_| Read::Late(partial_head(&h1.input), started))
+    outcome.unwrap_or_else(|_| Read::Late(partial(&h1.input, &limits, started)))
 }
 
 /// Bytes of a refused first line that are kept for the log.
 const LOGGED: usize = 1024;
 
-/// What is known of a head that was refused: its first line, for the log.
-fn partial_head(input: &[u8]) -> Head {
+/// What is known of a head that was refused or did not come to its end, for the log: its first line, and the
+/// fields before what is wrong.
+fn partial(input: &[u8], limits: &HeadLimits, at: Instant) -> Start {
     let first = input.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(input.len());
     let input = &input[first..];
+    let mut head = first_line(input);
+    let length = head.add_fields_in_order(input, limits) as u64;
+    Start { head, length, at }
+}
+
+fn first_line(input: &[u8]) -> Head {
     match memchr::memchr(b'\n', &input[..input.len().min(LOGGED)]) {
         Some(end) => Head::raw_line(input[..end].strip_suffix(b"\r").unwrap_or(&input[..end])),
         None => Head::cut_line(&input[..input.len().min(LOGGED)]),

@@ -74,7 +74,7 @@ pub async fn answer(
             crate::observe::request_log(&rq, level, format_args!("{e} while sending to client"));
         }
     }
-    rq.sent.aborted = sent.is_err();
+    rq.sent.aborted = !matches!(sent, Ok(()) | Err(BodyError::Upstream(_)));
     h1::finish(&rq);
 }
 

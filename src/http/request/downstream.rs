@@ -28,6 +28,9 @@ pub struct H1Body {
     pub room: u64,
     /// Whether the request's first bytes came before the answer to the one before it.
     pub pipelined: bool,
+    /// Bytes of the connection that the pieces of the body took and that are not counted yet: in chunks more than
+    /// the pieces themselves.
+    pub taken: u64,
 }
 
 /// An HTTP/2 stream lent to its request.
@@ -86,7 +89,10 @@ impl H1Body {
     /// The next piece of the body; `None` at its end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         loop {
-            match self.framing.take(&mut self.input) {
+            let before = self.input.len();
+            let taken = self.framing.take(&mut self.input);
+            self.taken += (before - self.input.len()) as u64;
+            match taken {
                 Ok(Some(piece)) => return Ok(Some(piece)),
                 Ok(None) if self.framing.is_done() => return Ok(None),
                 Ok(None) => {}

@@ -485,9 +485,14 @@ impl Request {
         }
         let read = tokio::time::timeout(timeout, self.downstream.next());
         let piece = read.await.map_err(|_| BodyError::ClientTimeout)??;
+        if let Downstream::H1(h1) = &mut self.downstream {
+            self.length += std::mem::take(&mut h1.taken);
+        }
         if let Some(piece) = &piece {
             self.body_read += piece.len() as u64;
-            self.length += piece.len() as u64;
+            if let Downstream::H2(_) = self.downstream {
+                self.length += piece.len() as u64;
+            }
             if limit > 0 && self.body_read > limit {
                 return Err(BodyError::TooLarge);
             }

@@ -29,7 +29,11 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("document_uri", path),
     Variable::new("request_uri", |rq, _, out| put_some(out, &rq.unparsed)),
     Variable::new("request", |rq, _, out| put(out, rq.head.line())),
-    Variable::new("request_method", |rq, _, out| put_some(out, rq.main_method_name())),
+    Variable::new("request_method", |rq, _, out| {
+        // Of a line that is none no part counts.
+        let is_line = !rq.head.target().is_empty();
+        put_some(out, if is_line { rq.main_method_name() } else { b"" })
+    }),
     Variable::new("request_length", |rq, _, out| number(out, rq.length)),
     Variable::new("request_id", |rq, _, out| hex(out, &rq.id())),
     Variable::new("request_time", |rq, _, out| seconds(out, rq.started.elapsed())),

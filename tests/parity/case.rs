@@ -32,6 +32,7 @@
 //!   @ conn=a http=1.0                options, see `Options`
 //! raw = 400                          bytes as they are (Rust escapes), then as many answers as statuses;
 //!   | GET / HTTP/1.1\r\n\r\n         `closed` for a connection that ends without one
+//! frames NAME = 400                  HTTP/2 frames as they are: see `frames.rs`
 //! read a = 200                       the answer to a request that was only sent (`@ conn=a send`)
 //! pipe a ping                        writes the text and reads as many bytes back (after a 101)
 //! peek a text                        reads until the text has come on the connection, and takes nothing away
@@ -63,6 +64,7 @@
 //! head, bytes are echoed), `pause` (at `~PAUSE~` in the body it waits for `release`), `note` (the request's head and
 //! body are written down, not its line alone).
 
+use crate::frames::Frame;
 use std::path::Path;
 use std::time::Duration;
 
@@ -135,6 +137,7 @@ pub struct Check {
 pub enum Step {
     Request(Request),
     Raw { bytes: Vec<u8>, options: Options, expect: Vec<String> },
+    Frames { name: String, frames: Vec<Frame>, options: Options, expect: Vec<String> },
     Read { conn: String, expect: Vec<String> },
     Pipe { conn: String, text: Vec<u8> },
     Peek { conn: String, text: Vec<u8> },
@@ -196,7 +199,11 @@ impl Step {
             Step::Request(Request { options, .. }) | Step::Raw { options, .. } => {
                 options.send || options.later
             }
-            Step::Read { .. } | Step::Pipe { .. } | Step::Peek { .. } | Step::Await(_) => false,
+            Step::Frames { .. }
+            | Step::Read { .. }
+            | Step::Pipe { .. }
+            | Step::Peek { .. }
+            | Step::Await(_) => false,
             Step::Release | Step::Reload { .. } | Step::Rotate | Step::Sleep(_) => true,
         }
     }
@@ -216,7 +223,7 @@ impl Case {
         let of = |step: &Step| match step {
             Step::Request(request) if !request.options.send => request.options.repeat,
             Step::Raw { expect, options, .. } if !options.send => expect.len(),
-            Step::Read { expect, .. } => expect.len(),
+            Step::Read { expect, .. } | Step::Frames { expect, .. } => expect.len(),
             _ => 0,
         };
         self.script.iter().map(of).sum()
@@ -366,9 +373,12 @@ fn step(line: &str, more: &[&str]) -> Result<Step, String> {
     let mut options = Options { repeat: 1, ..Options::default() };
     let mut headers = vec![];
     let mut bytes = vec![];
+    let mut frames = vec![];
     for line in more {
         if let Some(words) = line.strip_prefix("@ ") {
             options.take(words)?;
+        } else if let (Some(frame), true) = (line.strip_prefix("| "), command.starts_with("frames ")) {
+            frames.push(frame.to_owned());
         } else if let Some(piece) = line.strip_prefix("| ") {
             bytes.extend(unescape(piece)?);
         } else {
@@ -384,6 +394,11 @@ fn step(line: &str, more: &[&str]) -> Result<Step, String> {
         "raw" => {
             needs_status()?;
             Step::Raw { bytes, options, expect }
+        }
+        "frames" => {
+            needs_status()?;
+            let frames = crate::frames::parse(&frames, unescape)?;
+            Step::Frames { name: rest.to_owned(), frames, options, expect }
         }
         "read" => {
             needs_status()?;

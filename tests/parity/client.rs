@@ -74,6 +74,10 @@ impl Player {
                 transcript.sent("raw");
                 self.raw(bytes, options, expect, transcript)
             }
+            Step::Frames { name, frames, options, .. } => {
+                transcript.sent(&format!("frames {name}"));
+                crate::frames::play(self.open(options)?, frames, transcript)
+            }
             Step::Read { conn, .. } => {
                 transcript.sent(&format!("read {conn}"));
                 let method = self.pending.get_mut(conn).filter(|p| !p.is_empty()).map(|p| p.remove(0));
@@ -178,16 +182,21 @@ impl Player {
         Ok(())
     }
 
+    /// A new connection, with nothing said on it.
+    fn open(&self, options: &Options) -> Result<TcpStream, String> {
+        let secure = options.tls || options.h2;
+        let port = options.port.unwrap_or(if secure { 28443 } else { 28080 });
+        let from: Ipv4Addr =
+            options.from.as_deref().unwrap_or("127.0.0.1").parse().map_err(|_| "from=ADDRESS")?;
+        connect(SocketAddrV4::new(from, 0), SocketAddrV4::new(self.ip, port))
+    }
+
     /// The named connection, or a new one.
     fn take(&mut self, options: &Options) -> Result<Conn, String> {
         if let Some(conn) = options.conn.as_ref().and_then(|name| self.conns.remove(name)) {
             return Ok(conn);
         }
-        let secure = options.tls || options.h2;
-        let port = options.port.unwrap_or(if secure { 28443 } else { 28080 });
-        let from: Ipv4Addr =
-            options.from.as_deref().unwrap_or("127.0.0.1").parse().map_err(|_| "from=ADDRESS")?;
-        let mut tcp = connect(SocketAddrV4::new(from, 0), SocketAddrV4::new(self.ip, port))?;
+        let mut tcp = self.open(options)?;
         tcp.write_all(&options.first).map_err(|e| e.to_string())?;
         let name = options.sni.clone().unwrap_or_else(|| "localhost".into());
         if options.h2 || options.h2c {

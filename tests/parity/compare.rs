@@ -16,7 +16,9 @@ fn stated(case: &Case) -> Vec<String> {
                 }
             }
             Step::Raw { expect, options, .. } if !options.send => all.extend(expect.iter().cloned()),
-            Step::Read { expect, .. } | Step::Reload { expect } => all.extend(expect.iter().cloned()),
+            Step::Read { expect, .. } | Step::Frames { expect, .. } | Step::Reload { expect } => {
+                all.extend(expect.iter().cloned())
+            }
             _ => {}
         }
     }
@@ -46,7 +48,12 @@ pub fn transcripts(
             if let Some((step, status)) = &difference.step {
                 cut_step(&mut expected, step)?;
                 let lines = cut_step(&mut ours, step)?;
-                let is = lines.iter().find_map(|l| l.strip_prefix("< HTTP/")?.split(' ').nth(1));
+                let answered =
+                    |l: &'_ String| l.strip_prefix("< HTTP/")?.split(' ').nth(1).map(str::to_owned);
+                let ended = |word: &str| lines.iter().any(|l| l.trim_start().starts_with(word));
+                let unanswered = ["reset", "closed", "no answer"].into_iter().find(|word| ended(word));
+                let is = lines.iter().find_map(answered).or(unanswered.map(str::to_owned));
+                let is = is.as_ref();
                 if is != Some(status) {
                     return Err(format!("`differs` expects {status} for {step}:\n{}", lines.join("\n")));
                 }

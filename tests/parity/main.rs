@@ -19,6 +19,7 @@ mod check;
 mod client;
 mod collect;
 mod compare;
+mod frames;
 mod http1;
 mod http2;
 mod loopback;

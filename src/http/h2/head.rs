@@ -8,12 +8,13 @@ use http::request::Parts;
 /// Makes a head of a request. The error is the status that it is answered with; the head is there for
 /// the log all the same.
 ///
-/// As in nginx, the bound is on the head as a whole, not on its lines: there are none.
+/// As in nginx, the bounds are those of the head as a whole and of each name and value; nginx ends the connection
+/// where they do not hold.
 pub fn read(parts: &Parts, limits: &HeadLimits) -> (Head, Option<u16>) {
     let target = parts.uri.path_and_query().map_or("", |p| p.as_str());
     let method = parts.method.as_str().as_bytes();
     let mut head = Head::from_parts(method, target.as_bytes(), Version::Http2, std::iter::empty());
-    if target.len() > limits.total {
+    if target.len() > limits.line {
         return (head, Some(HeadError::LongLine.status()));
     }
     let error = fields(&mut head, parts, limits).err();
@@ -25,9 +26,16 @@ pub fn read(parts: &Parts, limits: &HeadLimits) -> (Head, Option<u16>) {
             Some(HeadError::Method)
         }
         None if !target.starts_with('/') => Some(HeadError::BadLine),
+        None if !has_scheme(parts) => Some(HeadError::BadLine),
         other => other,
     };
     (head, error.map(HeadError::status))
+}
+
+/// Whether `:scheme` is one. The crate keeps it only beside an `:authority`, and takes what begins with a digit.
+fn has_scheme(parts: &Parts) -> bool {
+    let scheme = parts.uri.scheme_str().unwrap_or_default();
+    parts.uri.authority().is_none() || scheme.starts_with(|c: char| c.is_ascii_alphabetic())
 }
 
 fn fields(head: &mut Head, parts: &Parts, limits: &HeadLimits) -> Result<(), HeadError> {
@@ -37,7 +45,7 @@ fn fields(head: &mut Head, parts: &Parts, limits: &HeadLimits) -> Result<(), Hea
     for (count, (name, value)) in parts.headers.iter().enumerate() {
         let (name, value) = (name.as_str(), value.as_bytes());
         total += name.len() + value.len();
-        if total > limits.total || count >= limits.fields {
+        if total > limits.total || name.len().max(value.len()) > limits.line || count >= limits.fields {
             return Err(HeadError::LongFields);
         }
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || (b == b'_' && limits.underscores);
@@ -78,6 +86,9 @@ fn host(head: &mut Head, parts: &Parts) -> Result<(), HeadError> {
 /// Chooses the server and takes the target apart; the error is the status for what is wrong.
 pub fn prepare(rq: &mut Request) -> Result<(), u16> {
     h1::choose_server(rq)?;
+    if rq.head.all("content-length").nth(1).is_some() {
+        return Err(400);
+    }
     // The crate has seen to it that it is a number and that the body keeps to it.
     rq.body_length = rq.head.get("content-length").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
     crate::modules::ssl::verify::check_client(rq)
@@ -124,9 +135,11 @@ mod tests {
         assert_eq!(head(request("https://a/").method("VERSION-CONTROL")).1, None);
         assert_eq!(head(request("https://a/").method("get")).1, Some(400));
         assert_eq!(head(request("https://a/").method("G'T")).1, Some(400));
-        assert_eq!(head(request(&format!("https://a/{}", "x".repeat(400)))).1, Some(414));
+        assert_eq!(head(request(&format!("https://a/{}", "x".repeat(100)))).1, Some(414));
         assert_eq!(head(request("https://a/").header("x", "y".repeat(400))).1, Some(494));
-        assert_eq!(head(request("https://a/").header("x", "y".repeat(200))).1, None);
+        assert_eq!(head(request("https://a/").header("x", "y".repeat(100))).1, None);
+        assert_eq!(head(request("https://a/").header("x", "y".repeat(101))).1, Some(494));
+        assert_eq!(head(request("1x://a/")).1, Some(400));
         let many = (0..11).fold(request("https://a/"), |r, i| r.header(format!("x{i}"), "y"));
         assert_eq!(head(many).1, Some(494));
         let large = (0..5).fold(request("https://a/"), |r, i| r.header(format!("x{i}"), "y".repeat(90)));

@@ -296,6 +296,8 @@ fn content_length(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
     use crate::http::request::Downstream;
     match rq.head.get("content-length") {
         Some(text) => put(out, text),
+        // HTTP/2 need not say it, so it is known once the body has been read.
+        None if rq.version() == crate::http::Version::Http2 && rq.body_read == 0 => false,
         None if !rq.has_body || matches!(&rq.downstream, Downstream::H1(h1) if !h1.framing.is_done()) => {
             false
         }

@@ -511,7 +511,8 @@ fn error_page(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let target = if let Some(name) = target_text.strip_prefix('@') {
         ErrorTarget::Named(Bytes::copy_from_slice(name.as_bytes()))
     } else if target_text.starts_with('/') {
-        match target_text.split_once('?') {
+        // Of a text with variables the query begins where its value has the first question mark.
+        match target_text.split_once('?').filter(|_| !target_text.contains('$')) {
             Some((uri, args)) => ErrorTarget::Uri { uri: b.template(uri)?, args: Some(b.template(args)?) },
             None => ErrorTarget::Uri { uri: b.template(target_text)?, args: None },
         }

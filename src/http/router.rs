@@ -97,6 +97,12 @@ impl Locations {
                 }
             }
         }
+        // Of an exact location and another of the same name, the exact one says who may be sent there.
+        for (path, level) in &mut locations.slashed {
+            if let Some(exact) = locations.exact.get(path) {
+                *level = *exact;
+            }
+        }
         locations.prefixes.sort_by(|a, b| a.path.cmp(&b.path));
         let mut open: Vec<usize> = Vec::new();
         for at in 0..locations.prefixes.len() {

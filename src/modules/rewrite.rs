@@ -333,8 +333,10 @@ fn steps(rq: &mut Request, level: usize, changed: &mut bool) -> End {
                 rq.set_variable(*id, value);
             }
             Step::Break => {
-                // A URI that was rewritten before it is used where it is.
-                *changed = false;
+                // A URI that was rewritten before it is used where it is, and is no longer the location's.
+                if std::mem::take(changed) {
+                    rq.valid_location = false;
+                }
                 return End::Stop;
             }
             Step::Return(answer) => return End::Flow(answer_with(rq, answer)),

@@ -329,7 +329,7 @@ fn steps(rq: &mut Request, level: usize, changed: &mut bool) -> End {
     for step in local.generation.http.levels[level].conf.rewrite.steps.iter() {
         match step {
             Step::Set(id, value) => {
-                let value = value.eval(rq);
+                let value = eval(rq, value);
                 rq.set_variable(*id, value);
             }
             Step::Break => {
@@ -390,25 +390,25 @@ fn empty(rq: &Request, status: u16) -> Response {
     response
 }
 
+/// A value of this module's directives. Captures come from the decoded path; they are encoded again when the
+/// client's own path was (ngx_http_script_copy_capture_code).
+fn eval(rq: &Request, template: &Template) -> Bytes {
+    let path = rq.unparsed.split(|b| *b == b'?').next().unwrap_or_default();
+    if memchr::memchr2(b'%', b'+', path).is_none() {
+        return template.eval(rq);
+    }
+    let mut out = Vec::new();
+    template.eval_escaped(rq, Escape::Args, &mut out);
+    out.into()
+}
+
 fn apply(rq: &mut Request, rewrite: &Rewrite, changed: &mut bool) -> End {
     let subject = rq.uri.clone();
     if !rewrite.regex.capture(rq, &subject) {
         rq.forget_captures();
         return End::Done;
     }
-    // Captures come from the decoded path; in a query or a redirect they are encoded again, when the
-    // client's own URI was.
-    let quoted = rq.unparsed.iter().any(|b| matches!(b, b'%' | b'+'));
-    let eval = |template: &Template, rq: &Request| {
-        let mut out = Vec::new();
-        if quoted {
-            template.eval_escaped(rq, Escape::Args, &mut out)
-        } else {
-            template.eval_into(rq, &mut out)
-        }
-        out
-    };
-    let mut new_args = rewrite.args.as_ref().map(|a| eval(a, rq));
+    let mut new_args = rewrite.args.as_ref().map(|a| eval(rq, a).to_vec());
     if rewrite.keep_args && !rq.args.is_empty() {
         match &mut new_args {
             Some(args) => {
@@ -419,7 +419,7 @@ fn apply(rq: &mut Request, rewrite: &Rewrite, changed: &mut bool) -> End {
         }
     }
     if let Some(status) = rewrite.redirect {
-        let mut location = uri::unescape_redirect(&eval(&rewrite.uri, rq));
+        let mut location = uri::unescape_redirect(&eval(rq, &rewrite.uri));
         if let Some(args) = new_args {
             location.push(b'?');
             location.extend_from_slice(&args);
@@ -458,7 +458,7 @@ fn holds(rq: &mut Request, condition: &Condition) -> bool {
         }
         Condition::Equals(id, value, wanted) => {
             let left = rq.variable_value(*id).unwrap_or_default();
-            (left == value.eval(rq)) == *wanted
+            (left == eval(rq, value)) == *wanted
         }
         Condition::Matches(id, regex, wanted) => {
             let value = rq.variable_value(*id).unwrap_or_default();
@@ -469,7 +469,7 @@ fn holds(rq: &mut Request, condition: &Condition) -> bool {
             matched == *wanted
         }
         Condition::File(test, path, wanted) => {
-            let path = path.eval(rq);
+            let path = eval(rq, path);
             file_test(*test, &path) == *wanted
         }
     }

@@ -55,7 +55,7 @@ fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
     };
     match &page.target {
         ErrorTarget::Named(name) => Flow::Named(name.clone()),
-        ErrorTarget::Uri { uri, args } => {
+        ErrorTarget::Uri(uri) => {
             let uri = uri.eval(rq);
             // What variables made may be something else than a path.
             match uri.first() {
@@ -66,12 +66,9 @@ fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
             if rq.method != Method::Head {
                 rq.method = Method::Get;
             }
-            let (uri, args) = match args {
-                Some(args) => (uri, args.eval(rq)),
-                None => match memchr::memchr(b'?', &uri) {
-                    Some(at) => (uri.slice(..at), uri.slice(at + 1..)),
-                    None => (uri, Bytes::new()),
-                },
+            let (uri, args) = match memchr::memchr(b'?', &uri) {
+                Some(at) => (uri.slice(..at), uri.slice(at + 1..)),
+                None => (uri, Bytes::new()),
             };
             Flow::Internal { uri, args }
         }

@@ -408,7 +408,7 @@ fn apply(rq: &mut Request, rewrite: &Rewrite, changed: &mut bool) -> End {
         rq.forget_captures();
         return End::Done;
     }
-    let mut new_args = rewrite.args.as_ref().map(|a| eval(rq, a).to_vec());
+    let mut new_args = rewrite.args.as_ref().map(|a| Vec::from(eval(rq, a)));
     if rewrite.keep_args && !rq.args.is_empty() {
         match &mut new_args {
             Some(args) => {

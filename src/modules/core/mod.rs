@@ -82,13 +82,8 @@ pub struct ErrorPage {
 /// What answers in place of an error.
 #[derive(Clone, Debug)]
 pub enum ErrorTarget {
-    /// An internal redirect.
-    Uri {
-        /// The path.
-        uri: Template,
-        /// The query, where it stands apart from the path.
-        args: Option<Template>,
-    },
+    /// An internal redirect, to a path and, behind the first question mark of the value, a query.
+    Uri(Template),
     /// A named location.
     Named(Bytes),
     /// A redirect of the client.
@@ -510,14 +505,8 @@ fn error_page(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let mut overwrite = overwrite;
     let target = if let Some(name) = target_text.strip_prefix('@') {
         ErrorTarget::Named(Bytes::copy_from_slice(name.as_bytes()))
-    } else if target_text.starts_with('/') {
-        // Of a text with variables the query begins where its value has the first question mark.
-        match target_text.split_once('?').filter(|_| !target_text.contains('$')) {
-            Some((uri, args)) => ErrorTarget::Uri { uri: b.template(uri)?, args: Some(b.template(args)?) },
-            None => ErrorTarget::Uri { uri: b.template(target_text)?, args: None },
-        }
-    } else if target_text.starts_with('$') {
-        ErrorTarget::Uri { uri: b.template(target_text)?, args: None }
+    } else if target_text.starts_with(['/', '$']) {
+        ErrorTarget::Uri(b.template(target_text)?)
     } else {
         if overwrite.is_none() {
             overwrite = Some(302);

@@ -60,6 +60,8 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
     }
     server.stop();
     for name in LOGS {
+        // A line of its own, for lines of one log only may change places.
+        transcript.note(&format!("in {name}:"));
         for name in [format!("{name}.1"), name.to_owned()] {
             if let Ok(text) = fs::read(dir.join(name)) {
                 transcript.log(&String::from_utf8_lossy(&text));

@@ -37,6 +37,21 @@ pub struct Entry {
     /// Why there was no answer: such an entry is a 502 or 504 of our own making, and has no fields
     /// and no body.
     pub failure: Option<FailureKind>,
+    /// Where and when it came from.
+    pub meta: Meta,
+}
+
+/// What is known of an entry beside the response.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// When its head was received or last confirmed: milliseconds since 1970, by this machine's clock.
+    pub received: u64,
+    /// How old it was by then (RFC 9111, 4.2.3).
+    pub initial_age: Duration,
+    /// The number of its fill in this zone; what was purged later does not come back.
+    pub sequence: u64,
+    /// Host and path of the request that brought it, where a live stream is known; else empty.
+    pub origin: Bytes,
 }
 
 /// When an entry gets old.
@@ -84,6 +99,7 @@ impl Entry {
             vary: None,
             times: Times::new(now, Lifetime { fresh, ..Lifetime::default() }),
             failure: Some(failure.kind),
+            meta: Meta::default(),
         }
     }
 
@@ -111,6 +127,7 @@ impl Entry {
             vary: self.vary.clone(),
             times,
             failure: self.failure,
+            meta: self.meta.clone(),
         }
     }
 

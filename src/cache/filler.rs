@@ -2,7 +2,7 @@
 //! can stop it.
 
 use super::counters::FillEnd;
-use super::entry::{Entry, PIECE, Times, Validators, pack_fields};
+use super::entry::{Entry, Meta, PIECE, Times, Validators, pack_fields};
 use super::fill::{Fill, Opening, Told};
 use super::freshness::{self, Lifetime, Refusal};
 use super::key::Key;
@@ -292,6 +292,7 @@ impl Filler {
             vary: opening.vary.clone(),
             times,
             failure: None,
+            meta: Meta::default(),
         };
         // A variant is found by what the main entry varies by. If this one varies by something else,
         // it becomes the main entry.

@@ -1,6 +1,7 @@
 //! What a response is kept under: the text of `proxy_cache_key` and a 128-bit hash of it.
 
 use bytes::Bytes;
+use md5::{Digest, Md5};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::OnceLock;
 
@@ -11,12 +12,14 @@ pub struct Key {
     pub hash: u128,
     /// The text, evaluated.
     pub text: Bytes,
+    /// Which variant of the response (see [`super::vary`]); `None` is the main one.
+    pub variant: Option<u128>,
 }
 
 impl Key {
     /// The key with this text.
     pub fn new(text: Bytes) -> Key {
-        Key { hash: hash(&text), text }
+        Key { hash: hash(&text), text, variant: None }
     }
 
     /// The key of a variant of this response (see [`super::vary`]).
@@ -24,7 +27,18 @@ impl Key {
         let mut both = [0; 32];
         both[..16].copy_from_slice(&self.hash.to_le_bytes());
         both[16..].copy_from_slice(&variant.to_le_bytes());
-        Key { hash: hash(&both), text: self.text.clone() }
+        Key { hash: hash(&both), text: self.text.clone(), variant: Some(variant) }
+    }
+
+    /// What it is called on disk: the MD5 of its text, as in nginx, so that scripts which compute it
+    /// find the file; a variant's follows from the text and the variant. Unlike [`Self::hash`] it is
+    /// the same in every process. Who finds an entry by it compares the text.
+    pub fn name(&self) -> [u8; 16] {
+        let mut hasher = Md5::new().chain_update(&self.text);
+        if let Some(variant) = self.variant {
+            hasher.update(variant.to_be_bytes());
+        }
+        hasher.finalize().into()
     }
 }
 

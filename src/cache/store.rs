@@ -57,7 +57,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::entry::Times;
+    use crate::cache::entry::{Meta, Times};
     use crate::cache::freshness::Lifetime;
     use crate::http::response::Fields;
     use bytes::Bytes;
@@ -74,6 +74,7 @@ mod tests {
             vary: None,
             times: Times::new(Instant::now(), Lifetime::default()),
             failure: None,
+            meta: Meta::default(),
         })
     }
 
@@ -99,6 +100,6 @@ mod tests {
         let key = Key::new(Bytes::from_static(b"/a"));
         store.put(key.hash, entry(&key, 1));
         assert!(store.get(&key).is_some());
-        assert!(store.get(&Key { hash: key.hash, text: Bytes::from_static(b"/b") }).is_none());
+        assert!(store.get(&Key { text: Bytes::from_static(b"/b"), ..key.clone() }).is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! A response that is kept: whole, and with the times at which it gets old.
 
 use super::freshness::Lifetime;
+use super::seen::{Source, Tier};
 use super::vary::Vary;
 use crate::http::body::Body;
 use crate::http::response::Fields;
@@ -149,9 +150,20 @@ impl Entry {
             },
             ranges: takes_ranges(&self.fields),
             kept: true,
+            source: self.source(),
             tunnel: None,
             attempts: Vec::new(),
         })
+    }
+
+    fn source(&self) -> Source {
+        Source {
+            tier: Tier::Memory,
+            fresh_until: Some(self.times.fresh_until),
+            received: self.meta.received,
+            initial_age: self.meta.initial_age,
+            ..Source::default()
+        }
     }
 
     /// Bytes of memory it takes, about, and rather more than less.

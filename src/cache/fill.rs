@@ -6,6 +6,7 @@
 //! behind, and ends when nobody reads. A fill that breaks off is an error to every reader.
 
 use super::entry::{Entry, takes_ranges};
+use super::seen::{Source, Tier};
 use super::vary::Vary;
 use crate::http::body::{Body, BodyError, BodyStream};
 use crate::http::response::Fields;
@@ -35,6 +36,8 @@ pub struct Opening {
     pub length: Option<u64>,
     /// What the answer varies by.
     pub vary: Option<Vary>,
+    /// Stale from then on.
+    pub fresh_until: Option<Instant>,
 }
 
 /// What those who wait for a fill's head are told.
@@ -207,6 +210,12 @@ impl Fill {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Those who read it now.
+    fn readers(&self) -> u32 {
+        let state = self.state.lock();
+        (state.readers.len() - state.vacant.len()) as u32
+    }
+
     /// Whether it has ended.
     pub fn is_done(&self) -> bool {
         self.state.lock().done.is_some()
@@ -287,6 +296,12 @@ impl Reader {
 
     /// The answer that begins with `opening` and whose body is read here.
     pub fn answer(self, opening: &Opening) -> Answer {
+        let source = Source {
+            tier: Tier::Fill,
+            fresh_until: opening.fresh_until,
+            readers: self.fill.readers(),
+            ..Source::default()
+        };
         Answer {
             status: opening.status,
             reason: opening.reason.clone(),
@@ -295,6 +310,7 @@ impl Reader {
             body: Body::Stream(Box::new(self)),
             ranges: takes_ranges(&opening.fields),
             kept: true,
+            source,
             tunnel: None,
             attempts: Vec::new(),
         }

@@ -189,8 +189,9 @@ impl Filler {
         Ok((lifetime, vary))
     }
 
-    fn alone(&self, answer: Answer, why: Option<Refusal>, outcome: oneshot::Sender<Outcome>) -> FillEnd {
+    fn alone(&self, mut answer: Answer, why: Option<Refusal>, outcome: oneshot::Sender<Outcome>) -> FillEnd {
         let Job { zone, slot, .. } = &self.job;
+        answer.source.refusal = why;
         if let Some(why) = why {
             zone.counters.refusal(why);
             // `proxy_no_cache` is the request's matter and says nothing about the next.
@@ -214,8 +215,9 @@ impl Filler {
     ) -> FillEnd {
         let Answer { status, reason, fields, length, mut body, attempts, .. } = answer;
         let reason = Bytes::copy_from_slice(&reason);
-        let opening = Arc::new(Opening { status, reason, fields: pack_fields(&fields), length, vary });
-        drop(fields);
+        let fields = pack_fields(&fields);
+        let fresh_until = Some(times.fresh_until);
+        let opening = Arc::new(Opening { status, reason, fields, length, vary, fresh_until });
         let Job { zone, fill, slot, .. } = &self.job;
         zone.admit(slot, fill);
         fill.tell(Told::Shared(opening.clone()));

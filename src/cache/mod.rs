@@ -18,6 +18,7 @@ pub mod key;
 pub mod links;
 pub mod memory;
 pub mod policy;
+pub mod seen;
 pub mod serve;
 pub mod store;
 pub mod vary;

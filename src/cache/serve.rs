@@ -77,9 +77,9 @@ pub struct Served {
 }
 
 /// The fresh entry for a request, if there is one.
-pub fn fresh(zone: &Zone, key: &Key, asked: &Head) -> Option<Arc<Entry>> {
+pub fn fresh(zone: &Zone, key: &Key, asked: &Head, now: Instant) -> Option<Arc<Entry>> {
     let entry = zone.find(key, asked).entry?;
-    entry.is_fresh(Instant::now()).then_some(entry)
+    entry.is_fresh(now).then_some(entry)
 }
 
 /// Answers a request.

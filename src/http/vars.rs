@@ -22,6 +22,8 @@ pub struct Variable {
     /// Whether its first value is its value for the rest of the request, whatever becomes of the
     /// location (a variable that nginx does not flag as one that may not be cached).
     pub cached: bool,
+    /// Whether it is ours and not nginx's: a configuration that sets a variable of this name has its own.
+    pub gives_way: bool,
     /// Reads it.
     pub get: Getter,
     /// Writes it, for the few that `set` may change.
@@ -31,17 +33,22 @@ pub struct Variable {
 impl Variable {
     /// A variable that can be read.
     pub const fn new(name: &'static str, get: Getter) -> Variable {
-        Variable { name, prefix: false, cached: false, get, set: None }
+        Variable { name, prefix: false, cached: false, gives_way: false, get, set: None }
+    }
+
+    /// A variable that nginx does not have.
+    pub const fn own(name: &'static str, get: Getter) -> Variable {
+        Variable { gives_way: true, ..Variable::new(name, get) }
     }
 
     /// A variable that is read once in a request.
     pub const fn cached(name: &'static str, get: Getter) -> Variable {
-        Variable { name, prefix: false, cached: true, get, set: None }
+        Variable { name, prefix: false, cached: true, gives_way: false, get, set: None }
     }
 
     /// All variables that begin with `name`.
     pub const fn prefix(name: &'static str, get: Getter) -> Variable {
-        Variable { name, prefix: true, cached: false, get, set: None }
+        Variable { name, prefix: true, cached: false, gives_way: false, get, set: None }
     }
 }
 
@@ -129,7 +136,7 @@ impl VarTable {
             VarKind::Slot(_) => {}
             VarKind::Builtin(variable, _) if variable.set.is_some() => {}
             VarKind::Unknown | VarKind::Builtin(..) => match builtin(&def.name) {
-                Some((variable, rest)) if !variable.prefix => {
+                Some((variable, rest)) if !variable.prefix && !variable.gives_way => {
                     if variable.set.is_none() {
                         return Err(duplicate(&def.name));
                     }
@@ -147,7 +154,9 @@ impl VarTable {
     pub fn computed(&mut self, name: &str, computed: Arc<dyn Computed>) -> ConfResult<VarId> {
         let id = self.id(name);
         let def = &mut self.defs[id as usize];
-        if builtin(&def.name).is_some_and(|(variable, _)| !variable.prefix && variable.set.is_none()) {
+        let is_fixed =
+            |variable: &Variable| !variable.prefix && !variable.gives_way && variable.set.is_none();
+        if builtin(&def.name).is_some_and(|(variable, _)| is_fixed(variable)) {
             return Err(duplicate(&def.name));
         }
         def.kind = VarKind::Computed(computed);

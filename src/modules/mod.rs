@@ -124,6 +124,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     limit_req::VARIABLES,
     log::VARIABLES,
     proxy::VARIABLES,
+    proxy_cache::VARIABLES,
     realip::VARIABLES,
     referer::VARIABLES,
     secure_link::VARIABLES,
@@ -158,6 +159,7 @@ pub const PHASES: &[Handler] = &[
 /// of a response stays with the engine: not-modified before them, ranges after them.
 pub const FILTERS: &[Filter] = &[
     headers::FILTER,
+    proxy_cache::FILTER,
     userid::FILTER,
     gunzip::FILTER,
     sub::FILTER,

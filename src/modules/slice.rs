@@ -201,6 +201,7 @@ impl State {
                     below.internal = true;
                     below.slice.set(Some(self.at));
                     (below.attempts, below.upstream_fields, below.cache_status) = (Vec::new(), None, None);
+                    below.cache_seen = Default::default();
                     self.current = Current::Asking(Box::pin(async move {
                         let response = phases::content_again(&mut below).await;
                         (below, response)

@@ -118,6 +118,7 @@ pub const VARIABLES: &[Variable] = &[
         name: RESET,
         prefix: false,
         cached: false,
+        gives_way: false,
         get: |rq, _, out| {
             let state = rq.userid.borrow();
             state.reset.as_ref().is_some_and(|value| {

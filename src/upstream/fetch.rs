@@ -8,6 +8,7 @@ use super::pool::Connection;
 use super::spool::Spooled;
 use super::tunnel::UpstreamTunnel;
 use super::{Answer, Failure, FailureKind, Plan};
+use crate::cache::seen::Source;
 use crate::http::Request;
 use crate::http::body::{Body, Framing};
 use crate::http::h1::{append_line_safe, write_field};
@@ -334,6 +335,7 @@ impl Plan {
             body: Body::Empty,
             ranges: false,
             kept: false,
+            source: Source::default(),
             tunnel: None,
             attempts,
         };

@@ -17,6 +17,7 @@ pub mod resolve;
 pub mod spool;
 pub mod tunnel;
 
+use crate::cache::seen::Source;
 use crate::edge::Local;
 use crate::http::body::Body;
 use crate::http::request::{Address, Attempt, Conn};
@@ -101,6 +102,8 @@ pub struct Answer {
     /// Whether it comes from the cache or is about to be kept there: the client's conditions are then
     /// ours to answer.
     pub kept: bool,
+    /// Where it comes from, as the cache sees it.
+    pub source: Source,
     /// A protocol switch.
     pub tunnel: Option<Box<dyn Tunnel>>,
     /// The attempts it took.

@@ -11,6 +11,7 @@ mod acceptance_rooms;
 mod acceptance_shop;
 mod acceptance_signal;
 mod authority;
+mod cache_debug;
 mod client_certificates;
 mod command_line;
 mod compression;

@@ -12,6 +12,7 @@ use super::entry::Validators;
 use super::filler::Upstream;
 use super::key::Key;
 use super::policy::{Policy, Valid};
+use super::seen::Source;
 use super::serve::{Ask, NoCache, Served, Viewer, serve};
 use super::zone::{Spec, Zone};
 use crate::http::body::{Body, BodyError, BodyStream};
@@ -73,6 +74,7 @@ impl Call {
             body,
             ranges: false,
             kept: false,
+            source: Source::default(),
             tunnel: None,
             attempts,
         };

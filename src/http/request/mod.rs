@@ -16,6 +16,7 @@ use crate::http::head::{Head, Method, Version};
 use crate::http::regex::Groups;
 use crate::http::response::Fields;
 use crate::http::vars::{VarId, VarKind};
+use crate::modules::proxy_cache::Seen;
 use crate::modules::{LocConf, SrvConf};
 use bytes::Bytes;
 use std::cell::{OnceCell, RefCell};
@@ -113,6 +114,8 @@ pub struct Request {
     pub upstream_fields: Option<Arc<Fields>>,
     /// How the cache answered.
     pub cache_status: Option<CacheStatus>,
+    /// What else it saw of the cache (`$cache_*`).
+    pub cache_seen: Seen,
     /// What `limit_req` decided (`$limit_req_status`).
     pub limit_req: Option<&'static str>,
     /// What `limit_conn` decided (`$limit_conn_status`).
@@ -187,6 +190,7 @@ impl Request {
             attempts: Vec::new(),
             upstream_fields: None,
             cache_status: None,
+            cache_seen: Seen::default(),
             limit_req: None,
             limit_conn: None,
             guards: Vec::new(),
@@ -227,6 +231,7 @@ impl Request {
         rq.pristine = false;
         rq.valid_location = true;
         (rq.attempts, rq.upstream_fields, rq.cache_status) = (Vec::new(), None, None);
+        rq.cache_seen = Seen::default();
         rq.captures = RefCell::default();
         Some(rq)
     }
@@ -250,6 +255,7 @@ impl Request {
         rq.attempts = self.attempts.clone();
         rq.upstream_fields = self.upstream_fields.clone();
         rq.cache_status = self.cache_status;
+        rq.cache_seen = self.cache_seen.clone();
         // A client's request is counted once, however many are made of it.
         (rq.limit_req, rq.limit_conn) = (self.limit_req, self.limit_conn);
         rq.charset = self.charset.get_or_init(Arc::default).clone().into();

@@ -3,7 +3,7 @@
 use super::path::{memory_cache, proxy_cache_path};
 use super::predicate::Predicate;
 use crate::cache::policy::{IgnoreHeaders, Valid};
-use crate::conf::table::Arity;
+use crate::conf::table::{Arity, HTTP_SERVER_LOCATION};
 use crate::conf::values::{self, flag, size_arg, time_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
 
@@ -100,6 +100,13 @@ pub const COMMANDS: &[Command] = &[
         "where a range may begin that is answered from the cache",
     ),
     Command::works("proxy_ignore_headers", ignore_headers, "fields of an answer that are not heeded"),
+    Command::own(
+        "proxy_cache_debug",
+        HTTP_SERVER_LOCATION,
+        Arity::SOME,
+        super::debug::directive,
+        "which clients are told how the cache answered, in Cache-Status and X-Cache (off, all, networks)",
+    ),
     Command::no_effect("proxy_temp_path", IN_MEMORY),
     Command::no_effect("proxy_max_temp_file_size", IN_MEMORY),
     Command::no_effect("proxy_temp_file_write_size", IN_MEMORY),

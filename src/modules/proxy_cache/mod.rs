@@ -8,33 +8,40 @@
 //! `proxy_cache_lock` is on or not, and read its answer as it arrives; a kept answer has a
 //! `Content-Length` even if the upstream gave none.
 
+mod debug;
 mod directives;
 mod metrics;
 mod path;
 mod predicate;
+mod seen;
 mod viewer;
 mod zones;
 
 pub use crate::cache::policy::IgnoreHeaders;
+pub use debug::FILTER;
 pub use directives::COMMANDS;
 pub use metrics::metrics;
+pub use seen::{Seen, VARIABLES};
 pub use zones::{Http, Runtime, Shared};
 
 use crate::cache::CacheStatus;
+use crate::cache::freshness::Refusal;
 use crate::cache::key::Key;
 use crate::cache::policy::{Policy, UseStale, Valid};
 use crate::cache::serve::{self, Ask, NoCache};
 use crate::cache::zone::Zone;
 use crate::conf::diag::At;
 use crate::conf::{Builder, ConfError, ConfResult};
-use crate::http::head::Method;
+use crate::http::head::{Head, Method};
 use crate::http::request::Request;
 use crate::http::template::Template;
 use crate::upstream::{Answer, Failure, FailureKind, Plan};
 use bytes::Bytes;
+use debug::Debug;
 use predicate::Predicate;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 crate::settings! {
     /// What a level configures.
@@ -71,6 +78,8 @@ crate::settings! {
         inherit max_range_offset: Option<u64> = None,
         /// `proxy_ignore_headers`: for the proxy too.
         inherit ignore_headers: IgnoreHeaders = IgnoreHeaders::default(),
+        /// `proxy_cache_debug`
+        inherit debug: Debug = Debug::Off,
         /// All of this made ready for requests, when there is a zone.
         own active: Option<Arc<Active>> = None,
     }
@@ -181,10 +190,13 @@ pub fn ready(rq: &mut Request) -> Option<Result<Answer, Failure>> {
         Ok(place) => place,
         Err(failure) => return Some(Err(failure)),
     };
-    let entry = serve::fresh(&zone, &key(&active, rq), &rq.head)?;
+    let (key, now) = (key(&active, rq), Instant::now());
+    let entry = serve::fresh(&zone, &key, &rq.head, now)?;
     zone.counters.request(CacheStatus::Hit);
     rq.cache_status = Some(CacheStatus::Hit);
-    Some(entry.answer())
+    let answer = entry.answer();
+    rq.cache_seen = Seen::new(zone, key, now, &answer);
+    Some(answer)
 }
 
 /// Answers a request that the cache [`wants`], from what is kept, from what another request is
@@ -206,10 +218,24 @@ pub async fn fetch(rq: &mut Request, plan: Plan) -> Result<Answer, Failure> {
         far_range: far_range(rq),
         zone,
     };
+    let vary_miss = debug::wanted(rq) && is_vary_miss(&ask, &rq.head);
     let upstream = viewer::Planned(plan);
     let served = Box::pin(serve::serve(&ask, &mut viewer::Asking(rq), upstream)).await;
     rq.cache_status = Some(served.status);
+    let refused = matches!(ask.no_cache, NoCache::Yes).then(|| match *rq.loc().proxy.buffering {
+        true => Refusal::NoCache,
+        false => Refusal::Unbuffered,
+    });
+    rq.cache_seen = Seen::new(ask.zone, ask.key, Instant::now(), &served.result);
+    rq.cache_seen.vary_miss = vary_miss;
+    rq.cache_seen.refused_early(refused);
     served.result
+}
+
+/// Whether another variant of what is asked for is kept, and not this one.
+fn is_vary_miss(ask: &Ask, asked: &Head) -> bool {
+    let found = ask.zone.find(&ask.key, asked);
+    found.entry.is_none() && found.slot.variant.is_some()
 }
 
 fn place(rq: &Request) -> Result<(Arc<Active>, Arc<Zone>), Failure> {

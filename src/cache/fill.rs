@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 /// What a passing fill holds at most, in bytes.
@@ -49,8 +49,33 @@ pub enum Told {
     Entry(Arc<Entry>),
     /// The answer, of this status, is its requester's alone.
     Alone(u16),
+    /// The server fails, with this status; it would fail all whom this suits.
+    Down(u16, Option<Vary>),
     /// There is no answer.
     Failed(u16, FailureKind, Arc<str>),
+}
+
+/// So many of those whom an answer is not for ask for themselves at first, and so many more for each
+/// of them that has its answer: Varnish's `rush_exponent`.
+const RUSH: usize = 3;
+
+/// The turn to ask for oneself. Another's comes when it is dropped.
+pub struct Turn {
+    fill: Arc<Fill>,
+    next: usize,
+}
+
+impl Turn {
+    /// The upstream keeps up: more may ask.
+    pub fn went_well(&mut self) {
+        self.next = RUSH;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.fill.turns.add_permits(self.next);
+    }
 }
 
 /// Why a filler should stop.
@@ -74,6 +99,8 @@ pub struct Fill {
     state: Mutex<State>,
     /// Wakes the filler of a passing fill when there may be room.
     room: Notify,
+    /// Turns of those who are to ask for themselves.
+    turns: Semaphore,
     home: Option<Arc<dyn Home>>,
 }
 
@@ -107,6 +134,7 @@ impl Fill {
             told: watch::Sender::new(None),
             state: Mutex::default(),
             room: Notify::new(),
+            turns: Semaphore::new(RUSH),
             home,
         })
     }
@@ -285,6 +313,16 @@ impl Reader {
             // The sender lives as long as the fill, which we hold.
             Ok(None) | Err(_) => Told::Failed(502, FailureKind::Error, "the fill is gone".into()),
         }
+    }
+
+    /// Leaves the fill, whose answer is another's alone, and waits for its turn to ask for itself.
+    pub async fn turn(self) -> Turn {
+        let fill = self.fill.clone();
+        drop(self);
+        if let Ok(permit) = fill.turns.acquire().await {
+            permit.forget();
+        }
+        Turn { fill, next: 1 }
     }
 
     /// The same reader, of which parts can be had: as nginx cuts several ranges from what it has, and

@@ -6,7 +6,7 @@ use super::entry::{Entry, Meta, PIECE, Times, Validators, pack_fields};
 use super::fill::{Fill, Opening, Told};
 use super::freshness::{self, Lifetime, Refusal};
 use super::key::Key;
-use super::policy::Policy;
+use super::policy::{Policy, is_down};
 use super::vary::Vary;
 use super::zone::Zone;
 use crate::http::body::Body;
@@ -86,7 +86,8 @@ pub fn spawn<U: Upstream>(job: Job, upstream: U) -> Requester {
     let (outcome, outcome_end) = oneshot::channel();
     let (question, question_end) = job.ask.then(oneshot::channel).unzip();
     job.zone.counters.filling.add(1);
-    let filler = Filler { job, reserved: 0 };
+    let sequence = job.zone.next_sequence();
+    let filler = Filler { job, sequence, received: 0, reserved: 0 };
     tokio::spawn(filler.run(upstream, question, outcome));
     Requester { question: question_end, outcome: outcome_end }
 }
@@ -94,6 +95,10 @@ pub fn spawn<U: Upstream>(job: Job, upstream: U) -> Requester {
 /// A job under way. However it ends, nobody is left waiting: see its `Drop`.
 struct Filler {
     job: Job,
+    /// Its number in the zone.
+    sequence: u64,
+    /// When the head came, milliseconds since 1970.
+    received: u64,
     /// Bytes taken from what fills may hold together.
     reserved: u64,
 }
@@ -109,6 +114,7 @@ impl Filler {
         let kept = stale.and_then(|stale| Some((stale.validators()?, stale)));
         let fetched = upstream.fetch(kept.as_ref().map(|(validators, _)| validators.clone())).await;
         let now = Instant::now();
+        self.received = date::since_epoch().as_millis().try_into().unwrap_or(u64::MAX);
         let end = match (fetched, kept) {
             (Err(failure), _) => self.failed(failure, now, outcome),
             (Ok(answer), Some((_, stale))) if answer.status == 304 => {
@@ -126,14 +132,15 @@ impl Filler {
     }
 
     fn failed(&self, failure: Failure, now: Instant, outcome: oneshot::Sender<Outcome>) -> FillEnd {
-        let Job { zone, policy, slot, stale, .. } = &self.job;
+        let Job { policy, slot, stale, .. } = &self.job;
         let covered = stale.as_ref().is_some_and(|s| serves_on_failure(policy, s, failure.kind, now));
         // A failure of our own making is kept like an answer, as nginx keeps it.
         if !covered
             && matches!(failure.status, 502 | 504)
             && let Some(fresh) = policy.valid(failure.status)
         {
-            zone.keep(slot, Arc::new(Entry::failure(slot.text.clone(), &failure, now, fresh)));
+            let failed = Entry::failure(slot.text.clone(), &failure, now, fresh);
+            self.put(slot, Entry { meta: self.meta(), ..failed });
         }
         self.tell_last(Told::Failed(failure.status, failure.kind, failure.message.as_str().into()));
         // The requester may have left; nobody else wants its failure.
@@ -149,13 +156,13 @@ impl Filler {
         now: Instant,
         outcome: oneshot::Sender<Outcome>,
     ) -> FillEnd {
-        let Job { zone, policy, slot, .. } = &self.job;
+        let Job { policy, slot, .. } = &self.job;
         let lifetime = freshness::refreshed(&answer.fields, stale.status, &stale.fields, policy, date::now());
         let entry = match lifetime {
             Some(lifetime) => {
-                let entry = Arc::new(stale.refreshed(Times::new(now, lifetime)));
-                zone.keep(slot, entry.clone());
-                entry
+                let entry = stale.refreshed(Times::new(now, lifetime));
+                let meta = Meta { origin: stale.meta.origin.clone(), ..self.meta() };
+                self.put(slot, Entry { meta, ..entry })
             }
             None => stale.clone(),
         };
@@ -190,16 +197,21 @@ impl Filler {
     }
 
     fn alone(&self, mut answer: Answer, why: Option<Refusal>, outcome: oneshot::Sender<Outcome>) -> FillEnd {
-        let Job { zone, slot, .. } = &self.job;
+        let Job { zone, slot, asked, .. } = &self.job;
         answer.source.refusal = why;
         if let Some(why) = why {
             zone.counters.refusal(why);
-            // `proxy_no_cache` is the request's matter and says nothing about the next.
-            if why != Refusal::NoCache && !zone.is_apart(slot) {
+            // `proxy_no_cache` is the request's matter and says nothing about the next; nor does a
+            // failure, and who fails is not to be asked by all at once.
+            if why != Refusal::NoCache && !is_down(answer.status) && !zone.is_apart(slot) {
                 zone.set_apart(slot);
             }
         }
-        self.tell_last(Told::Alone(answer.status));
+        let theirs = why != Some(Refusal::NoCache) && is_down(answer.status) && !is_private(&answer, asked);
+        self.tell_last(match Vary::of(&answer.fields, asked) {
+            Ok(vary) if theirs => Told::Down(answer.status, vary),
+            _ => Told::Alone(answer.status),
+        });
         // The requester may have left; the answer is dropped then, and its connection with it.
         let _ = outcome.send(Outcome::Own(answer));
         FillEnd::Uncacheable
@@ -294,7 +306,7 @@ impl Filler {
             vary: opening.vary.clone(),
             times,
             failure: None,
-            meta: Meta::default(),
+            meta: self.meta(),
         };
         // A variant is found by what the main entry varies by. If this one varies by something else,
         // it becomes the main entry.
@@ -303,10 +315,22 @@ impl Filler {
             Some(vary) => key.variant(vary.variant()).hash == slot.hash,
             None => false,
         };
-        zone.keep(if found { slot } else { key }, Arc::new(entry));
+        self.put(if found { slot } else { key }, entry);
         zone.leave(slot, fill);
         zone.release(std::mem::take(&mut self.reserved));
         fill.finish(Ok(()));
+    }
+
+    /// What is known of an entry that is made of the answer.
+    fn meta(&self) -> Meta {
+        Meta { received: self.received, sequence: self.sequence, ..Meta::default() }
+    }
+
+    /// Gives the zone an entry; `slot` is where requests look for it.
+    fn put(&self, slot: &Key, entry: Entry) -> Arc<Entry> {
+        let entry = Arc::new(entry);
+        self.job.zone.keep(slot, entry.clone());
+        entry
     }
 
     /// Tells those who wait how it ended; nobody joins any more.
@@ -336,6 +360,14 @@ async fn forbids(question: Option<oneshot::Sender<Question>>, status: u16, field
     let (reply, replied) = oneshot::channel();
     question.send(Question { status, fields: fields.clone(), reply }).is_err()
         || replied.await.unwrap_or(true)
+}
+
+/// Whether an answer says that it is for one client, or was asked for with who the client is.
+fn is_private(answer: &Answer, asked: &Head) -> bool {
+    let names_one = |value: &Bytes| memchr::memmem::find(&value.to_ascii_lowercase(), b"private").is_some();
+    answer.fields.get("set-cookie").is_some()
+        || answer.fields.all("cache-control").any(names_one)
+        || asked.get("authorization").is_some()
 }
 
 /// Copies a body into stretches of memory that hold nothing else; what came in are parts of read

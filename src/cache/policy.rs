@@ -16,6 +16,8 @@ pub struct Policy {
     pub background_update: bool,
     /// Whether a stale entry is asked for with its validators.
     pub revalidate: bool,
+    /// Whether requests that miss the same key read one fill; else each goes upstream by itself.
+    pub share: bool,
     /// How long a request waits for the head of another's fill before it goes upstream itself.
     pub lock_timeout: Duration,
     /// How long a fill may take to its head before another is started beside it.
@@ -32,6 +34,7 @@ impl Default for Policy {
             stale: UseStale::default(),
             background_update: false,
             revalidate: false,
+            share: true,
             lock_timeout: Duration::from_secs(5),
             lock_age: Duration::from_secs(5),
             min_uses: 1,
@@ -45,6 +48,12 @@ impl Policy {
         let valid = self.valid.iter().find(|v| v.status.is_none_or(|s| s == status))?;
         (!valid.time.is_zero()).then_some(valid.time)
     }
+}
+
+/// Whether an answer of this status says that the server fails, whoever asks: what
+/// `proxy_next_upstream` and `proxy_cache_use_stale` can name of 5xx.
+pub fn is_down(status: u16) -> bool {
+    matches!(status, 500 | 502 | 503 | 504)
 }
 
 /// A `proxy_cache_valid`.

@@ -2,24 +2,33 @@
 //!
 //! Fresh: a hit. Stale: served while somebody updates it, where that is allowed. Else the request
 //! reads the fill that is under way, or starts one. Only what may be kept is shared: when an answer
-//! turns out to be one request's alone, the others each ask for themselves, all at once, and for a
-//! while later ones do not wait for each other either.
+//! turns out to be one request's alone, the others each ask for themselves, and for a while later ones
+//! do not wait for each other either.
+//!
+//! They do not ask all at once. A few go, and each that has its answer lets a few more go, as Varnish
+//! does: a server that keeps up is soon asked by all, one that does not is not buried. When the answer
+//! is that the server fails (500, 502, 503, 504), those who wait are told the status and have a page of
+//! ours: no byte of an answer that may not be reused (RFC 9111, section 4) reaches another, but a
+//! gateway may say of itself that it cannot serve (RFC 9110, section 15.6). Unless it is a matter
+//! between the server and one client: then the next asks, one after the other, until one succeeds or
+//! patience ends. nginx has them all ask one after the other, whatever the answer was.
 //!
 //! nginx shares only with `proxy_cache_lock on`, and then from the end of the first request on; here
-//! everybody shares always, from the first byte on. Who shares another's fill is a `HIT`: it cost
-//! the upstream nothing.
+//! everybody shares unless it is expressly off, from the first byte on. Who shares another's fill is a
+//! `HIT`: it cost the upstream nothing.
 
 use super::CacheStatus;
 use super::entry::Entry;
-use super::fill::{Fill, Home, Reader, Told, failure};
+use super::fill::{Fill, Home, Reader, Told, Turn, failure};
 use super::filler::{self, Job, Outcome, Question, Upstream, serves_on_failure};
 use super::key::Key;
-use super::policy::Policy;
+use super::policy::{Policy, is_down};
 use super::zone::{Begun, Found, Zone};
 use crate::http::head::Head;
 use crate::http::response::Fields;
 use crate::upstream::{Answer, Failure, FailureKind};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 /// What a request wants of the cache.
@@ -102,7 +111,11 @@ enum Waited {
     Served(Served),
     /// Look again, at this variant if any is given.
     Again(Option<Key>),
-    /// The answer was another's alone.
+    /// The answer was another's alone, and it is this request's turn to ask.
+    Turn(Turn),
+    /// The server failed another, perhaps not this one.
+    Failing,
+    /// What varies cannot be told apart by its key.
     Alone,
     /// It took too long.
     TimedOut,
@@ -120,8 +133,10 @@ impl<V: Viewer> Visit<'_, V> {
             return self.own(upstream, CacheStatus::Bypass, slot, None).await;
         }
         let patience = Instant::now() + policy.lock_timeout;
-        let mut variant = None;
-        for turn in 0.. {
+        let (mut variant, mut turns, mut first) = (None, 0, true);
+        // Given back when this request has its answer, or has left.
+        let mut turn: Option<Turn> = None;
+        let served = loop {
             let Found { slot, entry } = match variant.take() {
                 Some(slot) => zone.find_variant(slot, self.viewer.head()),
                 None => zone.find(key, self.viewer.head()),
@@ -130,7 +145,7 @@ impl<V: Viewer> Visit<'_, V> {
             if let Some(entry) = &entry
                 && entry.is_fresh(now)
             {
-                return Served { status: CacheStatus::Hit, result: entry.answer() };
+                break Served { status: CacheStatus::Hit, result: entry.answer() };
             }
             // A failure that is over is nothing to fall back on.
             let stale = entry.filter(|entry| entry.failure.is_none());
@@ -139,50 +154,63 @@ impl<V: Viewer> Visit<'_, V> {
                 && (policy.stale.updating || now < entry.times.updating_until)
             {
                 if zone.is_filling(&slot, policy.lock_age) {
-                    return Served { status: CacheStatus::Updating, result: entry.answer() };
+                    break Served { status: CacheStatus::Updating, result: entry.answer() };
                 }
                 if policy.background_update {
-                    return self.update(upstream, slot, entry);
+                    break self.update(upstream, slot, entry);
                 }
             }
-            let joined = match zone.join(&slot, policy.lock_age) {
+            // Whose turn it is to ask waits for nobody, but reads what is seen to be for all.
+            let overdue = if turn.is_some() { Duration::ZERO } else { policy.lock_age };
+            let joined = match policy.share.then(|| zone.join(&slot, overdue)).flatten() {
                 Some(reader) => Begun::Joined(reader),
                 None => {
-                    if turn == 0
-                        && stale.is_none()
-                        && policy.min_uses > 1
-                        && zone.used(&slot) < policy.min_uses
-                    {
-                        return self.plain(upstream, missed, None).await;
+                    let counted = std::mem::take(&mut first) && stale.is_none() && policy.min_uses > 1;
+                    if counted && zone.used(&slot) < policy.min_uses {
+                        break self.plain(upstream, missed, None).await;
                     }
                     if ask.far_range {
-                        return self.plain(upstream, missed, stale).await;
+                        break self.plain(upstream, missed, stale).await;
                     }
                     if ask.no_cache == NoCache::Yes {
-                        return self.direct(upstream, missed, stale).await;
+                        break self.direct(upstream, missed, stale).await;
                     }
-                    if turn == TURNS || zone.is_apart(&slot) {
-                        return self.own(upstream, missed, slot, stale).await;
+                    // Without sharing only updates are known to others: nginx marks what is stale.
+                    let shared = if policy.share {
+                        turns < TURNS && turn.is_none() && !zone.is_apart(&slot)
+                    } else {
+                        stale.is_some() && !zone.is_filling(&slot, policy.lock_age)
+                    };
+                    if !shared {
+                        break self.own(upstream, missed, slot, stale).await;
                     }
                     zone.begin(&slot, policy.lock_age, stale.as_ref(), || self.fill(&slot))
                 }
             };
+            turns += 1;
             match joined {
                 Begun::Changed => {}
-                Begun::Started(fill) => return self.lead(upstream, missed, slot, stale, fill).await,
+                Begun::Started(fill) => break self.lead(upstream, missed, slot, stale, fill).await,
                 Begun::Joined(reader) => match self.wait(reader, &slot, stale.as_ref(), patience).await {
-                    Waited::Served(served) => return served,
+                    Waited::Served(served) => break served,
                     Waited::Again(slot) => variant = slot,
-                    Waited::Alone => return self.own(upstream, missed, slot, stale).await,
+                    Waited::Turn(mine) => turn = Some(mine),
+                    // Each time another has asked, so that it comes to an end.
+                    Waited::Failing => turns = 0,
+                    Waited::Alone => break self.own(upstream, missed, slot, stale).await,
                     Waited::TimedOut => {
                         zone.counters.lock_timeouts.inc();
-                        return self.plain(upstream, missed, stale).await;
+                        break self.plain(upstream, missed, stale).await;
                     }
                 },
             }
+        };
+        if let (Some(turn), Ok(answer)) = (&mut turn, &served.result)
+            && !is_down(answer.status)
+        {
+            turn.went_well();
         }
-        // The loop above has no other end than its returns.
-        Served { status: CacheStatus::Miss, result: Err(failure(500, FailureKind::Error, "no answer")) }
+        served
     }
 
     /// Waits for the head of another's fill until `patience` ends.
@@ -196,7 +224,9 @@ impl<V: Viewer> Visit<'_, V> {
         let policy = &self.ask.policy;
         let Ok(told) = timeout_at(patience, reader.told()).await else { return Waited::TimedOut };
         let now = Instant::now();
+        let missed = if stale.is_some() { CacheStatus::Expired } else { CacheStatus::Miss };
         let hit = |result| Waited::Served(Served { status: CacheStatus::Hit, result });
+        let failed = |failure| Waited::Served(Served { status: missed, result: Err(failure) });
         let fall_back = |entry: &Arc<Entry>| {
             Waited::Served(Served { status: CacheStatus::Stale, result: entry.answer() })
         };
@@ -212,19 +242,23 @@ impl<V: Viewer> Visit<'_, V> {
                 Some(vary) if !vary.suits(self.viewer.head()) => Waited::Again(None),
                 _ => hit(entry.answer()),
             },
-            Told::Alone(status) => match stale {
-                Some(entry) if policy.stale.on_status(status) => fall_back(entry),
-                _ => Waited::Alone,
-            },
+            Told::Alone(status) | Told::Down(status, _)
+                if let Some(entry) = stale
+                    && policy.stale.on_status(status) =>
+            {
+                fall_back(entry)
+            }
+            Told::Down(status, vary) if vary.as_ref().is_none_or(|v| v.suits(self.viewer.head())) => {
+                failed(failure(status, FailureKind::Error, "the upstream failed a request like this one"))
+            }
+            Told::Down(..) => Waited::Failing,
+            Told::Alone(status) if is_down(status) => Waited::Failing,
+            Told::Alone(_) => turn(reader, patience).await,
             Told::Failed(status, kind, why) => match stale {
                 Some(entry) if serves_on_failure(policy, entry, kind, now) => fall_back(entry),
                 // The filler's worker ended, not the upstream.
-                _ if kind == FailureKind::Internal => Waited::Alone,
-                _ => {
-                    let status_word = if stale.is_some() { CacheStatus::Expired } else { CacheStatus::Miss };
-                    let result = Err(failure(status, kind, &why));
-                    Waited::Served(Served { status: status_word, result })
-                }
+                _ if kind == FailureKind::Internal => turn(reader, patience).await,
+                _ => failed(failure(status, kind, &why)),
             },
         }
     }
@@ -371,5 +405,13 @@ impl<V: Viewer> Visit<'_, V> {
             }
             _ => Served { status: missed, result: Err(failure) },
         }
+    }
+}
+
+/// Waits until so few ask at the same time that this request may, too.
+async fn turn(reader: Reader, patience: Instant) -> Waited {
+    match timeout_at(patience, reader.turn()).await {
+        Ok(turn) => Waited::Turn(turn),
+        Err(_) => Waited::TimedOut,
     }
 }

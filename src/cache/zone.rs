@@ -49,6 +49,8 @@ pub struct Zone {
     /// Keys whose last answer was not kept: requests for them do not wait for each other.
     apart: Cache<u128, (), AsIs>,
     growing: AtomicU64,
+    /// The number of the last fill; a resized zone goes on counting.
+    sequence: Arc<AtomicU64>,
 }
 
 /// What a request for a key finds.
@@ -72,10 +74,10 @@ pub enum Begun {
 impl Zone {
     /// An empty zone.
     pub fn new(spec: Spec) -> Zone {
-        Zone::with_counters(spec, Arc::default())
+        Zone::with_counters(spec, Arc::default(), Arc::default())
     }
 
-    fn with_counters(spec: Spec, counters: Arc<Counters>) -> Zone {
+    fn with_counters(spec: Spec, counters: Arc<Counters>, sequence: Arc<AtomicU64>) -> Zone {
         let keys = (spec.keys / KEY_SIZE).max(1);
         Zone {
             store: Store::new(spec.bound, spec.inactive, &counters),
@@ -83,6 +85,7 @@ impl Zone {
             apart: Cache::builder().max_capacity(keys).time_to_live(APART).build_with_hasher(AsIs),
             fills: Mutex::default(),
             growing: AtomicU64::new(0),
+            sequence,
             counters,
             spec,
         }
@@ -90,7 +93,7 @@ impl Zone {
 
     /// A zone of other bounds with the same entries, as far as there is room.
     pub fn resized(&self, spec: Spec) -> Zone {
-        let zone = Zone::with_counters(spec, self.counters.clone());
+        let zone = Zone::with_counters(spec, self.counters.clone(), self.sequence.clone());
         zone.store.adopt(&self.store);
         zone
     }
@@ -197,6 +200,11 @@ impl Zone {
     pub fn keep(&self, slot: &Key, entry: Arc<Entry>) {
         self.store.put(slot.hash, entry);
         self.apart.invalidate(&slot.hash);
+    }
+
+    /// A number for a fill that begins now, larger than those before.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The largest body that is kept: an eighth of the zone.

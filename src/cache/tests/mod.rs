@@ -1,5 +1,6 @@
 //! The cache without a network: an origin that answers when the test says so, and viewers.
 
+mod alone;
 mod bounds;
 mod fills;
 mod limits;
@@ -32,6 +33,8 @@ struct Call {
     validators: Option<Validators>,
     /// Whether the client's conditions and ranges were put back.
     plain: bool,
+    /// Which request it is, from 0 in the order they were made.
+    viewer: usize,
     reply: oneshot::Sender<Result<Answer, Failure>>,
 }
 
@@ -90,12 +93,13 @@ impl Call {
 struct FakeUpstream {
     calls: mpsc::UnboundedSender<Call>,
     plain: bool,
+    viewer: usize,
 }
 
 impl Upstream for FakeUpstream {
     async fn fetch(self, validators: Option<Validators>) -> Result<Answer, Failure> {
         let (reply, replied) = oneshot::channel();
-        let call = Call { validators, plain: self.plain, reply };
+        let call = Call { validators, plain: self.plain, viewer: self.viewer, reply };
         assert!(self.calls.send(call).is_ok(), "the origin is gone");
         replied.await.expect("the test dropped the call: the task that awaits it falls")
     }
@@ -126,6 +130,7 @@ struct Site {
     policy: Policy,
     calls: mpsc::UnboundedReceiver<Call>,
     origin: mpsc::UnboundedSender<Call>,
+    viewers: std::cell::Cell<usize>,
 }
 
 /// A request's particulars.
@@ -153,7 +158,7 @@ impl Site {
         // Patience without end: where one waits in vain, the test must see it.
         let lock_timeout = Duration::from_secs(3600);
         let policy = Policy { valid: vec![ten(200), ten(404)], lock_timeout, ..Policy::default() };
-        Site { zone: Arc::new(Zone::new(spec)), policy, calls, origin }
+        Site { zone: Arc::new(Zone::new(spec)), policy, calls, origin, viewers: Default::default() }
     }
 
     fn get(&self, path: &str) -> JoinHandle<Served> {
@@ -173,7 +178,8 @@ impl Site {
         let fields = with.fields.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
         let head = Head::from_parts(b"GET", path.as_bytes(), Version::Http11, fields);
         let mut viewer = FakeViewer { head, no_cache_if: with.no_cache_if };
-        let upstream = FakeUpstream { calls: self.origin.clone(), plain: false };
+        let upstream = FakeUpstream { calls: self.origin.clone(), plain: false, viewer: self.viewers.get() };
+        self.viewers.set(self.viewers.get() + 1);
         tokio::spawn(async move { serve(&ask, &mut viewer, upstream).await })
     }
 

@@ -46,9 +46,9 @@ pub const COMMANDS: &[Command] = &[
         "proxy_cache_lock",
         |b, d| {
             let v = flag(d)?;
-            b.loc().proxy_cache.lock.set(v)
+            b.loc().proxy_cache.lock.set(Some(v))
         },
-        "one request to the upstream for many alike: on in any case",
+        "one request to the upstream for many alike: so unless it is expressly off",
     ),
     Command::works(
         "proxy_cache_lock_timeout",

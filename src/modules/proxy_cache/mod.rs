@@ -4,9 +4,10 @@
 //! then it makes a plan and gives it to [`fetch`].
 //!
 //! Where this is not nginx, on purpose: entries are held in memory; times are exact, not whole
-//! seconds; requests for the same key always share one request to the upstream, whether
-//! `proxy_cache_lock` is on or not, and read its answer as it arrives; a kept answer has a
-//! `Content-Length` even if the upstream gave none.
+//! seconds; requests for the same key share one request to the upstream unless `proxy_cache_lock` is
+//! expressly `off`, and read its answer as it arrives; when the upstream fails, those who wait are
+//! told so and do not each ask again; a kept answer has a `Content-Length` even if the upstream gave
+//! none.
 
 mod debug;
 mod directives;
@@ -60,8 +61,8 @@ crate::settings! {
         inherit bypass: Vec<Predicate> = Vec::new(),
         /// `proxy_no_cache`
         inherit no_cache: Vec<Predicate> = Vec::new(),
-        /// `proxy_cache_lock`: requests share in any case.
-        inherit lock: bool = false,
+        /// `proxy_cache_lock`; requests share one fill unless it says `off`.
+        inherit lock: Option<bool> = None,
         /// `proxy_cache_lock_timeout`
         inherit lock_timeout: Duration = Duration::from_secs(5),
         /// `proxy_cache_lock_age`
@@ -141,6 +142,7 @@ fn policy(conf: &Conf) -> Policy {
         stale: if *off { UseStale::default() } else { stale.clone() },
         background_update: *conf.background_update,
         revalidate: *conf.revalidate,
+        share: *conf.lock != Some(false),
         lock_timeout: *conf.lock_timeout,
         lock_age: *conf.lock_age,
         min_uses: *conf.min_uses,

@@ -3,7 +3,7 @@
 #
 #   setup.sh build   a C tool-chain (for the cryptography library)
 #   setup.sh test    that, and the real clients and peers of the tests
-#   setup.sh bench   that, and the load generators
+#   setup.sh bench   that, and the peers and load generators of the measurements
 #
 # As root on Debian or Ubuntu what is missing is installed. Otherwise it is named, with the command that
 # installs it, and the exit status is 1. Nothing that a package would start is left running.
@@ -35,6 +35,7 @@ docker-compose:docker-compose'
 $docker_needs"
 
 bench_needs='nginx:nginx
+varnishd:varnish
 curl:curl
 openssl:openssl
 h2load:nghttp2-client
@@ -106,6 +107,7 @@ disable_services() {
         case $package in
         nginx) systemctl disable --now nginx ;;
         prometheus) systemctl disable --now prometheus ;;
+        varnish) systemctl disable --now varnish varnishncsa ;;
         docker.io) systemctl disable --now docker.service docker.socket containerd.service ;;
         esac 2>/dev/null || true
     done

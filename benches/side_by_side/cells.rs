@@ -39,21 +39,36 @@ impl Cell {
             Source::Cached => "cached",
             Source::Proxied => "proxied",
         };
-        format!("{protocol} {source} {}", if self.size == SMALL { "1k" } else { "1m" })
+        format!("{protocol} {source} {}", self.size_name())
+    }
+
+    fn size_name(&self) -> &'static str {
+        match self.size {
+            SMALL => "1k",
+            MEDIUM => "200k",
+            _ => "1m",
+        }
+    }
+
+    /// Whether Varnish has its part in it: what it does is answer from its memory, without TLS.
+    pub fn is_varnishs(&self) -> bool {
+        self.protocol == Protocol::Plain && self.source == Source::Cached
     }
 
     /// The path below which the answer is found.
     pub fn path(&self) -> String {
-        let file = if self.size == SMALL { "1k.bin" } else { "1m.bin" };
+        let file = self.size_name();
         match self.source {
-            Source::Static => format!("/{file}"),
-            Source::Cached => format!("/cached/{file}"),
-            Source::Proxied => format!("/proxied/{file}"),
+            Source::Static => format!("/{file}.bin"),
+            Source::Cached => format!("/cached/{file}.bin"),
+            Source::Proxied => format!("/proxied/{file}.bin"),
         }
     }
 }
 
 pub const SMALL: usize = 1024;
+/// A segment of audio, or of a small picture.
+pub const MEDIUM: usize = 200 * 1024;
 pub const LARGE: usize = 1024 * 1024;
 
 /// All cells, in the order of the table.
@@ -61,7 +76,11 @@ pub fn all() -> Vec<Cell> {
     let mut cells = vec![];
     for protocol in [Protocol::Plain, Protocol::Tls, Protocol::TlsH2] {
         for source in [Source::Static, Source::Cached] {
-            cells.extend([SMALL, LARGE].map(|size| Cell { protocol, source, size }));
+            let sizes: &[usize] = match (protocol, source) {
+                (Protocol::Plain, Source::Cached) => &[SMALL, MEDIUM, LARGE],
+                _ => &[SMALL, LARGE],
+            };
+            cells.extend(sizes.iter().map(|size| Cell { protocol, source, size: *size }));
         }
     }
     cells.extend([SMALL, LARGE].map(|size| Cell {

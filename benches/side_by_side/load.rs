@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::cells::{Cell, LARGE, Protocol, SMALL, Source};
-use crate::peer::{LOAD_CORE, Peer};
+use crate::peer::{LOAD_CORE, Peer, pinned};
 
 /// How long one run lasts; wrk takes whole seconds.
 pub const SECONDS: u32 = 1;
@@ -22,7 +22,7 @@ pub fn run(cell: &Cell, peer: &Peer) -> Result<Load, String> {
 }
 
 fn wrk(cell: &Cell, peer: &Peer) -> Result<Load, String> {
-    let mut command = pinned("wrk");
+    let mut command = on_load_core("wrk");
     // With fewer, what 1 MB costs depends on how far the kernel has grown each connection's buffers; proxied, with
     // more, on the disk where nginx puts aside what its clients do not take at once.
     let connections = if cell.source == Source::Proxied && cell.size == LARGE { 16 } else { 64 };
@@ -53,7 +53,7 @@ fn wrk(cell: &Cell, peer: &Peer) -> Result<Load, String> {
 
 fn h2load(cell: &Cell, peer: &Peer) -> Result<Load, String> {
     let connections = if cell.size == SMALL { "8" } else { "2" };
-    let mut command = pinned("h2load");
+    let mut command = on_load_core("h2load");
     command.args(["-t1", "-c", connections, "-m10", "-D", &SECONDS.to_string()]);
     let output = output(command.arg(peer.url(cell)))?;
     // "requests: 100 total, 100 started, 100 done, 100 succeeded, 0 failed, 0 errored, 0 timeout"
@@ -99,10 +99,8 @@ fn bytes(text: &str) -> Option<f64> {
     Some(text[..digits].parse::<f64>().ok()? * unit)
 }
 
-fn pinned(program: &str) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", LOAD_CORE, program]);
-    command
+fn on_load_core(program: &str) -> Command {
+    pinned(program, LOAD_CORE)
 }
 
 fn output(command: &mut Command) -> Result<String, String> {

@@ -1,4 +1,4 @@
-//! The servers: the same configuration for both, each on ports of its own, both on the same core.
+//! The servers: the same configuration for all, each on ports of its own, all on the same core.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -6,24 +6,30 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cells::{Cell, LARGE, Protocol, SMALL};
+use crate::cells::{Cell, LARGE, MEDIUM, Protocol, SMALL};
 
-/// The core of the servers, and that of the load and of the origin.
-const SERVER_CORE: &str = "0";
-pub const LOAD_CORE: &str = "1";
+/// The core of the servers, and that of the load and of the origins.
+const SERVER_CORE: usize = 0;
+pub const LOAD_CORE: usize = 1;
 
-/// The files that are served, and the port of the origin.
+/// Memory for what is cached, in megabytes.
+const CACHE: usize = 256;
+
+/// The files that are served, and the ports of the origins.
 pub struct Site {
     dir: tempfile::TempDir,
+    /// Where the files are had from.
     origin: u16,
+    /// Where the segments of the storm are had from.
+    segments: u16,
 }
 
 impl Site {
-    pub fn prepare() -> Result<Site, String> {
+    pub fn prepare(segments: u16) -> Result<Site, String> {
         let dir = tempfile::Builder::new().prefix("bench").tempdir().map_err(|e| e.to_string())?;
         let root = dir.path().join("root");
         fs::create_dir(&root).map_err(|e| e.to_string())?;
-        for (name, size) in [("1k.bin", SMALL), ("1m.bin", LARGE)] {
+        for (name, size) in [("1k.bin", SMALL), ("200k.bin", MEDIUM), ("1m.bin", LARGE)] {
             let body: Vec<u8> = (0..size).map(|i| b'a' + (i % 23) as u8).collect();
             fs::write(root.join(name), body).map_err(|e| e.to_string())?;
         }
@@ -33,7 +39,7 @@ impl Site {
         ] {
             fs::write(dir.path().join(name), text).map_err(|e| e.to_string())?;
         }
-        Ok(Site { dir, origin: free_port()? })
+        Ok(Site { dir, origin: free_port()?, segments })
     }
 }
 
@@ -46,17 +52,21 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts one of the two that are compared.
+    /// Starts one of those that read nginx.conf.
     pub fn start(name: &'static str, program: &str, site: &Site) -> Result<Peer, String> {
         let (port, tls_port) = (free_port()?, free_port()?);
         let dir = site.dir.path();
         let old_nginx = version(program).is_some_and(|v| v < (1, 25));
         let (listen_h2, http2) = if old_nginx { (" http2", "") } else { ("", "http2 on;") };
-        let (dir_text, origin) = (dir.display(), site.origin);
+        // How much memory it may take nginx does not say: the kernel's page cache is its memory.
+        let memory =
+            if version(program).is_none() { format!("memory_cache size={CACHE}m;") } else { String::new() };
+        let (dir_text, origin, segments) = (dir.display(), site.origin, site.segments);
         let conf = format!(
             r#"{}
 http {{
     {}
+    {memory}
     access_log off;
     default_type application/octet-stream;
     sendfile on;
@@ -64,7 +74,7 @@ http {{
     keepalive_timeout 65;
     keepalive_requests 1000000000;
     open_file_cache max=1000 inactive=60s;
-    proxy_cache_path {dir_text}/{name}.cache keys_zone=cache:10m max_size=100m inactive=1h;
+    proxy_cache_path {dir_text}/{name}.cache keys_zone=cache:10m max_size={CACHE}m inactive=1h;
     proxy_http_version 1.1;
     proxy_set_header Connection "";
     upstream origin {{
@@ -72,8 +82,12 @@ http {{
         keepalive 64;
         keepalive_requests 1000000000;
     }}
+    upstream segments {{
+        server 127.0.0.1:{segments};
+        keepalive 64;
+    }}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port} backlog=4096;
         listen 127.0.0.1:{tls_port} ssl{listen_h2};
         {http2}
         ssl_certificate {dir_text}/cert.pem;
@@ -85,6 +99,12 @@ http {{
             proxy_cache_valid 200 1h;
             proxy_pass http://origin/;
         }}
+        location /segments/ {{
+            proxy_cache cache;
+            proxy_cache_valid 200 1h;
+            proxy_cache_lock on;
+            proxy_pass http://segments;
+        }}
         location /proxied/ {{ proxy_pass http://origin/; }}
     }}
 }}
@@ -92,7 +112,43 @@ http {{
             main_context(dir, name),
             temp_paths(program, dir, name),
         );
-        Peer::spawn(name, program, dir, &conf, SERVER_CORE, port, tls_port)
+        let mut command = as_nginx(name, program, dir, &conf, SERVER_CORE)?;
+        Peer::spawn(name, &mut command, dir, port, tls_port)
+    }
+
+    /// Starts Varnish: one pool of threads on the one core, entries in memory, no door for an administrator.
+    pub fn start_varnish(program: &str, site: &Site) -> Result<Peer, String> {
+        let (name, port) = ("varnish", free_port()?);
+        let dir = site.dir.path();
+        let vcl = dir.join("varnish.vcl");
+        let (origin, segments) = (site.origin, site.segments);
+        let text = format!(
+            r#"vcl 4.1;
+backend origin {{ .host = "127.0.0.1"; .port = "{origin}"; }}
+backend segments {{ .host = "127.0.0.1"; .port = "{segments}"; }}
+sub vcl_backend_fetch {{
+    if (bereq.url ~ "^/segments/") {{
+        set bereq.backend = segments;
+    }} else {{
+        set bereq.url = regsub(bereq.url, "^/cached/", "/");
+    }}
+}}
+sub vcl_backend_response {{ set beresp.ttl = 1h; }}
+"#
+        );
+        fs::write(&vcl, text).map_err(|e| e.to_string())?;
+        let log = fs::File::create(dir.join("varnish.error")).map_err(|e| e.to_string())?;
+        let mut command = pinned(program, SERVER_CORE);
+        command.args(["-F", "-j", "none", "-T", "none", "-n"]).arg(dir.join("varnish"));
+        command.arg("-f").arg(&vcl).arg("-a").arg(format!("127.0.0.1:{port}"));
+        command.args(["-s", &format!("malloc,{CACHE}m")]);
+        // A thread for each connection that is being answered: no more are kept ready than the load has.
+        for parameter in ["thread_pools=1", "thread_pool_min=100", "thread_pool_max=2000", "timeout_idle=65"]
+        {
+            command.args(["-p", parameter]);
+        }
+        command.stderr(log);
+        Peer::spawn(name, &mut command, dir, port, port)
     }
 
     /// Starts what the proxied and the cached cells are fetched from, on the load's core.
@@ -106,42 +162,30 @@ http {{
             temp_paths(nginx, dir, "origin"),
             dir.display()
         );
-        Peer::spawn("origin", nginx, dir, &conf, LOAD_CORE, port, port)
+        let mut command = as_nginx("origin", nginx, dir, &conf, LOAD_CORE)?;
+        Peer::spawn("origin", &mut command, dir, port, port)
     }
 
     fn spawn(
         name: &'static str,
-        program: &str,
+        command: &mut Command,
         dir: &Path,
-        conf: &str,
-        core: &str,
         port: u16,
         tls_port: u16,
     ) -> Result<Peer, String> {
-        let path = dir.join(format!("{name}.conf"));
-        fs::write(&path, conf).map_err(|e| e.to_string())?;
-        let log = dir.join(format!("{name}.error"));
-        let child = Command::new("taskset")
-            .args(["-c", core, program, "-p"])
-            .arg(dir)
-            .arg("-e")
-            .arg(&log)
-            .arg("-c")
-            .arg(&path)
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .map_err(|e| format!("{program}: {e}"))?;
+            .map_err(|e| format!("{command:?}: {e}"))?;
         let mut peer = Peer { name, child, port, tls_port };
         let deadline = Instant::now() + Duration::from_secs(20);
         // A server says only by listening that it listens.
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let exited = peer.child.try_wait().map_err(|e| e.to_string())?;
             if exited.is_some() || Instant::now() > deadline {
-                return Err(format!(
-                    "{program} did not start:\n{}",
-                    fs::read_to_string(&log).unwrap_or_default()
-                ));
+                let log = fs::read_to_string(dir.join(format!("{name}.error"))).unwrap_or_default();
+                return Err(format!("{name} did not start: {command:?}\n{log}"));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -151,6 +195,11 @@ http {{
     /// The process that was started; `taskset` has become the server.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where it listens without TLS.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn url(&self, cell: &Cell) -> String {
@@ -171,6 +220,21 @@ impl Drop for Peer {
         }
         let _ = self.child.wait();
     }
+}
+
+/// A program on a core of its own.
+pub fn pinned(program: &str, core: usize) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string(), program]);
+    command
+}
+
+fn as_nginx(name: &str, program: &str, dir: &Path, conf: &str, core: usize) -> Result<Command, String> {
+    let path = dir.join(format!("{name}.conf"));
+    fs::write(&path, conf).map_err(|e| e.to_string())?;
+    let mut command = pinned(program, core);
+    command.arg("-p").arg(dir).arg("-e").arg(dir.join(format!("{name}.error"))).arg("-c").arg(&path);
+    Ok(command)
 }
 
 fn main_context(dir: &Path, name: &str) -> String {
@@ -200,7 +264,7 @@ fn version(program: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
-fn free_port() -> Result<u16, String> {
+pub fn free_port() -> Result<u16, String> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|e| e.to_string())?;
     Ok(listener.local_addr().map_err(|e| e.to_string())?.port())
 }

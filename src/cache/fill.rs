@@ -5,7 +5,7 @@
 //! be kept. Then what all have read is forgotten, the filler waits when the slowest is too far
 //! behind, and ends when nobody reads. A fill that breaks off is an error to every reader.
 
-use super::entry::{Entry, takes_ranges};
+use super::entry::{Entry, Meta, takes_ranges};
 use super::seen::{Source, Tier};
 use super::vary::Vary;
 use crate::http::body::{Body, BodyError, BodyStream};
@@ -38,6 +38,8 @@ pub struct Opening {
     pub vary: Option<Vary>,
     /// Stale from then on.
     pub fresh_until: Option<Instant>,
+    /// Where and when it came from.
+    pub meta: Meta,
 }
 
 /// What those who wait for a fill's head are told.
@@ -337,6 +339,8 @@ impl Reader {
         let source = Source {
             tier: Tier::Fill,
             fresh_until: opening.fresh_until,
+            received: opening.meta.received,
+            initial_age: opening.meta.initial_age,
             readers: self.fill.readers(),
             ..Source::default()
         };

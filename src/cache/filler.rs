@@ -4,19 +4,20 @@
 use super::counters::FillEnd;
 use super::entry::{Entry, Meta, PIECE, Times, Validators, pack_fields};
 use super::fill::{Fill, Opening, Told};
-use super::freshness::{self, Lifetime, Refusal};
+use super::freshness::{self, Received, Refusal, Verdict, wall};
 use super::key::Key;
-use super::policy::{Policy, is_down};
+use super::policy::{Policy, Rfc9111, is_down};
+use super::update;
 use super::vary::Vary;
 use super::zone::Zone;
 use crate::http::body::Body;
-use crate::http::date;
 use crate::http::head::Head;
 use crate::http::request::Attempt;
 use crate::http::response::Fields;
 use crate::upstream::{Answer, Failure, FailureKind};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -112,20 +113,26 @@ impl Filler {
     ) {
         let stale = if self.job.policy.revalidate { self.job.stale.clone() } else { None };
         let kept = stale.and_then(|stale| Some((stale.validators()?, stale)));
+        let asked = Instant::now();
         let fetched = upstream.fetch(kept.as_ref().map(|(validators, _)| validators.clone())).await;
         let now = Instant::now();
-        self.received = date::since_epoch().as_millis().try_into().unwrap_or(u64::MAX);
+        self.received = wall().as_millis().try_into().unwrap_or(u64::MAX);
+        let delay = now - asked;
         let end = match (fetched, kept) {
             (Err(failure), _) => self.failed(failure, now, outcome),
-            (Ok(answer), Some((_, stale))) if answer.status == 304 => {
-                self.confirmed(answer, &stale, now, outcome)
-            }
-            (Ok(answer), _) => match self.judge(&answer) {
+            (Ok(answer), Some((_, stale))) if answer.status == 304 => match self.job.policy.rfc9111 {
+                Rfc9111::Off => self.confirmed(answer, &stale, now, outcome),
+                Rfc9111::Responses | Rfc9111::On => self.updated(answer, &stale, now, delay, outcome),
+            },
+            (Ok(answer), _) => match self.judge(&answer, now, delay) {
                 Err(refusal) => self.alone(answer, refusal, outcome),
                 Ok(_) if forbids(question, answer.status, &answer.fields).await => {
                     self.alone(answer, Some(Refusal::NoCache), outcome)
                 }
-                Ok((lifetime, vary)) => self.receive(answer, vary, Times::new(now, lifetime), outcome).await,
+                Ok((verdict, vary)) => {
+                    let times = Times::new(now, verdict.lifetime);
+                    self.receive(answer, verdict, vary, times, outcome).await
+                }
             },
         };
         self.job.zone.counters.fill(end);
@@ -133,7 +140,7 @@ impl Filler {
 
     fn failed(&self, failure: Failure, now: Instant, outcome: oneshot::Sender<Outcome>) -> FillEnd {
         let Job { policy, slot, stale, .. } = &self.job;
-        let covered = stale.as_ref().is_some_and(|s| serves_on_failure(policy, s, failure.kind, now));
+        let covered = stale.as_ref().is_some_and(|s| policy.serves_on_failure(s, failure.kind, now));
         // A failure of our own making is kept like an answer, as nginx keeps it.
         if !covered
             && matches!(failure.status, 502 | 504)
@@ -157,7 +164,8 @@ impl Filler {
         outcome: oneshot::Sender<Outcome>,
     ) -> FillEnd {
         let Job { policy, slot, .. } = &self.job;
-        let lifetime = freshness::refreshed(&answer.fields, stale.status, &stale.fields, policy, date::now());
+        let at = self.received / 1000;
+        let lifetime = freshness::refreshed(&answer.fields, stale.status, &stale.fields, policy, at);
         let entry = match lifetime {
             Some(lifetime) => {
                 let entry = stale.refreshed(Times::new(now, lifetime));
@@ -172,28 +180,94 @@ impl Filler {
         FillEnd::Refreshed
     }
 
+    /// A 304 by RFC 9111: it changes the fields of what is kept, and with them how long that lives.
+    fn updated(
+        &self,
+        answer: Answer,
+        stale: &Arc<Entry>,
+        now: Instant,
+        delay: Duration,
+        outcome: oneshot::Sender<Outcome>,
+    ) -> FillEnd {
+        let Job { zone, policy, key, slot, asked, .. } = &self.job;
+        let at = self.received / 1000;
+        let fields = match update::confirms(&answer.fields, stale) {
+            true => update::updated(&stale.fields, &answer.fields, at),
+            false => stale.fields.clone(),
+        };
+        let received = Received { status: stale.status, fields: &fields, asked, delay, now: at };
+        let judged = freshness::judge(&received, policy)
+            .and_then(|verdict| Ok((verdict, self.vary(&fields)?)))
+            .map_err(Some)
+            // Nothing is known of what is kept that was not known before.
+            .and_then(|judged| update::confirms(&answer.fields, stale).then_some(judged).ok_or(None));
+        let (entry, end) = match judged {
+            Ok((verdict, vary)) => {
+                let kept = update::stored(&fields, &verdict, policy, at);
+                let entry = |fields: &Fields| {
+                    let times = Times::new(now, verdict.lifetime);
+                    let origin = stale.meta.origin.clone();
+                    let meta = Meta { initial_age: verdict.initial_age, origin, ..self.meta() };
+                    let fields = pack_fields(fields);
+                    Entry { fields, vary: vary.clone(), meta, ..stale.refreshed(times) }
+                };
+                let shared = entry(kept.as_ref().unwrap_or(&fields));
+                let shared = self.put(place(key, slot, shared.vary.as_ref()), shared);
+                self.tell_last(Told::Entry(shared.clone()));
+                (if kept.is_some() { Arc::new(entry(&fields)) } else { shared }, FillEnd::Refreshed)
+            }
+            Err(refusal) => {
+                // What must not be stored any more is not; its requester may have it. A cookie says
+                // nothing of what is kept.
+                if let Some(refusal) = refusal {
+                    zone.counters.refusal(refusal);
+                }
+                if refusal.is_some_and(|refusal| refusal != Refusal::SetCookie) {
+                    zone.forget(slot);
+                }
+                self.tell_last(Told::Alone(answer.status));
+                let fields = pack_fields(&fields);
+                (Arc::new(Entry { fields, ..stale.refreshed(stale.times) }), FillEnd::Uncacheable)
+            }
+        };
+        // The requester may have left.
+        let _ = outcome.send(Outcome::Entry(entry, answer.attempts));
+        end
+    }
+
     /// Whether the answer may be kept and shared; `Err(None)` when something better is kept.
-    fn judge(&self, answer: &Answer) -> Result<(Lifetime, Option<Vary>), Option<Refusal>> {
+    fn judge(
+        &self,
+        answer: &Answer,
+        now: Instant,
+        delay: Duration,
+    ) -> Result<(Verdict, Option<Vary>), Option<Refusal>> {
         let Job { zone, policy, stale, asked, part, .. } = &self.job;
         // A part is not the whole.
         if answer.status == 206 && !part {
             return Err(Some(Refusal::Status));
         }
-        if stale.is_some() && policy.stale.on_status(answer.status) {
+        if stale.as_ref().is_some_and(|stale| policy.serves_on_status(stale, answer.status, now)) {
             return Err(None);
         }
         if answer.tunnel.is_some() {
             return Err(Some(Refusal::Status));
         }
-        let lifetime = freshness::judge(answer.status, &answer.fields, policy, date::now())?;
-        let vary = match policy.ignore.vary {
-            true => None,
-            false => Vary::of(&answer.fields, asked).map_err(|_| Refusal::Vary)?,
-        };
+        let Answer { status, fields, .. } = answer;
+        let received = Received { status: *status, fields, asked, delay, now: self.received / 1000 };
+        let verdict = freshness::judge(&received, policy)?;
+        let vary = self.vary(fields)?;
         if answer.length.is_some_and(|length| length > zone.largest()) {
             return Err(Some(Refusal::TooLarge));
         }
-        Ok((lifetime, vary))
+        Ok((verdict, vary))
+    }
+
+    fn vary(&self, fields: &Fields) -> Result<Option<Vary>, Refusal> {
+        match self.job.policy.ignore.vary {
+            true => Ok(None),
+            false => Vary::of(fields, &self.job.asked).map_err(|_| Refusal::Vary),
+        }
     }
 
     fn alone(&self, mut answer: Answer, why: Option<Refusal>, outcome: oneshot::Sender<Outcome>) -> FillEnd {
@@ -221,20 +295,34 @@ impl Filler {
     async fn receive(
         &mut self,
         answer: Answer,
+        verdict: Verdict,
         vary: Option<Vary>,
         times: Times,
         outcome: oneshot::Sender<Outcome>,
     ) -> FillEnd {
         let Answer { status, reason, fields, length, mut body, attempts, .. } = answer;
         let reason = Bytes::copy_from_slice(&reason);
-        let fields = pack_fields(&fields);
+        let meta = Meta { initial_age: verdict.initial_age, ..self.meta() };
+        let kept = update::stored(&fields, &verdict, &self.job.policy, self.received / 1000);
         let fresh_until = Some(times.fresh_until);
-        let opening = Arc::new(Opening { status, reason, fields, length, vary, fresh_until });
+        let opening = |fields: &Fields| {
+            let (reason, vary, meta) = (reason.clone(), vary.clone(), meta.clone());
+            let fields = pack_fields(fields);
+            Arc::new(Opening { status, reason, fields, length, vary, fresh_until, meta })
+        };
+        let own = opening(&fields);
+        let opening = kept.map_or_else(|| own.clone(), |kept| opening(&kept));
+        drop(fields);
         let Job { zone, fill, slot, .. } = &self.job;
-        zone.admit(slot, fill);
-        fill.tell(Told::Shared(opening.clone()));
+        if verdict.for_one {
+            zone.leave(slot, fill);
+            fill.tell(Told::Alone(status));
+        } else {
+            zone.admit(slot, fill);
+            fill.tell(Told::Shared(opening.clone()));
+        }
         // The requester may have left; the others have not, or will come.
-        let _ = outcome.send(Outcome::Shared(opening.clone(), attempts));
+        let _ = outcome.send(Outcome::Shared(own, attempts));
         match self.pump(&mut body, length).await {
             Ok(true) => {
                 self.keep(&opening, times).await;
@@ -306,16 +394,9 @@ impl Filler {
             vary: opening.vary.clone(),
             times,
             failure: None,
-            meta: self.meta(),
+            meta: opening.meta.clone(),
         };
-        // A variant is found by what the main entry varies by. If this one varies by something else,
-        // it becomes the main entry.
-        let found = match &entry.vary {
-            _ if slot.hash == key.hash => true,
-            Some(vary) => key.variant(vary.variant()).hash == slot.hash,
-            None => false,
-        };
-        self.put(if found { slot } else { key }, entry);
+        self.put(place(key, slot, entry.vary.as_ref()), entry);
         zone.leave(slot, fill);
         zone.release(std::mem::take(&mut self.reserved));
         fill.finish(Ok(()));
@@ -391,9 +472,13 @@ async fn pack(pieces: Vec<Bytes>) -> Box<[Bytes]> {
     packed.into()
 }
 
-/// Whether `entry`, which is stale, is served in place of a failure.
-pub fn serves_on_failure(policy: &Policy, entry: &Entry, kind: FailureKind, now: Instant) -> bool {
-    let stated =
-        now < entry.times.error_until && !matches!(kind, FailureKind::Client | FailureKind::Internal);
-    stated || policy.stale.on_failure(kind)
+/// Where an entry for `slot` is kept. A variant is found by what the main entry varies by; one that
+/// varies by something else becomes the main entry.
+fn place<'a>(key: &'a Key, slot: &'a Key, vary: Option<&Vary>) -> &'a Key {
+    let found = match vary {
+        _ if slot.hash == key.hash => true,
+        Some(vary) => key.variant(vary.variant()).hash == slot.hash,
+        None => false,
+    };
+    if found { slot } else { key }
 }

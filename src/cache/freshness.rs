@@ -1,10 +1,12 @@
-//! How long an answer lives: nginx's rules, by which the answer's own fields come before
-//! `proxy_cache_valid`, and among them `X-Accel-Expires` before `Cache-Control` before `Expires`.
+//! Whether an answer may be kept, and how long it lives. It is judged here, by nginx's reading
+//! ([`nginx`]) or by RFC 9111's ([`rfc`]), as `proxy_cache_rfc9111` says. In both the answer's own
+//! fields come before `proxy_cache_valid`, and among them `X-Accel-Expires` before all others.
 
-use super::policy::Policy;
-use crate::http::date::parse_http_date;
+pub use super::freshness_nginx::refreshed;
+use super::policy::{Policy, Rfc9111};
+use super::{freshness_nginx as nginx, freshness_rfc as rfc};
+use crate::http::head::Head;
 use crate::http::response::{Fields, Seconds};
-use bytes::Bytes;
 use std::time::Duration;
 
 /// How long an answer lives, from now.
@@ -25,7 +27,8 @@ pub enum Refusal {
     SetCookie,
     /// `Vary: *`, or too long a `Vary`.
     Vary,
-    /// `no-store`, `no-cache`, `private`, `max-age=0`, `X-Accel-Expires: 0`, or a value that is none.
+    /// `no-store`, `no-cache`, `private`, `max-age=0`, `X-Accel-Expires: 0`, or a value that is none;
+    /// by RFC 9111 also an answer to `Authorization` that is not said to be for all.
     Forbidden,
     /// `Expires` in the past.
     Expired,
@@ -71,145 +74,74 @@ impl Refusal {
     }
 }
 
-/// Judges an answer received at `now`. `Vary` is not looked at here.
-pub fn judge(status: u16, fields: &Fields, policy: &Policy, now: Seconds) -> Result<Lifetime, Refusal> {
+/// An answer as it is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    /// Its status.
+    pub status: u16,
+    /// Its fields.
+    pub fields: &'a Fields,
+    /// The request that it answers.
+    pub asked: &'a Head,
+    /// From that request's first byte to the upstream until the answer's head was there.
+    pub delay: Duration,
+    /// When its head was there.
+    pub now: Seconds,
+}
+
+/// What is made of an answer that may be kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// How long it lives, from now.
+    pub lifetime: Lifetime,
+    /// How old it is already (RFC 9111, 4.2.3).
+    pub initial_age: Duration,
+    /// Fields, in lower case, that are for the requester alone and are not kept (RFC 9111, 5.2.2.4 and
+    /// 5.2.2.7).
+    pub withheld: Vec<Box<str>>,
+    /// Whether it is kept for its validators only: every request is to ask anew, also those that wait
+    /// for it now.
+    pub for_one: bool,
+}
+
+/// Judges an answer. `Vary` is not looked at here.
+pub fn judge(received: &Received<'_>, policy: &Policy) -> Result<Verdict, Refusal> {
     // An intermediate answer is no answer; a 304 has no body of its own.
-    if status < 200 || status == 304 {
+    if received.status < 200 || received.status == 304 {
         return Err(Refusal::Status);
     }
     let ignore = &policy.ignore;
-    if !ignore.set_cookie && fields.get("set-cookie").is_some() {
+    if !ignore.set_cookie && received.fields.get("set-cookie").is_some() {
         return Err(Refusal::SetCookie);
     }
     if !ignore.x_accel_buffering
-        && fields.get("x-accel-buffering").is_some_and(|v| v.eq_ignore_ascii_case(b"no"))
+        && received.fields.get("x-accel-buffering").is_some_and(|v| v.eq_ignore_ascii_case(b"no"))
     {
         return Err(Refusal::Unbuffered);
     }
-    let stated = stated(fields, policy, now)?;
-    let fresh = stated.fresh.or_else(|| policy.valid(status)).ok_or(Refusal::NoValidity)?;
-    Ok(stated.lasting(fresh))
-}
-
-/// What a 304 and the entry it confirms make of the entry's lifetime: the 304's own word, else the
-/// entry's, else `proxy_cache_valid` of the entry's status. `None`: it stays as stale as it was.
-pub fn refreshed(
-    confirmed: &Fields,
-    status: u16,
-    kept: &Fields,
-    policy: &Policy,
-    now: Seconds,
-) -> Option<Lifetime> {
-    for fields in [confirmed, kept] {
-        if let Ok(stated @ Stated { fresh: Some(fresh), .. }) = stated(fields, policy, now) {
-            return Some(stated.lasting(fresh));
-        }
-    }
-    let kept = stated(kept, policy, now).unwrap_or_default();
-    policy.valid(status).map(|fresh| kept.lasting(fresh))
-}
-
-/// What an answer's fields state.
-#[derive(Clone, Copy, Debug, Default)]
-struct Stated {
-    /// `Some(0)`: kept, and stale from the beginning.
-    fresh: Option<Duration>,
-    updating: Duration,
-    error: Duration,
-}
-
-impl Stated {
-    fn lasting(self, fresh: Duration) -> Lifetime {
-        Lifetime { fresh, updating: self.updating, error: self.error }
+    match policy.rfc9111 {
+        Rfc9111::Off => nginx::judge(received, policy),
+        Rfc9111::Responses | Rfc9111::On => rfc::judge(received, policy),
     }
 }
 
-fn stated(fields: &Fields, policy: &Policy, now: Seconds) -> Result<Stated, Refusal> {
-    let ignore = &policy.ignore;
-    if !ignore.x_accel_expires
-        && let Some(value) = fields.get("x-accel-expires")
-        && let Some(fresh) = accel_expires(value, now)?
-    {
-        return Ok(Stated { fresh: Some(fresh), ..Stated::default() });
-    }
-    let mut stated = Stated::default();
-    if !ignore.cache_control {
-        cache_control(&joined(fields, "cache-control"), &mut stated)?;
-    }
-    if !ignore.expires
-        && stated.fresh.is_none()
-        && let Some(value) = fields.get("expires")
-    {
-        let at = parse_http_date(value).filter(|at| *at >= now).ok_or(Refusal::Expired)?;
-        stated.fresh = Some(Duration::from_secs(at - now));
-    }
-    Ok(stated)
+/// This machine's clock: time since 1970.
+#[cfg(not(test))]
+pub fn wall() -> Duration {
+    crate::http::date::since_epoch()
 }
 
-/// `X-Accel-Expires`: seconds, or `@` and a time; `None` when it is neither.
-fn accel_expires(value: &[u8], now: Seconds) -> Result<Option<Duration>, Refusal> {
-    let (absolute, digits) = match value.strip_prefix(b"@") {
-        Some(rest) => (true, rest),
-        None => (false, value),
-    };
-    let Some(n) = number(digits) else { return Ok(None) };
-    if absolute {
-        return Ok(Some(Duration::from_secs(n.saturating_sub(now))));
-    }
-    if n == 0 {
-        return Err(Refusal::Forbidden);
-    }
-    Ok(Some(Duration::from_secs(n)))
-}
-
-/// nginx searches the words in the text; a number that is not one prevents caching.
-fn cache_control(text: &[u8], stated: &mut Stated) -> Result<(), Refusal> {
-    if ["no-cache", "no-store", "private"].iter().any(|word| after(text, word).is_some()) {
-        return Err(Refusal::Forbidden);
-    }
-    let seconds = |rest: &[u8]| {
-        let end = rest.iter().position(|b| matches!(b, b',' | b';' | b' ')).unwrap_or(rest.len());
-        if end == 0 { Ok(0) } else { number(&rest[..end]).ok_or(Refusal::Forbidden) }
-    };
-    if let Some(rest) = after(text, "s-maxage=").or_else(|| after(text, "max-age=")) {
-        match seconds(rest)? {
-            0 => return Err(Refusal::Forbidden),
-            n => stated.fresh = Some(Duration::from_secs(n)),
-        }
-    }
-    if let Some(rest) = after(text, "stale-while-revalidate=") {
-        stated.updating = Duration::from_secs(seconds(rest)?);
-        stated.error = stated.updating;
-    }
-    if let Some(rest) = after(text, "stale-if-error=") {
-        stated.error = Duration::from_secs(seconds(rest)?);
-    }
-    Ok(())
-}
-
-fn joined(fields: &Fields, name: &str) -> Bytes {
-    let mut all = fields.all(name);
-    let Some(first) = all.next() else { return Bytes::new() };
-    let mut rest = all.peekable();
-    if rest.peek().is_none() {
-        return first.clone();
-    }
-    let mut text = first.to_vec();
-    for value in rest {
-        text.extend_from_slice(b", ");
-        text.extend_from_slice(value);
-    }
-    text.into()
-}
-
-/// What follows `word` in `text`, whatever the case.
-fn after<'a>(text: &'a [u8], word: &str) -> Option<&'a [u8]> {
-    let at = text.windows(word.len()).position(|w| w.eq_ignore_ascii_case(word.as_bytes()))?;
-    Some(&text[at + word.len()..])
+/// In tests it goes with tokio's clock, which they stop and advance.
+#[cfg(test)]
+pub fn wall() -> Duration {
+    use tokio::time::Instant;
+    static BEGAN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let began = *BEGAN.get_or_init(Instant::now);
+    Duration::from_secs(1_700_000_000) + Instant::now().saturating_duration_since(began)
 }
 
 /// Digits only. More seconds than a century are a century: no sum of times overflows.
-fn number(digits: &[u8]) -> Option<u64> {
+pub(super) fn number(digits: &[u8]) -> Option<u64> {
     const CENTURY: u64 = 100 * 365 * 86_400;
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;

@@ -1,5 +1,7 @@
 use super::*;
 use crate::cache::policy::{IgnoreHeaders, Valid};
+use crate::http::head::Version;
+use bytes::Bytes;
 use proptest::prelude::*;
 
 const NOW: Seconds = 1_700_000_000;
@@ -22,9 +24,15 @@ fn policy() -> Policy {
     Policy { valid: vec![valid(Some(200), 60), valid(Some(404), 0), valid(None, 1)], ..Policy::default() }
 }
 
+fn judge_by(policy: &Policy, status: u16, fields: &Fields) -> Result<Lifetime, Refusal> {
+    let asked = Head::from_parts(b"GET", b"/", Version::Http11, std::iter::empty());
+    let received = Received { status, fields, asked: &asked, delay: Duration::ZERO, now: NOW };
+    judge(&received, policy).map(|verdict| verdict.lifetime)
+}
+
 /// Fresh, updating and error seconds, or the refusal.
 fn judged(status: u16, list: &[(&'static str, &str)]) -> Result<(u64, u64, u64), Refusal> {
-    judge(status, &fields(list), &policy(), NOW)
+    judge_by(&policy(), status, &fields(list))
         .map(|l| (l.fresh.as_secs(), l.updating.as_secs(), l.error.as_secs()))
 }
 
@@ -108,7 +116,7 @@ fn what_is_ignored_says_nothing() {
         ("Cache-Control", "no-store"),
         ("Expires", past.as_str()),
     ] {
-        let lifetime = judge(200, &fields(&[list]), &policy, NOW).unwrap();
+        let lifetime = judge_by(&policy, 200, &fields(&[list])).unwrap();
         assert_eq!(lifetime.fresh, Duration::from_secs(60), "{list:?}");
     }
 }
@@ -130,7 +138,7 @@ proptest! {
     #[test]
     fn no_field_panics_or_lives_for_ever(cc in ".{0,60}", xae in ".{0,20}", expires in ".{0,40}") {
         let list = fields(&[("Cache-Control", &cc), ("X-Accel-Expires", &xae), ("Expires", &expires)]);
-        if let Ok(lifetime) = judge(200, &list, &policy(), NOW) {
+        if let Ok(lifetime) = judge_by(&policy(), 200, &list) {
             prop_assert!(lifetime.fresh <= Duration::from_secs(101 * 365 * 86_400));
         }
     }

@@ -1,11 +1,14 @@
 //! What is kept in memory: responses of upstreams, open files.
 //!
 //! The response cache, from the inside out: a [`key`] names a response and a [`vary`] its variant;
-//! [`freshness`] says how long it lives; an [`entry`] is one that is whole, the [`store`] keeps
+//! [`freshness`] says whether it is kept and how long it lives, of what [`cache_control`] reads;
+//! [`stale`] when it is served after that, [`update`] what a 304 makes of it, [`wishes`] what a client
+//! may ask for; an [`entry`] is one that is whole, the [`store`] keeps
 //! entries in bounds; a [`fill`] is one that still grows, with its readers; a [`filler`] is the task
 //! that asks the upstream and makes the fill grow; a [`zone`] is all of this under a name; [`serve`]
 //! is the way of one request through it. Nothing here knows of a configuration file or of a socket.
 
+pub mod cache_control;
 pub mod counters;
 pub mod entry;
 pub mod file_body;
@@ -14,14 +17,19 @@ pub mod files;
 pub mod fill;
 pub mod filler;
 pub mod freshness;
+mod freshness_nginx;
+mod freshness_rfc;
 pub mod key;
 pub mod links;
 pub mod memory;
 pub mod policy;
 pub mod seen;
 pub mod serve;
+pub mod stale;
 pub mod store;
+pub mod update;
 pub mod vary;
+pub mod wishes;
 pub mod zone;
 
 #[cfg(test)]

@@ -24,6 +24,13 @@ pub struct Policy {
     pub lock_age: Duration,
     /// The request for a key by which it is kept.
     pub min_uses: u32,
+    /// How far RFC 9111 holds where nginx does otherwise.
+    pub rfc9111: Rfc9111,
+    /// How long an answer lives that only says when it was changed last; only with `rfc9111`.
+    pub heuristic: Option<Heuristic>,
+    /// Fields that, where an answer has them, hold in place of `Cache-Control` and `Expires` (RFC 9213),
+    /// the first before the others; only with `rfc9111`.
+    pub targeted: Vec<Box<str>>,
 }
 
 impl Default for Policy {
@@ -38,6 +45,9 @@ impl Default for Policy {
             lock_timeout: Duration::from_secs(5),
             lock_age: Duration::from_secs(5),
             min_uses: 1,
+            rfc9111: Rfc9111::Off,
+            heuristic: None,
+            targeted: Vec::new(),
         }
     }
 }
@@ -54,6 +64,27 @@ impl Policy {
 /// `proxy_next_upstream` and `proxy_cache_use_stale` can name of 5xx.
 pub fn is_down(status: u16) -> bool {
     matches!(status, 500 | 502 | 503 | 504)
+}
+
+/// `proxy_cache_rfc9111`: how far RFC 9111 holds where nginx does otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rfc9111 {
+    /// Not at all.
+    #[default]
+    Off,
+    /// In what concerns answers.
+    Responses,
+    /// And requests: a client may ask for a fresh copy.
+    On,
+}
+
+/// `proxy_cache_heuristic`: a share of the time since an answer was changed last (RFC 9111, 4.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heuristic {
+    /// Percent of that time.
+    pub percent: u64,
+    /// And no more than this.
+    pub max: Duration,
 }
 
 /// A `proxy_cache_valid`.

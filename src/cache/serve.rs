@@ -20,9 +20,10 @@
 use super::CacheStatus;
 use super::entry::Entry;
 use super::fill::{Fill, Home, Reader, Told, Turn, failure};
-use super::filler::{self, Job, Outcome, Question, Upstream, serves_on_failure};
+use super::filler::{self, Job, Outcome, Question, Upstream};
 use super::key::Key;
-use super::policy::{Policy, is_down};
+use super::policy::{Policy, Rfc9111, is_down};
+use super::wishes::{Use, Wishes};
 use super::zone::{Begun, Found, Zone};
 use crate::http::head::Head;
 use crate::http::response::Fields;
@@ -132,6 +133,8 @@ impl<V: Viewer> Visit<'_, V> {
             let Found { slot, .. } = zone.find(key, self.viewer.head());
             return self.own(upstream, CacheStatus::Bypass, slot, None).await;
         }
+        let wishes = Wishes::of(policy, self.viewer.head());
+        let keeps_nothing = ask.no_cache == NoCache::Yes || wishes.no_store();
         let patience = Instant::now() + policy.lock_timeout;
         let (mut variant, mut turns, mut first) = (None, 0, true);
         // Given back when this request has its answer, or has left.
@@ -142,23 +145,38 @@ impl<V: Viewer> Visit<'_, V> {
                 None => zone.find(key, self.viewer.head()),
             };
             let now = Instant::now();
-            if let Some(entry) = &entry
-                && entry.is_fresh(now)
-            {
-                break Served { status: CacheStatus::Hit, result: entry.answer() };
+            let usage = entry.as_ref().map_or(Use::Not, |entry| wishes.allow(policy, entry, now));
+            if let Some(entry) = &entry {
+                match usage {
+                    Use::Fresh => break self.kept(CacheStatus::Hit, entry),
+                    Use::Stale => break self.kept(CacheStatus::Stale, entry),
+                    Use::Not | Use::Validate => {}
+                }
             }
             // A failure that is over is nothing to fall back on.
             let stale = entry.filter(|entry| entry.failure.is_none());
             let missed = if stale.is_some() { CacheStatus::Expired } else { CacheStatus::Miss };
+            if wishes.only_if_cached() {
+                let why = "only what is cached was asked for, and it is not";
+                break Served { status: missed, result: Err(failure(504, FailureKind::Internal, why)) };
+            }
             if let Some(entry) = &stale
-                && (policy.stale.updating || now < entry.times.updating_until)
+                && usage == Use::Not
+                && policy.serves_while_updating(entry, now)
             {
                 if zone.is_filling(&slot, policy.lock_age) {
-                    break Served { status: CacheStatus::Updating, result: entry.answer() };
+                    break self.kept(CacheStatus::Updating, entry);
                 }
-                if policy.background_update {
+                if policy.background_update && !wishes.no_store() {
                     break self.update(upstream, slot, entry);
                 }
+            }
+            // What others ask for, or will get, is not for this one.
+            let by_itself = usage == Use::Validate
+                || wishes.wants_new()
+                || stale.as_ref().is_some_and(|stale| policy.is_for_one(stale));
+            if by_itself && !keeps_nothing {
+                break self.own(upstream, missed, slot, stale).await;
             }
             // Whose turn it is to ask waits for nobody, but reads what is seen to be for all.
             let overdue = if turn.is_some() { Duration::ZERO } else { policy.lock_age };
@@ -172,7 +190,7 @@ impl<V: Viewer> Visit<'_, V> {
                     if ask.far_range {
                         break self.plain(upstream, missed, stale).await;
                     }
-                    if ask.no_cache == NoCache::Yes {
+                    if keeps_nothing {
                         break self.direct(upstream, missed, stale).await;
                     }
                     // Without sharing only updates are known to others: nginx marks what is stale.
@@ -228,7 +246,7 @@ impl<V: Viewer> Visit<'_, V> {
         let hit = |result| Waited::Served(Served { status: CacheStatus::Hit, result });
         let failed = |failure| Waited::Served(Served { status: missed, result: Err(failure) });
         let fall_back = |entry: &Arc<Entry>| {
-            Waited::Served(Served { status: CacheStatus::Stale, result: entry.answer() })
+            Waited::Served(Served { status: CacheStatus::Stale, result: policy.answer(entry) })
         };
         match told {
             Told::Shared(opening) => match &opening.vary {
@@ -236,15 +254,17 @@ impl<V: Viewer> Visit<'_, V> {
                     let other = self.ask.key.variant(vary.variant_for(self.viewer.head()));
                     if other.hash == slot.hash { Waited::Alone } else { Waited::Again(Some(other)) }
                 }
-                _ => hit(Ok(reader.with_parts().answer(&opening))),
+                _ => hit(Ok(policy.shared(reader.with_parts().answer(&opening), &opening.meta))),
             },
             Told::Entry(entry) => match &entry.vary {
                 Some(vary) if !vary.suits(self.viewer.head()) => Waited::Again(None),
-                _ => hit(entry.answer()),
+                // It was confirmed for the one who asked.
+                _ if policy.rfc9111 != Rfc9111::Off && !entry.is_fresh(now) => turn(reader, patience).await,
+                _ => hit(policy.answer(&entry)),
             },
             Told::Alone(status) | Told::Down(status, _)
                 if let Some(entry) = stale
-                    && policy.stale.on_status(status) =>
+                    && policy.serves_on_status(entry, status, now) =>
             {
                 fall_back(entry)
             }
@@ -255,7 +275,7 @@ impl<V: Viewer> Visit<'_, V> {
             Told::Alone(status) if is_down(status) => Waited::Failing,
             Told::Alone(_) => turn(reader, patience).await,
             Told::Failed(status, kind, why) => match stale {
-                Some(entry) if serves_on_failure(policy, entry, kind, now) => fall_back(entry),
+                Some(entry) if policy.serves_on_failure(entry, kind, now) => fall_back(entry),
                 // The filler's worker ended, not the upstream.
                 _ if kind == FailureKind::Internal => turn(reader, patience).await,
                 _ => failed(failure(status, kind, &why)),
@@ -281,7 +301,11 @@ impl<V: Viewer> Visit<'_, V> {
                 Begun::Joined(_) | Begun::Changed => status = CacheStatus::Updating,
             }
         }
-        Served { status, result: entry.answer() }
+        self.kept(status, entry)
+    }
+
+    fn kept(&self, status: CacheStatus, entry: &Entry) -> Served {
+        Served { status, result: self.ask.policy.answer(entry) }
     }
 
     fn fill(&self, slot: &Key) -> Arc<Fill> {
@@ -382,9 +406,9 @@ impl<V: Viewer> Visit<'_, V> {
         stale: Option<Arc<Entry>>,
     ) -> Served {
         match stale {
-            Some(entry) if self.ask.policy.stale.on_status(answer.status) => {
+            Some(entry) if self.ask.policy.serves_on_status(&entry, answer.status, Instant::now()) => {
                 let attempts = answer.attempts;
-                let result = entry.answer().map(|answer| Answer { attempts, ..answer });
+                let result = self.ask.policy.answer(&entry).map(|answer| Answer { attempts, ..answer });
                 Served { status: CacheStatus::Stale, result }
             }
             _ => Served { status: missed, result: Ok(answer) },
@@ -398,9 +422,9 @@ impl<V: Viewer> Visit<'_, V> {
         stale: Option<Arc<Entry>>,
     ) -> Served {
         match stale {
-            Some(entry) if serves_on_failure(&self.ask.policy, &entry, failure.kind, Instant::now()) => {
+            Some(entry) if self.ask.policy.serves_on_failure(&entry, failure.kind, Instant::now()) => {
                 let attempts = failure.attempts;
-                let result = entry.answer().map(|answer| Answer { attempts, ..answer });
+                let result = self.ask.policy.answer(&entry).map(|answer| Answer { attempts, ..answer });
                 Served { status: CacheStatus::Stale, result }
             }
             _ => Served { status: missed, result: Err(failure) },

@@ -40,6 +40,11 @@ impl Store {
         self.entries.insert(hash, entry);
     }
 
+    /// Removes the entry under this key.
+    pub fn remove(&self, key: &Key) {
+        self.entries.invalidate(&key.hash);
+    }
+
     /// Takes over the entries of another store, as far as there is room.
     pub fn adopt(&self, other: &Store) {
         for (hash, entry) in &other.entries {

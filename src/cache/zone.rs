@@ -207,6 +207,11 @@ impl Zone {
         self.sequence.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// Forgets what is kept under `slot`.
+    pub fn forget(&self, slot: &Key) {
+        self.store.remove(slot);
+    }
+
     /// The largest body that is kept: an eighth of the zone.
     pub fn largest(&self) -> u64 {
         self.spec.bound / 8

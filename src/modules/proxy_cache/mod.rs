@@ -28,7 +28,7 @@ pub use zones::{Http, Runtime, Shared};
 use crate::cache::CacheStatus;
 use crate::cache::freshness::Refusal;
 use crate::cache::key::Key;
-use crate::cache::policy::{Policy, UseStale, Valid};
+use crate::cache::policy::{Policy, Rfc9111, UseStale, Valid};
 use crate::cache::serve::{self, Ask, NoCache};
 use crate::cache::zone::Zone;
 use crate::conf::diag::At;
@@ -146,6 +146,9 @@ fn policy(conf: &Conf) -> Policy {
         lock_timeout: *conf.lock_timeout,
         lock_age: *conf.lock_age,
         min_uses: *conf.min_uses,
+        rfc9111: Rfc9111::Off,
+        heuristic: None,
+        targeted: Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a zone counts.
 
 use super::CacheStatus;
+use super::disk::format::Damage;
 use super::freshness::Refusal;
 use crate::observe::metrics::{Counter, Gauge};
 use moka::notification::RemovalCause;
@@ -87,6 +88,75 @@ impl From<RemovalCause> for Eviction {
     }
 }
 
+/// Why a file left the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum DiskEviction {
+    /// `max_size`
+    Size,
+    /// `min_free`
+    Free,
+    /// Not used for `inactive`.
+    Inactive,
+    /// `keys_zone` has no room for more names.
+    Keys,
+}
+
+impl DiskEviction {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [DiskEviction; 4] =
+        [DiskEviction::Size, DiskEviction::Free, DiskEviction::Inactive, DiskEviction::Keys];
+
+    /// A word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DiskEviction::Size => "size",
+            DiskEviction::Free => "min_free",
+            DiskEviction::Inactive => "inactive",
+            DiskEviction::Keys => "keys",
+        }
+    }
+}
+
+/// What a zone counts of its files.
+#[derive(Default, Debug)]
+pub struct DiskCounters {
+    /// Entries read.
+    pub reads: Counter,
+    /// Entries written.
+    pub writes: Counter,
+    /// Entries that were not written: too much was waiting, or the disk does not work.
+    pub dropped: Counter,
+    /// Failures to write.
+    pub failures: Counter,
+    /// Files found at the start that were not ours, and removed.
+    pub foreign: Counter,
+    damaged: [Counter; Damage::ALL.len()],
+    evictions: [Counter; DiskEviction::ALL.len()],
+}
+
+impl DiskCounters {
+    /// A file was damaged so.
+    pub fn damage(&self, what: Damage) {
+        self.damaged[what as usize].inc();
+    }
+
+    /// Files that were damaged so.
+    pub fn damaged(&self, what: Damage) -> u64 {
+        self.damaged[what as usize].get()
+    }
+
+    /// A file was removed.
+    pub fn eviction(&self, why: DiskEviction) {
+        self.evictions[why as usize].inc();
+    }
+
+    /// Files that were removed for this reason.
+    pub fn evictions(&self, why: DiskEviction) -> u64 {
+        self.evictions[why as usize].get()
+    }
+}
+
 /// The counters of a zone; they outlive a change of its size.
 #[derive(Default, Debug)]
 pub struct Counters {
@@ -94,6 +164,8 @@ pub struct Counters {
     fills: [Counter; FillEnd::ALL.len()],
     refusals: [Counter; Refusal::ALL.len()],
     evictions: [Counter; Eviction::ALL.len()],
+    /// What is counted of its files.
+    pub disk: DiskCounters,
     /// Fills under way.
     pub filling: Gauge,
     /// Requests that read from a fill, the one that caused it included.

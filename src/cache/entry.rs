@@ -1,5 +1,6 @@
 //! A response that is kept: whole, and with the times at which it gets old.
 
+use super::disk::FileBlocks;
 use super::freshness::Lifetime;
 use super::seen::{Source, Tier};
 use super::vary::Vary;
@@ -7,6 +8,7 @@ use crate::http::body::Body;
 use crate::http::response::Fields;
 use crate::upstream::{Answer, Failure, FailureKind};
 use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -27,8 +29,8 @@ pub struct Entry {
     pub reason: Bytes,
     /// What the upstream sent, but for the connection's own fields.
     pub fields: Fields,
-    /// Its body, in pieces of at most [`PIECE`] bytes.
-    pub body: Box<[Bytes]>,
+    /// Its body.
+    pub body: EntryBody,
     /// Bytes of the body.
     pub length: u64,
     /// What it varies by.
@@ -40,6 +42,51 @@ pub struct Entry {
     pub failure: Option<FailureKind>,
     /// Where and when it came from.
     pub meta: Meta,
+}
+
+/// A kept body.
+#[derive(Clone, Debug)]
+pub enum EntryBody {
+    /// In pieces of at most [`PIECE`] bytes.
+    Memory(Box<[Bytes]>),
+    /// In a file of the zone's directory: it is too large for memory.
+    File(Arc<FileBlocks>),
+}
+
+impl Default for EntryBody {
+    fn default() -> EntryBody {
+        EntryBody::Memory(Box::default())
+    }
+}
+
+impl EntryBody {
+    /// All of it, to be read from its beginning.
+    fn read(&self) -> Body {
+        match self {
+            EntryBody::Memory(pieces) => match &**pieces {
+                [] => Body::Empty,
+                [one] => Body::Bytes(one.clone()),
+                pieces => Body::Pieces(pieces.iter().cloned().collect()),
+            },
+            EntryBody::File(blocks) => blocks.read(0..blocks.length()),
+        }
+    }
+
+    /// Whether nothing was found wrong with it.
+    fn is_sound(&self) -> bool {
+        match self {
+            EntryBody::Memory(_) => true,
+            EntryBody::File(blocks) => blocks.is_sound(),
+        }
+    }
+
+    /// Bytes of memory it takes, structures included.
+    fn size(&self) -> usize {
+        match self {
+            EntryBody::Memory(pieces) => pieces.iter().map(|piece| piece.len() + size_of::<Bytes>()).sum(),
+            EntryBody::File(blocks) => blocks.size(),
+        }
+    }
 }
 
 /// What is known of an entry beside the response.
@@ -95,7 +142,7 @@ impl Entry {
             status: failure.status,
             reason: Bytes::new(),
             fields: Fields::default(),
-            body: Box::default(),
+            body: EntryBody::default(),
             length: 0,
             vary: None,
             times: Times::new(now, Lifetime { fresh, ..Lifetime::default() }),
@@ -107,6 +154,16 @@ impl Entry {
     /// Whether it may be served with nothing else asked.
     pub fn is_fresh(&self, now: Instant) -> bool {
         now < self.times.fresh_until
+    }
+
+    /// Whether nothing was found wrong with it; else it is as good as gone.
+    pub fn is_sound(&self) -> bool {
+        self.body.is_sound()
+    }
+
+    /// Whether it holds a file open.
+    pub fn holds_file(&self) -> bool {
+        matches!(self.body, EntryBody::File(_))
     }
 
     /// What to ask for it again with, if it has anything.
@@ -143,11 +200,7 @@ impl Entry {
             reason: self.reason.clone(),
             fields: self.fields.clone(),
             length: Some(self.length),
-            body: match &*self.body {
-                [] => Body::Empty,
-                [one] => Body::Bytes(one.clone()),
-                pieces => Body::Pieces(pieces.iter().cloned().collect()),
-            },
+            body: self.body.read(),
             ranges: takes_ranges(&self.fields),
             kept: true,
             source: self.source(),
@@ -168,7 +221,7 @@ impl Entry {
 
     /// Bytes of memory it takes, about, and rather more than less.
     pub fn weight(&self) -> u64 {
-        let body = self.length as usize + self.body.len() * size_of::<Bytes>();
+        let body = self.body.size();
         // Each field is two handles besides its text.
         let fields = self.fields.size() + self.fields.len() * 2 * size_of::<Bytes>();
         let vary = self.vary.as_ref().map_or(0, Vary::size);

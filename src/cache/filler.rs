@@ -2,7 +2,7 @@
 //! can stop it.
 
 use super::counters::FillEnd;
-use super::entry::{Entry, Meta, PIECE, Times, Validators, pack_fields};
+use super::entry::{Entry, EntryBody, Meta, PIECE, Times, Validators, pack_fields};
 use super::fill::{Fill, Opening, Told};
 use super::freshness::{self, Received, Refusal, Verdict, wall};
 use super::key::Key;
@@ -390,7 +390,7 @@ impl Filler {
             reason: opening.reason.clone(),
             fields: opening.fields.clone(),
             length: fill.received(),
-            body,
+            body: EntryBody::Memory(body),
             vary: opening.vary.clone(),
             times,
             failure: None,

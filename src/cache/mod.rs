@@ -10,6 +10,7 @@
 
 pub mod cache_control;
 pub mod counters;
+pub mod disk;
 pub mod entry;
 pub mod file_body;
 pub mod file_io;

@@ -141,8 +141,8 @@ impl<V: Viewer> Visit<'_, V> {
         let mut turn: Option<Turn> = None;
         let served = loop {
             let Found { slot, entry } = match variant.take() {
-                Some(slot) => zone.find_variant(slot, self.viewer.head()),
-                None => zone.find(key, self.viewer.head()),
+                Some(slot) => zone.look_variant(slot, self.viewer.head()).await,
+                None => zone.look(key, self.viewer.head()).await,
             };
             let now = Instant::now();
             let usage = entry.as_ref().map_or(Use::Not, |entry| wishes.allow(policy, entry, now));

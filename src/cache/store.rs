@@ -62,7 +62,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::entry::{Meta, Times};
+    use crate::cache::entry::{EntryBody, Meta, Times};
     use crate::cache::freshness::Lifetime;
     use crate::http::response::Fields;
     use bytes::Bytes;
@@ -74,7 +74,7 @@ mod tests {
             status: 200,
             reason: Bytes::new(),
             fields: Fields::default(),
-            body: Box::new([Bytes::from(vec![0; length])]),
+            body: EntryBody::Memory(Box::new([Bytes::from(vec![0; length])])),
             length: length as u64,
             vary: None,
             times: Times::new(Instant::now(), Lifetime::default()),

@@ -42,6 +42,16 @@ impl Vary {
         Ok(Some(Vary { names, variant }))
     }
 
+    /// What it was made of, as it is kept on disk: names in lower case, and the variant.
+    pub fn parts(&self) -> (&[Box<str>], u128) {
+        (&self.names, self.variant)
+    }
+
+    /// What [`Self::parts`] was.
+    pub fn from_parts(names: Box<[Box<str>]>, variant: u128) -> Vary {
+        Vary { names, variant }
+    }
+
     /// The variant of the response that the request `asked` would get.
     pub fn variant_for(&self, asked: &Head) -> u128 {
         variant(&self.names, asked)

@@ -2,10 +2,14 @@
 //! have neither.
 
 use super::counters::Counters;
+use super::disk::blocks::too_many_open;
+use super::disk::clock::Clock;
+use super::disk::{Disk, Draft};
 use super::entry::Entry;
 use super::fill::{Fill, Reader};
 use super::key::{AsIs, Key};
 use super::store::Store;
+use crate::http::date;
 use crate::http::head::Head;
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -13,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How long it is remembered that answers for a key are not kept, unless one is kept meanwhile.
@@ -43,6 +48,10 @@ pub struct Zone {
     pub store: Store,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// Its files; `None` where it is in memory alone.
+    pub disk: Option<Arc<Disk>>,
+    /// Keys that are being looked for on disk.
+    recalls: Mutex<HashMap<u128, watch::Receiver<Recalled>, AsIs>>,
     fills: Mutex<HashMap<u128, Arc<Fill>, AsIs>>,
     /// Requests by key, for `proxy_cache_min_uses`.
     uses: Cache<u128, Arc<AtomicU32>, AsIs>,
@@ -61,6 +70,9 @@ pub struct Found {
     pub entry: Option<Arc<Entry>>,
 }
 
+/// What came of looking for a key on disk; `None` until that is known.
+type Recalled = Option<Option<Arc<Entry>>>;
+
 /// What came of the wish to start a fill.
 pub enum Begun {
     /// It is the request's to drive on.
@@ -72,18 +84,28 @@ pub enum Begun {
 }
 
 impl Zone {
-    /// An empty zone.
+    /// An empty zone in memory.
     pub fn new(spec: Spec) -> Zone {
-        Zone::with_counters(spec, Arc::default(), Arc::default())
+        // Larger than those before a restart: what was purged then does not come back either.
+        let first = date::since_epoch().as_micros().try_into().unwrap_or(0);
+        Zone::with_disk(spec, Arc::default(), Arc::new(AtomicU64::new(first)), None)
     }
 
-    fn with_counters(spec: Spec, counters: Arc<Counters>, sequence: Arc<AtomicU64>) -> Zone {
+    /// A zone with nothing in memory yet and these files.
+    pub fn with_disk(
+        spec: Spec,
+        counters: Arc<Counters>,
+        sequence: Arc<AtomicU64>,
+        disk: Option<Arc<Disk>>,
+    ) -> Zone {
         let keys = (spec.keys / KEY_SIZE).max(1);
         Zone {
             store: Store::new(spec.bound, spec.inactive, &counters),
             uses: Cache::builder().max_capacity(keys).time_to_idle(spec.inactive).build_with_hasher(AsIs),
             apart: Cache::builder().max_capacity(keys).time_to_live(APART).build_with_hasher(AsIs),
             fills: Mutex::default(),
+            recalls: Mutex::default(),
+            disk,
             growing: AtomicU64::new(0),
             sequence,
             counters,
@@ -91,16 +113,16 @@ impl Zone {
         }
     }
 
-    /// A zone of other bounds with the same entries, as far as there is room.
+    /// A zone of other bounds with the same entries, as far as there is room, and the same files.
     pub fn resized(&self, spec: Spec) -> Zone {
-        let zone = Zone::with_counters(spec, self.counters.clone(), self.sequence.clone());
+        let zone = Zone::with_disk(spec, self.counters.clone(), self.sequence.clone(), self.disk.clone());
         zone.store.adopt(&self.store);
         zone
     }
 
     /// What `key` has for the request `asked`.
     pub fn find(&self, key: &Key, asked: &Head) -> Found {
-        match self.store.get(key) {
+        match self.kept(key) {
             Some(main) => match &main.vary {
                 None => Found { slot: key.clone(), entry: Some(main) },
                 Some(vary) => {
@@ -115,11 +137,82 @@ impl Zone {
         }
     }
 
+    fn kept(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.store.get(key).filter(|entry| entry.is_sound())
+    }
+
     /// What the variant `slot` has for the request `asked`.
     pub fn find_variant(&self, slot: Key, asked: &Head) -> Found {
         let suits = |entry: &Arc<Entry>| entry.vary.as_ref().is_none_or(|vary| vary.suits(asked));
-        let entry = self.store.get(&slot).filter(suits);
+        let entry = self.kept(&slot).filter(suits);
         Found { slot, entry }
+    }
+
+    /// As [`Self::find`]; what is not in memory is looked for on disk.
+    pub async fn look(self: &Arc<Zone>, key: &Key, asked: &Head) -> Found {
+        let found = self.find(key, asked);
+        if found.entry.is_some() || self.disk.is_none() {
+            return found;
+        }
+        let slot = match found.slot.variant {
+            // The main one is in memory, and another variant than the request's.
+            Some(_) => found.slot,
+            None => match self.recall(key).await {
+                None => return found,
+                Some(main) => match &main.vary {
+                    Some(vary) if !vary.suits(asked) => key.variant(vary.variant_for(asked)),
+                    _ => return Found { entry: Some(main), ..found },
+                },
+            },
+        };
+        self.look_variant(slot, asked).await
+    }
+
+    /// As [`Self::find_variant`]; what is not in memory is looked for on disk.
+    pub async fn look_variant(self: &Arc<Zone>, slot: Key, asked: &Head) -> Found {
+        let found = self.find_variant(slot, asked);
+        if found.entry.is_some() {
+            return found;
+        }
+        let suits = |entry: &Arc<Entry>| entry.vary.as_ref().is_none_or(|vary| vary.suits(asked));
+        let entry = self.recall(&found.slot).await.filter(suits);
+        Found { entry, ..found }
+    }
+
+    /// The entry under this key that is on disk and, when this is called, not in memory. Unless it is
+    /// too large it is in memory from then on. However many ask, it is read once.
+    pub async fn recall(self: &Arc<Zone>, key: &Key) -> Option<Arc<Entry>> {
+        let disk = self.disk.as_ref()?;
+        if !disk.may_have(&key.name()) {
+            return None;
+        }
+        let mut told = {
+            let mut recalls = self.recalls.lock();
+            match recalls.get(&key.hash) {
+                Some(told) => told.clone(),
+                None => {
+                    let (tell, told) = watch::channel(None);
+                    recalls.insert(key.hash, told.clone());
+                    // It leaves the table however it ends, also if it is never run.
+                    let recall = Recall { zone: self.clone(), key: key.clone(), tell };
+                    let clock = Clock::now();
+                    tokio::task::spawn_blocking(move || recall.run(&clock));
+                    told
+                }
+            }
+        };
+        // An error: it was never run, as the runtime ends.
+        told.wait_for(Option::is_some).await.ok()?.clone()?.filter(|entry| entry.key == key.text)
+    }
+
+    /// A file for what is received for `slot` and is more than memory may hold; `None` when there is
+    /// no disk, or none that works. See [`Draft`].
+    pub async fn draft(&self, slot: &Key) -> Option<Draft> {
+        let disk = self.disk.as_ref()?;
+        if !disk.may_write() {
+            return None;
+        }
+        disk.draft(slot).await.ok()
     }
 
     /// Whether a fill for `slot` is under way that is not overdue.
@@ -196,7 +289,8 @@ impl Zone {
         self.apart.insert(slot.hash, ());
     }
 
-    /// Keeps an entry; `slot` is where requests look for it.
+    /// Keeps an entry, in memory and soon on disk too; `slot` is where requests look for it. One that
+    /// was made by [`Draft::commit`] is on disk already.
     pub fn keep(&self, slot: &Key, entry: Arc<Entry>) {
         self.store.put(slot.hash, entry);
         self.apart.invalidate(&slot.hash);
@@ -212,7 +306,7 @@ impl Zone {
         self.store.remove(slot);
     }
 
-    /// The largest body that is kept: an eighth of the zone.
+    /// The largest body that is kept in memory: an eighth of the zone.
     pub fn largest(&self) -> u64 {
         self.spec.bound / 8
     }
@@ -238,5 +332,40 @@ impl Zone {
     /// Fills in the table.
     pub fn filling(&self) -> usize {
         self.fills.lock().len()
+    }
+}
+
+/// A key that is being looked for on disk.
+struct Recall {
+    zone: Arc<Zone>,
+    key: Key,
+    tell: watch::Sender<Recalled>,
+}
+
+impl Recall {
+    fn run(self, clock: &Clock) {
+        let Recall { zone, key, tell } = &self;
+        let read = zone.disk.as_ref().and_then(|disk| disk.read(key, zone.largest(), clock));
+        let entry = read.map(Arc::new);
+        if let Some(entry) = &entry {
+            zone.remember(key, entry);
+        }
+        tell.send_replace(Some(entry));
+    }
+}
+
+impl Drop for Recall {
+    fn drop(&mut self) {
+        self.zone.recalls.lock().remove(&self.key.hash);
+    }
+}
+
+impl Zone {
+    /// Puts into memory what was read from disk, unless it is there, or something newer.
+    fn remember(&self, key: &Key, entry: &Arc<Entry>) {
+        if self.kept(key).is_some() || entry.holds_file() && too_many_open() {
+            return;
+        }
+        self.store.put(key.hash, entry.clone());
     }
 }

@@ -1,0 +1,168 @@
+//! Which files there are, how large, and in which order they were used.
+
+use super::names::Name;
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// A file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its name.
+    pub name: Name,
+    /// Blocks of the file system that it takes.
+    pub blocks: u64,
+    /// The hash of its key in this process; 0 while that is not known.
+    pub hash: u128,
+    /// When it was used last.
+    pub used: Instant,
+    newer: usize,
+    older: usize,
+}
+
+const NONE: usize = usize::MAX;
+
+/// The files of a zone.
+pub struct Index {
+    places: HashMap<Name, usize>,
+    slots: Vec<Slot>,
+    vacant: Vec<usize>,
+    newest: usize,
+    oldest: usize,
+    blocks: u64,
+}
+
+impl Default for Index {
+    fn default() -> Index {
+        Index {
+            places: HashMap::new(),
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            newest: NONE,
+            oldest: NONE,
+            blocks: 0,
+        }
+    }
+}
+
+impl Index {
+    /// Files.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Blocks that all files take.
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// What is known of a file.
+    pub fn get(&self, name: &Name) -> Option<&Slot> {
+        self.places.get(name).map(|at| &self.slots[*at])
+    }
+
+    /// All names there are now.
+    pub fn names(&self) -> Vec<Name> {
+        self.places.keys().copied().collect()
+    }
+
+    /// A file is there, of this size, and was used just now.
+    pub fn put(&mut self, name: Name, blocks: u64, hash: u128, used: Instant) {
+        self.remove(&name);
+        let slot = Slot { name, blocks, hash, used, newer: NONE, older: NONE };
+        let at = match self.vacant.pop() {
+            Some(at) => {
+                self.slots[at] = slot;
+                at
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() - 1
+            }
+        };
+        self.places.insert(name, at);
+        self.blocks += blocks;
+        self.link(at);
+    }
+
+    /// A file was used.
+    pub fn touch(&mut self, name: &Name, used: Instant) {
+        if let Some(at) = self.places.get(name).copied() {
+            self.unlink(at);
+            self.slots[at].used = used;
+            self.link(at);
+        }
+    }
+
+    /// A file is gone.
+    pub fn remove(&mut self, name: &Name) -> Option<Slot> {
+        let at = self.places.remove(name)?;
+        self.unlink(at);
+        self.vacant.push(at);
+        self.blocks -= self.slots[at].blocks;
+        Some(self.slots[at])
+    }
+
+    /// The file that was not used for the longest time.
+    pub fn oldest(&self) -> Option<&Slot> {
+        self.slots.get(self.oldest)
+    }
+
+    fn link(&mut self, at: usize) {
+        self.slots[at].newer = NONE;
+        self.slots[at].older = self.newest;
+        match self.newest {
+            NONE => self.oldest = at,
+            newest => self.slots[newest].newer = at,
+        }
+        self.newest = at;
+    }
+
+    fn unlink(&mut self, at: usize) {
+        let Slot { newer, older, .. } = self.slots[at];
+        match newer {
+            NONE => self.newest = older,
+            newer => self.slots[newer].older = older,
+        }
+        match older {
+            NONE => self.oldest = newer,
+            older => self.slots[older].newer = newer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_is_a_list_in_the_order_of_use(acts in prop::collection::vec((0u8..3, 0u8..6, 0u64..9), 0..60)) {
+            let (mut index, mut list) = (Index::default(), Vec::<(Name, u64)>::new());
+            let now = Instant::now();
+            for (act, name, blocks) in acts {
+                let name = [name; 16];
+                let known = list.iter().position(|(n, _)| *n == name).map(|at| list.remove(at));
+                match act {
+                    0 => {
+                        index.put(name, blocks, 0, now);
+                        list.push((name, blocks));
+                    }
+                    1 => {
+                        index.touch(&name, now);
+                        list.extend(known);
+                    }
+                    _ => prop_assert_eq!(index.remove(&name).map(|s| s.blocks), known.map(|k| k.1)),
+                }
+                prop_assert_eq!(index.len(), list.len());
+                prop_assert_eq!(index.blocks(), list.iter().map(|l| l.1).sum::<u64>());
+                prop_assert_eq!(index.oldest().map(|s| s.name), list.first().map(|l| l.0));
+            }
+            while let Some(slot) = index.oldest().copied() {
+                prop_assert_eq!(slot.name, list.remove(0).0);
+                index.remove(&slot.name);
+            }
+            prop_assert!(list.is_empty());
+        }
+    }
+}

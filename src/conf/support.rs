@@ -139,8 +139,6 @@ const DIRECTIVES: &[(&str, Missing)] = &[
     ),
     ("errmsg", missing("it is a parameter of SSI's config command, no directive", "write it in the page")),
     ("timefmt", missing("it is a parameter of SSI's config command, no directive", "write it in the page")),
-    ("proxy_store", missing("responses are not stored as files below a root", "use proxy_cache")),
-    ("proxy_store_access", missing("responses are not stored as files below a root", "use proxy_cache")),
     ("ssl_ocsp", NO_OCSP),
     (
         "ssl_ech_file",

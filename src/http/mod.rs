@@ -18,6 +18,7 @@ pub mod phases;
 pub mod proxy_protocol;
 pub mod range;
 pub mod regex;
+pub mod rename;
 pub mod request;
 pub mod response;
 pub mod router;

@@ -93,6 +93,7 @@ pub const TABLES: &[&[Command]] = &[
     proxy::COMMANDS,
     proxy::tls::COMMANDS,
     proxy::cookies::COMMANDS,
+    proxy::store::COMMANDS,
     proxy_cache::COMMANDS,
     random_index::COMMANDS,
     realip::COMMANDS,
@@ -291,5 +292,10 @@ macro_rules! lasting {
 lasting! { limit_conn, limit_req, log, proxy_cache, upstream }
 
 /// What modules report to Prometheus.
-pub const METRICS: &[fn(&crate::edge::Edge, &mut crate::observe::families::Families)] =
-    &[limit_conn::metrics, limit_req::metrics, proxy_cache::metrics, upstream::metrics];
+pub const METRICS: &[fn(&crate::edge::Edge, &mut crate::observe::families::Families)] = &[
+    limit_conn::metrics,
+    limit_req::metrics,
+    proxy::store::metrics,
+    proxy_cache::metrics,
+    upstream::metrics,
+];

@@ -72,6 +72,46 @@ pub struct About {
     pub context: (Bytes, usize),
 }
 
+impl About {
+    /// Of a request, as long as it is at hand.
+    pub fn of(rq: &crate::http::Request) -> About {
+        About {
+            conn: rq.conn.clone(),
+            client: rq.peer().clone(),
+            server: rq.server,
+            context: crate::observe::upstream_context(rq),
+        }
+    }
+
+    /// Logs something about it under this configuration's level, with the upstream's URL.
+    pub fn log(
+        &self,
+        local: &Local,
+        place: usize,
+        level: crate::observe::error_log::Level,
+        message: std::fmt::Arguments<'_>,
+        url: std::fmt::Arguments<'_>,
+    ) {
+        let log = local.generation.error_log();
+        let targets = &local.generation.http.levels[place].conf.core.error_logs;
+        if log.wants(targets, level) {
+            let (before, behind) = self.context.0.split_at(self.context.1);
+            log.write(
+                targets,
+                level,
+                format_args!(
+                    "*{} {message}, client: {}, server: {}{}, upstream: \"{url}\"{}",
+                    self.conn.serial,
+                    Client(&self.client),
+                    local.generation.http.servers[self.server].conf.core.name.as_str(),
+                    String::from_utf8_lossy(before),
+                    String::from_utf8_lossy(behind),
+                ),
+            );
+        }
+    }
+}
+
 /// A client as the error log names it.
 struct Client<'a>(&'a Address);
 
@@ -153,24 +193,9 @@ impl Plan {
         message: std::fmt::Arguments<'_>,
         upstream: &str,
     ) {
-        let log = self.local.generation.error_log();
-        let targets = &self.local.generation.http.levels[self.level].conf.core.error_logs;
-        if log.wants(targets, level) {
-            let scheme = if self.tls.is_some() { "https" } else { "http" };
-            let target = String::from_utf8_lossy(&self.target);
-            let (before, behind) = self.about.context.0.split_at(self.about.context.1);
-            log.write(
-                targets,
-                level,
-                format_args!(
-                    "*{} {message}, client: {}, server: {}{}, upstream: \"{scheme}://{upstream}{target}\"{}",
-                    self.about.conn.serial,
-                    Client(&self.about.client),
-                    self.local.generation.http.servers[self.about.server].conf.core.name.as_str(),
-                    String::from_utf8_lossy(before),
-                    String::from_utf8_lossy(behind),
-                ),
-            );
-        }
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let target = String::from_utf8_lossy(&self.target);
+        let url = format_args!("{scheme}://{upstream}{target}");
+        self.about.log(&self.local, self.level, level, message, url);
     }
 }

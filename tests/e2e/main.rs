@@ -26,5 +26,6 @@ mod reload;
 mod resets;
 mod resolve;
 mod signals;
+mod stored;
 mod upstream_tls;
 mod user;

@@ -615,9 +615,10 @@ pub fn temp_path(b: &Builder, d: &Directive) -> ConfResult<TempPath> {
 pub fn finish(b: &mut Builder) -> ConfResult<()> {
     let mut paths: Vec<Arc<TempPath>> = Vec::new();
     for level in &b.levels {
-        let path = &*level.conf.core.client_body_temp_path;
-        if !path.shared && !paths.contains(path) {
-            paths.push(path.clone());
+        for path in [&*level.conf.core.client_body_temp_path, &*level.conf.proxy.temp_path] {
+            if !path.shared && !paths.contains(path) {
+                paths.push(path.clone());
+            }
         }
     }
     let owner = b.main.user.as_ref().and_then(|(u, g)| Identity::of(u, g.as_deref()));

@@ -13,6 +13,7 @@ use crate::conf::values::{flag, number_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive};
 use crate::http::date;
 use crate::http::phases::{Call, Deciding, Flow, Handler, Phase};
+use crate::http::rename::Told;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::uri::{Escape, escape, unescape};
@@ -21,7 +22,7 @@ use crate::observe::{request_error, request_log};
 use crate::settings;
 use crate::upstream::spool;
 use bytes::Bytes;
-use disk::{Job, Told};
+use disk::Job;
 use tokio::sync::Semaphore;
 
 settings! {

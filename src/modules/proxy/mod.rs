@@ -3,6 +3,7 @@
 pub mod cookies;
 mod request;
 pub mod respond;
+pub mod store;
 mod target;
 pub mod tls;
 
@@ -13,6 +14,7 @@ use crate::conf::{Builder, Command, ConfError, ConfResult, Directive};
 use crate::http::Request;
 use crate::http::head::Version;
 use crate::http::phases::{Deciding, Flow};
+use crate::http::temp_file::TempPath;
 use crate::http::template::Template;
 use crate::http::vars::Variable;
 use crate::modules::ssl::Protocol;
@@ -141,6 +143,14 @@ settings! {
         inherit force_ranges: bool = false,
         /// Whether connections are kept alive by the kernel.
         inherit socket_keepalive: bool = false,
+        /// `proxy_store`: where whole answers become files.
+        inherit store: Option<Arc<store::Place>> = None,
+        /// `proxy_store_access`: the permissions of such files.
+        inherit store_access: u32 = 0o600,
+        /// `proxy_temp_path`
+        inherit temp_path: Arc<TempPath> = Arc::new(TempPath::default()),
+        /// Which of the two this level has that exclude each other.
+        own keeps: Option<store::Keeps> = None,
         /// The name asked for in TLS.
         inherit ssl_name: Option<Template> = None,
         /// Whether it is sent.
@@ -379,7 +389,7 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
         }
         tls::finish(b, id, &mut known)?;
     }
-    Ok(())
+    store::finish(b)
 }
 
 /// The content handler.
@@ -422,7 +432,7 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
         crate::modules::proxy_cache::fetch(rq, plan).await
     } else if streams {
         plan.fetch_from(Some(rq)).await
-    } else if *rq.loc().proxy.ignore_client_abort {
+    } else if *rq.loc().proxy.ignore_client_abort || rq.loc().proxy.store.is_some() {
         plan.fetch().await
     } else {
         tokio::select! {
@@ -435,7 +445,11 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
             }),
         }
     };
-    Ok(respond::flow(rq, fetched?))
+    let mut answer = fetched?;
+    if rq.loc().proxy.store.is_some() {
+        store::keep(rq, &mut answer).await;
+    }
+    Ok(respond::flow(rq, answer))
 }
 
 /// What another upstream was sent as it came cannot be sent again, and the rest is not the whole.

@@ -72,12 +72,7 @@ pub fn plan(rq: &mut Request, group: Arc<Group>, body: Spooled, streams: bool, c
         hash_key,
         client: rq.peer().ip(),
         upgrade,
-        about: About {
-            conn: rq.conn.clone(),
-            client: rq.peer().clone(),
-            server: rq.server,
-            context: crate::observe::upstream_context(rq),
-        },
+        about: About::of(rq),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::cache::policy::{IgnoreHeaders, Valid};
 use crate::conf::table::{Arity, HTTP_SERVER_LOCATION};
 use crate::conf::values::{self, flag, size_arg, time_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
+use crate::modules::proxy::store::Keeps;
 
 const IN_MEMORY: &str = "answers on their way are held in memory";
 
@@ -107,7 +108,6 @@ pub const COMMANDS: &[Command] = &[
         super::debug::directive,
         "which clients are told how the cache answered, in Cache-Status and X-Cache (off, all, networks)",
     ),
-    Command::no_effect("proxy_temp_path", IN_MEMORY),
     Command::no_effect("proxy_max_temp_file_size", IN_MEMORY),
     Command::no_effect("proxy_temp_file_write_size", IN_MEMORY),
 ];
@@ -116,7 +116,10 @@ fn proxy_cache(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let zone = match d.arg(0) {
         "off" => None,
         "" => return Err(ConfError::new("zero size shared memory zone \"\"")),
-        name => Some((b.template(name)?, d.at.clone())),
+        name => {
+            crate::modules::proxy::store::choose(b, Keeps::Cache)?;
+            Some((b.template(name)?, d.at.clone()))
+        }
     };
     b.loc().proxy_cache.zone.set(zone)
 }

@@ -2,6 +2,7 @@
 
 use super::path::{memory_cache, proxy_cache_path};
 use super::predicate::Predicate;
+use super::rfc9111;
 use crate::cache::policy::{IgnoreHeaders, Valid};
 use crate::conf::table::{Arity, HTTP_SERVER_LOCATION};
 use crate::conf::values::{self, flag, size_arg, time_arg};
@@ -101,6 +102,27 @@ pub const COMMANDS: &[Command] = &[
         "where a range may begin that is answered from the cache",
     ),
     Command::works("proxy_ignore_headers", ignore_headers, "fields of an answer that are not heeded"),
+    Command::own(
+        "proxy_cache_rfc9111",
+        HTTP_SERVER_LOCATION,
+        Arity::ONE,
+        rfc9111::rfc9111,
+        "whether RFC 9111 holds where nginx does otherwise: off, responses, on (requests too)",
+    ),
+    Command::own(
+        "proxy_cache_heuristic",
+        HTTP_SERVER_LOCATION,
+        Arity::SOME,
+        rfc9111::heuristic,
+        "how long answers live that say only when they were changed last (<percent>% [max=<time>])",
+    ),
+    Command::own(
+        "proxy_cache_targeted",
+        HTTP_SERVER_LOCATION,
+        Arity::SOME,
+        rfc9111::targeted,
+        "fields that hold in place of Cache-Control where they are there, as CDN-Cache-Control (RFC 9213)",
+    ),
     Command::own(
         "proxy_cache_debug",
         HTTP_SERVER_LOCATION,

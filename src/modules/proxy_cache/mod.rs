@@ -14,6 +14,7 @@ mod directives;
 mod metrics;
 mod path;
 mod predicate;
+mod rfc9111;
 mod seen;
 mod viewer;
 mod zones;
@@ -28,7 +29,7 @@ pub use zones::{Http, Runtime, Shared};
 use crate::cache::CacheStatus;
 use crate::cache::freshness::Refusal;
 use crate::cache::key::Key;
-use crate::cache::policy::{Policy, Rfc9111, UseStale, Valid};
+use crate::cache::policy::{Heuristic, Policy, Rfc9111, UseStale, Valid};
 use crate::cache::serve::{self, Ask, NoCache};
 use crate::cache::zone::Zone;
 use crate::conf::diag::At;
@@ -79,6 +80,12 @@ crate::settings! {
         inherit max_range_offset: Option<u64> = None,
         /// `proxy_ignore_headers`: for the proxy too.
         inherit ignore_headers: IgnoreHeaders = IgnoreHeaders::default(),
+        /// `proxy_cache_rfc9111`
+        inherit rfc9111: Rfc9111 = Rfc9111::Off,
+        /// `proxy_cache_heuristic`
+        inherit heuristic: Option<Heuristic> = None,
+        /// `proxy_cache_targeted`: names in lower case.
+        inherit targeted: Vec<Box<str>> = Vec::new(),
         /// `proxy_cache_debug`
         inherit debug: Debug = Debug::Off,
         /// All of this made ready for requests, when there is a zone.
@@ -130,13 +137,14 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
         let conf = &mut b.levels[level].conf.proxy_cache;
         let policy = Arc::new(policy(conf));
         conf.active.0 = Some(Arc::new(Active { zone, key, policy }));
+        rfc9111::pass_date(b, level);
     }
     Ok(())
 }
 
 fn policy(conf: &Conf) -> Policy {
     let (stale, off) = &*conf.use_stale;
-    Policy {
+    let mut policy = Policy {
         valid: conf.valid.to_vec(),
         ignore: *conf.ignore_headers,
         stale: if *off { UseStale::default() } else { stale.clone() },
@@ -146,10 +154,10 @@ fn policy(conf: &Conf) -> Policy {
         lock_timeout: *conf.lock_timeout,
         lock_age: *conf.lock_age,
         min_uses: *conf.min_uses,
-        rfc9111: Rfc9111::Off,
-        heuristic: None,
-        targeted: Vec::new(),
-    }
+        ..Policy::default()
+    };
+    rfc9111::apply(conf, &mut policy);
+    policy
 }
 
 /// Whether a request is the cache's matter: its location has a zone, and its method is kept.
@@ -195,11 +203,14 @@ pub fn ready(rq: &mut Request) -> Option<Result<Answer, Failure>> {
         Ok(place) => place,
         Err(failure) => return Some(Err(failure)),
     };
+    if rfc9111::asks(&active.policy, &rq.head) {
+        return None;
+    }
     let (key, now) = (key(&active, rq), Instant::now());
     let entry = serve::fresh(&zone, &key, &rq.head, now)?;
     zone.counters.request(CacheStatus::Hit);
     rq.cache_status = Some(CacheStatus::Hit);
-    let answer = entry.answer();
+    let answer = active.policy.answer(&entry);
     rq.cache_seen = Seen::new(zone, key, now, &answer);
     Some(answer)
 }

@@ -1,7 +1,7 @@
 //! What real configurations say: each of their most used directives and each form of value is accepted, or
-//! refused with the message that is meant.
+//! refused with the message that is meant. And what our own pages say: each configuration in them loads.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // A test says what is wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test says what is wrong by panicking.
 
 use std::collections::HashSet;
 use std::fs;
@@ -105,6 +105,36 @@ fn the_list_has_every_much_used_directive() {
     assert_eq!(names.len(), 181);
     let missing: Vec<_> = names.iter().filter(|name| !listed.contains(*name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// A page's blocks of configuration: the line each begins at, its context, its text. A block is marked by
+/// "nginx" and, unless it is a whole configuration, by where it belongs ("nginx http").
+fn blocks(page: &str) -> Vec<(usize, &str, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        if let Some(context) = line.strip_prefix("```nginx") {
+            let text: Vec<&str> = lines.by_ref().map(|(_, line)| line).take_while(|l| *l != "```").collect();
+            let context = if context.is_empty() { "whole" } else { context.trim() };
+            blocks.push((number + 1, context, text.join("\n")));
+        }
+    }
+    blocks
+}
+
+#[test]
+fn every_configuration_in_the_page_on_caching_loads_and_has_an_effect() {
+    let blocks = blocks(include_str!("../../docs/caching.md"));
+    assert!(blocks.iter().filter(|(_, context, _)| *context == "whole").count() >= 3, "the recipes are gone");
+    let dir = tempfile::tempdir().unwrap();
+    for (line, context, text) in blocks {
+        let config = build::load_text(dir.path(), &whole(context, &text));
+        let config = config.unwrap_or_else(|error| panic!("docs/caching.md:{line}: {error}"));
+        // What would be accepted without effect, or with a warning, is not worth recommending.
+        let idle: Vec<_> = config.notes.iter().map(|note| &note.message).collect();
+        let idle: Vec<_> = idle.iter().filter(|note| !note.contains("held in memory")).collect();
+        assert!(idle.is_empty(), "docs/caching.md:{line}: {idle:?}");
+    }
 }
 
 const DHPARAM: &str = "-----BEGIN DH PARAMETERS-----\nMAYCAQsCAQI=\n-----END DH PARAMETERS-----\n";

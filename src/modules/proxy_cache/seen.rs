@@ -161,6 +161,17 @@ mod tests {
     }
 
     #[test]
+    fn the_page_on_caching_names_every_variable_and_every_reason() {
+        let page = include_str!("../../../docs/caching.md");
+        for variable in super::VARIABLES {
+            assert!(page.contains(&format!("| `${}` |", variable.name)), "{}", variable.name);
+        }
+        for why in crate::cache::freshness::Refusal::ALL {
+            assert!(page.contains(&format!("| `detail={}` |", why.as_str())), "{why:?}");
+        }
+    }
+
+    #[test]
     fn of_a_failure_there_is_a_key_and_no_tier() {
         let lines = logged(&["/gone/x"]);
         assert_eq!(lines[0], "/gone/x MISS z - - - - - /gone/x");

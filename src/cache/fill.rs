@@ -117,6 +117,8 @@ struct State {
     passing: bool,
     readers: Vec<Option<Place>>,
     vacant: Vec<usize>,
+    /// Readers there have been.
+    joined: u64,
 }
 
 /// Where a reader is, and what wakes it when it waits.
@@ -164,6 +166,7 @@ impl Fill {
             return None;
         }
         let id = state.seat(0, true);
+        state.joined += 1;
         drop(state);
         Some(self.reader(id, 0..u64::MAX))
     }
@@ -208,6 +211,11 @@ impl Fill {
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
         Ok(())
+    }
+
+    /// How many have joined so far.
+    pub fn joined(&self) -> u64 {
+        self.state.lock().joined
     }
 
     /// Bytes received so far.

@@ -410,7 +410,7 @@ impl Filler {
     /// Gives the zone an entry; `slot` is where requests look for it.
     fn put(&self, slot: &Key, entry: Entry) -> Arc<Entry> {
         let entry = Arc::new(entry);
-        self.job.zone.keep(slot, entry.clone());
+        self.job.zone.keep_for(slot, entry.clone(), self.job.fill.joined());
         entry
     }
 
@@ -425,6 +425,7 @@ impl Drop for Filler {
     fn drop(&mut self) {
         let Job { zone, fill, slot, .. } = &self.job;
         zone.counters.filling.add(-1);
+        zone.counters.fill_readers(fill.joined());
         zone.release(self.reserved);
         // Only if the task was ended from outside, or fell, has nobody been told yet.
         zone.leave(slot, fill);

@@ -3,8 +3,9 @@
 //! The response cache, from the inside out: a [`key`] names a response and a [`vary`] its variant;
 //! [`freshness`] says whether it is kept and how long it lives, of what [`cache_control`] reads;
 //! [`stale`] when it is served after that, [`update`] what a 304 makes of it, [`wishes`] what a client
-//! may ask for; an [`entry`] is one that is whole, the [`store`] keeps
-//! entries in bounds; a [`fill`] is one that still grows, with its readers; a [`filler`] is the task
+//! may ask for; an [`entry`] is one that is whole, the [`store`] keeps entries in bounds, on a
+//! [`shelf`] that knows which go first; a [`fill`] is one that still grows, with its readers; a
+//! [`filler`] is the task
 //! that asks the upstream and makes the fill grow; a [`zone`] is all of this under a name; [`serve`]
 //! is the way of one request through it. Nothing here knows of a configuration file or of a socket.
 
@@ -26,6 +27,7 @@ pub mod memory;
 pub mod policy;
 pub mod seen;
 pub mod serve;
+pub mod shelf;
 pub mod stale;
 pub mod store;
 pub mod update;

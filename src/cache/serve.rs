@@ -89,7 +89,11 @@ pub struct Served {
 /// The fresh entry for a request, if there is one.
 pub fn fresh(zone: &Zone, key: &Key, asked: &Head, now: Instant) -> Option<Arc<Entry>> {
     let entry = zone.find(key, asked).entry?;
-    entry.is_fresh(now).then_some(entry)
+    let fresh = entry.is_fresh(now);
+    if fresh {
+        zone.counters.served(entry.meta.received, now);
+    }
+    fresh.then_some(entry)
 }
 
 /// Answers a request.
@@ -148,7 +152,10 @@ impl<V: Viewer> Visit<'_, V> {
             let usage = entry.as_ref().map_or(Use::Not, |entry| wishes.allow(policy, entry, now));
             if let Some(entry) = &entry {
                 match usage {
-                    Use::Fresh => break self.kept(CacheStatus::Hit, entry),
+                    Use::Fresh => {
+                        zone.counters.served(entry.meta.received, now);
+                        break self.kept(CacheStatus::Hit, entry);
+                    }
                     Use::Stale => break self.kept(CacheStatus::Stale, entry),
                     Use::Not | Use::Validate => {}
                 }

@@ -45,7 +45,7 @@ pub struct Zone {
     /// What made it.
     pub spec: Spec,
     /// The entries.
-    pub store: Store,
+    pub store: Arc<Store>,
     /// What it counts.
     pub counters: Arc<Counters>,
     /// Its files; `None` where it is in memory alone.
@@ -98,9 +98,20 @@ impl Zone {
         sequence: Arc<AtomicU64>,
         disk: Option<Arc<Disk>>,
     ) -> Zone {
+        let store = Arc::new(Store::new(spec.bound, &counters));
+        Zone::with(spec, counters, store, sequence, disk)
+    }
+
+    fn with(
+        spec: Spec,
+        counters: Arc<Counters>,
+        store: Arc<Store>,
+        sequence: Arc<AtomicU64>,
+        disk: Option<Arc<Disk>>,
+    ) -> Zone {
         let keys = (spec.keys / KEY_SIZE).max(1);
         Zone {
-            store: Store::new(spec.bound, spec.inactive, &counters),
+            store,
             uses: Cache::builder().max_capacity(keys).time_to_idle(spec.inactive).build_with_hasher(AsIs),
             apart: Cache::builder().max_capacity(keys).time_to_live(APART).build_with_hasher(AsIs),
             fills: Mutex::default(),
@@ -113,11 +124,19 @@ impl Zone {
         }
     }
 
-    /// A zone of other bounds with the same entries, as far as there is room, and the same files.
+    /// A zone of other bounds with the same entries and files. Its own bounds hold from the first
+    /// [`Self::tend`] on: a configuration that does not come into force changes nothing.
     pub fn resized(&self, spec: Spec) -> Zone {
-        let zone = Zone::with_disk(spec, self.counters.clone(), self.sequence.clone(), self.disk.clone());
-        zone.store.adopt(&self.store);
-        zone
+        let (counters, store, sequence) = (self.counters.clone(), self.store.clone(), self.sequence.clone());
+        Zone::with(spec, counters, store, sequence, self.disk.clone())
+    }
+
+    /// What is to be done about once a second for a zone of the configuration in force, not on a
+    /// worker's thread: bounds are taken over, what was not used for long goes.
+    pub fn tend(&self) {
+        self.store.tend(self.spec.bound, self.spec.inactive);
+        self.uses.run_pending_tasks();
+        self.apart.run_pending_tasks();
     }
 
     /// What `key` has for the request `asked`.
@@ -292,7 +311,12 @@ impl Zone {
     /// Keeps an entry, in memory and soon on disk too; `slot` is where requests look for it. One that
     /// was made by [`Draft::commit`] is on disk already.
     pub fn keep(&self, slot: &Key, entry: Arc<Entry>) {
-        self.store.put(slot.hash, entry);
+        self.keep_for(slot, entry, 1);
+    }
+
+    /// Keeps an entry that so many have read as it grew.
+    pub fn keep_for(&self, slot: &Key, entry: Arc<Entry>, readers: u64) {
+        self.store.put(slot.hash, entry, readers > 1);
         self.apart.invalidate(&slot.hash);
     }
 
@@ -303,7 +327,7 @@ impl Zone {
 
     /// Forgets what is kept under `slot`.
     pub fn forget(&self, slot: &Key) {
-        self.store.remove(slot);
+        self.store.remove(slot.hash);
     }
 
     /// The largest body that is kept in memory: an eighth of the zone.
@@ -366,6 +390,6 @@ impl Zone {
         if self.kept(key).is_some() || entry.holds_file() && too_many_open() {
             return;
         }
-        self.store.put(key.hash, entry.clone());
+        self.store.put(key.hash, entry.clone(), false);
     }
 }

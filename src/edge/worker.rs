@@ -1,7 +1,7 @@
 //! A worker: a thread with its own event loop, its own listening sockets, its own connections.
 
 use super::privileges::Identity;
-use super::{Edge, Local, connection};
+use super::{Edge, Generation, Local, connection};
 use crate::cache::fill::Home;
 use crate::http::listens::ListenAddr;
 use crate::http::request::Address;
@@ -174,7 +174,8 @@ fn run(edge: Arc<Edge>, index: usize, inbox: mpsc::UnboundedReceiver<Order>) {
 }
 
 /// Closes idle upstream connections that are too old or that the other side has closed, and those of
-/// groups that a reload took away. The first worker keeps the groups' names resolved.
+/// groups that a reload took away. The first worker keeps the groups' names resolved and has the caches
+/// tended.
 async fn sweep(edge: Arc<Edge>, worker: Arc<Worker>) {
     let mut known: Vec<Weak<Group>> = Vec::new();
     let mut names = Keeper::default();
@@ -195,6 +196,9 @@ async fn sweep(edge: Arc<Edge>, worker: Arc<Worker>) {
         for group in groups {
             group.pool.sweep(worker.index);
         }
+        if worker.index == 0 {
+            tend_caches(&local.generation);
+        }
         if number != local.generation.number {
             number = local.generation.number;
             let gone = |old: &Arc<Group>| !groups.iter().any(|group| Arc::ptr_eq(group, old));
@@ -206,6 +210,15 @@ async fn sweep(edge: Arc<Edge>, worker: Arc<Worker>) {
                 names.keep(groups);
             }
         }
+    }
+}
+
+/// Large caches take milliseconds, so it is not done on the worker's thread.
+fn tend_caches(generation: &Generation) {
+    for zone in generation.runtime.proxy_cache.zones() {
+        let zone = zone.clone();
+        // Nobody waits for it; a zone that is still being tended is left alone.
+        drop(tokio::task::spawn_blocking(move || zone.tend()));
     }
 }
 

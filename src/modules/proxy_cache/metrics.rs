@@ -1,8 +1,10 @@
 //! What the cache reports to Prometheus, by zone.
 
 use crate::cache::CacheStatus;
-use crate::cache::counters::{Eviction, FillEnd};
+use crate::cache::counters::{DiskEviction, Eviction, FillEnd};
+use crate::cache::disk::format::Damage;
 use crate::cache::freshness::Refusal;
+use crate::cache::zone::Zone;
 use crate::edge::Edge;
 use crate::observe::families::Families;
 
@@ -19,11 +21,8 @@ pub fn metrics(edge: &Edge, out: &mut Families) {
                 counters.requests(status),
             );
         }
-        let (entries, bytes) = zone.store.held();
+        held(zone, out);
         let gauges = [
-            ("edgewater_cache_entries", "Answers kept in a cache zone.", entries as f64),
-            ("edgewater_cache_bytes", "Bytes that the kept answers take.", bytes as f64),
-            ("edgewater_cache_max_bytes", "Bytes that they may take.", zone.spec.bound as f64),
             ("edgewater_cache_fills", "Answers being received.", counters.filling.get() as f64),
             ("edgewater_cache_fill_bytes", "Bytes of answers being received.", zone.growing() as f64),
         ];
@@ -50,13 +49,53 @@ pub fn metrics(edge: &Edge, out: &mut Families) {
             &[("zone", name)],
             counters.lock_timeouts.get(),
         );
-        for cause in Eviction::ALL {
+        let memory = Eviction::ALL.map(|why| ("memory", why.as_str(), counters.evictions(why)));
+        let disk = DiskEviction::ALL.map(|why| ("disk", why.as_str(), counters.disk.evictions(why)));
+        for (tier, cause, value) in memory.into_iter().chain(disk) {
             out.counter(
                 "edgewater_cache_evictions_total",
-                "Answers no longer kept, by cause.",
-                &[("zone", name), ("cause", cause.as_str())],
-                counters.evictions(cause),
+                "Answers no longer kept, by where they were and by cause.",
+                &[("zone", name), ("tier", tier), ("cause", cause)],
+                value,
             );
+        }
+        for damage in Damage::ALL {
+            out.counter(
+                "edgewater_cache_damaged_total",
+                "Answers on disk that were found damaged and removed, by how.",
+                &[("zone", name), ("damage", damage.as_str())],
+                counters.disk.damaged(damage),
+            );
+        }
+        let disk = &counters.disk;
+        let totals = [
+            ("edgewater_cache_purges_total", "Purges that were asked for.", &counters.purges),
+            ("edgewater_cache_disk_reads_total", "Answers read from disk.", &disk.reads),
+            ("edgewater_cache_disk_writes_total", "Answers written to disk.", &disk.writes),
+            (
+                "edgewater_cache_disk_dropped_total",
+                "Answers not written to disk: too many were waiting, or the disk does not work.",
+                &disk.dropped,
+            ),
+            ("edgewater_cache_disk_errors_total", "Failures to write to disk.", &disk.failures),
+        ];
+        for (family, help, counter) in totals {
+            out.counter(family, help, &[("zone", name)], counter.get());
+        }
+        let spreads = [
+            (
+                "edgewater_cache_hit_age_seconds",
+                "How long ago what was served had been received.",
+                counters.ages(),
+            ),
+            (
+                "edgewater_cache_readers_per_fill",
+                "Requests that read or awaited an answer while it was received, by answer.",
+                counters.readers_per_fill(),
+            ),
+        ];
+        for (family, help, spread) in spreads {
+            out.histogram(family, help, &[("zone", name)], &spread.buckets, spread.sum, spread.count);
         }
         for reason in Refusal::ALL {
             out.counter(
@@ -65,6 +104,24 @@ pub fn metrics(edge: &Edge, out: &mut Families) {
                 &[("zone", name), ("reason", reason.as_str())],
                 counters.refusals(reason),
             );
+        }
+    }
+}
+
+/// What the zone holds, by tier.
+fn held(zone: &Zone, out: &mut Families) {
+    let (entries, bytes) = zone.store.held();
+    let mut tiers = vec![("memory", entries, bytes, Some(zone.spec.bound))];
+    if let Some(disk) = &zone.disk {
+        let (entries, bytes) = disk.held();
+        tiers.push(("disk", entries, bytes, disk.settings().max_size));
+    }
+    for (tier, entries, bytes, bound) in tiers {
+        let labels = [("zone", &*zone.spec.name), ("tier", tier)];
+        out.gauge("edgewater_cache_entries", "Answers kept in a cache zone.", &labels, entries as f64);
+        out.gauge("edgewater_cache_bytes", "Bytes that the kept answers take.", &labels, bytes as f64);
+        if let Some(bound) = bound {
+            out.gauge("edgewater_cache_max_bytes", "Bytes that they may take.", &labels, bound as f64);
         }
     }
 }

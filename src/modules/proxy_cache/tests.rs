@@ -210,10 +210,14 @@ fn a_zone_survives_a_reload_and_goes_with_its_last_generation() {
     let second = runtime(text, &shared);
     assert!(Arc::ptr_eq(&first.zones()[0], &second.zones()[0]));
     drop(first);
-    // Another size: the entries move over, the old generation keeps its own.
+    // Another size: the entries are the same ones, and the size holds once it is in force.
     let third = runtime("memory_cache size=4m; proxy_cache_path /c keys_zone=z:1m;", &shared);
     assert_eq!(third.zones()[0].spec.bound, 4 << 20);
     assert!(has(&third.zones()[0], "/a") && has(&second.zones()[0], "/a"));
+    keep(&second.zones()[0], "/from-the-old-generation");
+    assert!(has(&third.zones()[0], "/from-the-old-generation"));
+    third.zones()[0].tend();
+    assert!(has(&third.zones()[0], "/a"));
     // A reload that fails in another module leaves nothing behind.
     drop(third);
     let fourth = runtime(text, &shared);

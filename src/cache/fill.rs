@@ -1,27 +1,31 @@
 //! An answer that is being received, and those who read it as it grows.
 //!
 //! The filler pushes; each [`Reader`] has its own position and is woken when there is more. A reader
-//! that leaves stops nothing, a slow one slows nobody, unless the fill is *passing*: larger than may
-//! be kept. Then what all have read is forgotten, the filler waits when the slowest is too far
-//! behind, and ends when nobody reads. A fill that breaks off is an error to every reader.
+//! that leaves stops nothing, and a slow one slows nobody: all of it is held, or, where that is more
+//! than memory may hold, in a file what the window in memory has left behind. A fill that breaks off
+//! is an error to every reader.
+//!
+//! Where there is no file, or it may not grow any more, the fill is *passing*: what all have read is
+//! forgotten, the filler waits when the slowest is a window behind, and ends when nobody reads. A
+//! reader that all but stands still while others wait for it is cut off: what they want cannot be
+//! held for it, and one client that stops reading must not stop them. Only then: as long as all are
+//! slow, the slowest is not to blame, and `send_timeout` holds for each.
 
-use super::entry::{Entry, Meta, takes_ranges};
-use super::seen::{Source, Tier};
+use super::entry::{Entry, Meta};
+pub use super::reader::Reader;
 use super::vary::Vary;
-use crate::http::body::{Body, BodyError, BodyStream};
 use crate::http::response::Fields;
-use crate::upstream::{Answer, Failure, FailureKind};
+use crate::upstream::{Failure, FailureKind};
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::Instant;
-
-/// What a passing fill holds at most, in bytes.
-pub const WINDOW: u64 = 1 << 20;
+use tokio::time::{Instant, timeout_at};
 
 /// The head of an answer that is kept and shared.
 #[derive(Debug)]
@@ -68,6 +72,10 @@ pub struct Turn {
 }
 
 impl Turn {
+    pub(super) fn new(fill: Arc<Fill>) -> Turn {
+        Turn { fill, next: 1 }
+    }
+
     /// The upstream keeps up: more may ask.
     pub fn went_well(&mut self) {
         self.next = RUSH;
@@ -97,24 +105,31 @@ pub struct Fill {
     /// The text of the key it is for.
     pub key: Bytes,
     started: Instant,
-    told: watch::Sender<Option<Told>>,
-    state: Mutex<State>,
+    pub(super) told: watch::Sender<Option<Told>>,
+    pub(super) state: Mutex<State>,
     /// Wakes the filler of a passing fill when there may be room.
-    room: Notify,
+    pub(super) room: Notify,
     /// Turns of those who are to ask for themselves.
-    turns: Semaphore,
-    home: Option<Arc<dyn Home>>,
+    pub(super) turns: Semaphore,
+    pub(super) home: Option<Arc<dyn Home>>,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// The bytes from `start` on, each piece with its offset.
     pieces: VecDeque<(u64, Bytes)>,
-    start: u64,
+    pub(super) start: u64,
     end: u64,
     /// Whole, or broken off and why.
-    done: Option<Result<(), Arc<str>>>,
-    passing: bool,
+    pub(super) done: Option<Result<(), Arc<str>>>,
+    /// A file, and how many bytes from the beginning on it holds.
+    pub(super) file: Option<(Arc<File>, u64)>,
+    pub(super) passing: bool,
+    /// Readers that are awaited and not beyond `awaited` yet; at 0 the filler is woken.
+    behind: usize,
+    awaited: u64,
+    /// Whether the filler is to know when a reader begins to wait.
+    watched: bool,
     readers: Vec<Option<Place>>,
     vacant: Vec<usize>,
     /// Readers there have been.
@@ -126,8 +141,18 @@ struct Place {
     at: u64,
     /// Whether a passing fill waits for it.
     awaited: bool,
+    /// Since when others wait for it, and where it was then.
+    slow: Option<(Instant, u64)>,
+    cut: bool,
     waker: Option<Waker>,
 }
+
+/// A reader for which others wait must read so much …
+const PACE: u64 = 64 << 10;
+
+/// … in this time. A viewer that needs less than a hundred kilobits a second is none of a live
+/// stream; and players have a few seconds in reserve, which the others live on meanwhile.
+const STALL: Duration = Duration::from_secs(5);
 
 impl Fill {
     /// A fill for the key with this text, whose filler runs at `home`.
@@ -162,55 +187,82 @@ impl Fill {
     /// A reader from the first byte; `None` when that is forgotten already.
     pub fn join(self: &Arc<Fill>) -> Option<Reader> {
         let mut state = self.state.lock();
-        if state.start > 0 {
+        // What passes would have all others wait until this one has caught up.
+        if state.start > 0 && (state.file.is_none() || state.passing) {
             return None;
         }
         let id = state.seat(0, true);
         state.joined += 1;
         drop(state);
-        Some(self.reader(id, 0..u64::MAX))
+        Some(Reader::new(self.clone(), id, 0..u64::MAX))
     }
 
     /// A reader of `range`. A passing fill does not wait for it: several such are read one after the
     /// other, and would wait for each other.
-    fn join_part(self: &Arc<Fill>, range: Range<u64>) -> Reader {
+    pub(super) fn join_part(self: &Arc<Fill>, range: Range<u64>) -> Reader {
         let id = self.state.lock().seat(range.start, false);
-        self.reader(id, range)
+        Reader::new(self.clone(), id, range)
     }
 
-    fn reader(self: &Arc<Fill>, id: usize, range: Range<u64>) -> Reader {
-        if let Some(home) = &self.home {
-            home.hold();
+    /// From now on what memory has no room for is read from this file, to which nothing is written
+    /// yet.
+    pub fn spill(&self, file: Arc<File>) {
+        self.state.lock().file = Some((file, 0));
+    }
+
+    /// The first `written` bytes are in the file: as many of them are forgotten as leaves `window`
+    /// bytes. Returns the bytes held.
+    pub fn wrote(&self, written: u64, window: u64) -> u64 {
+        let mut state = self.state.lock();
+        if let Some((_, before)) = &mut state.file {
+            *before = written;
         }
-        Reader { fill: self.clone(), id, at: range.start, end: range.end, parts: false }
+        while state.held() > window && state.forget_first(written) {}
+        state.held()
     }
 
-    /// From now on what was read by all is forgotten: the answer is too large to be kept.
+    /// From now on what was read by all is forgotten: there is no file, or no more of one.
     pub fn pass(&self) {
         self.state.lock().passing = true;
     }
 
-    /// Adds a piece. Waits only when the fill is passing and the slowest reader is a window behind.
-    pub async fn push(&self, piece: Bytes) -> Result<(), Abandoned> {
+    /// Waits until a passing fill has room for `more` bytes in a window of `window`: until the slowest
+    /// reader has read on or is cut off. Returns the bytes held.
+    pub async fn room(&self, more: u64, window: u64) -> Result<u64, Abandoned> {
         loop {
-            let room = {
+            let until = {
                 let mut state = self.state.lock();
-                !state.passing || state.make_room(piece.len() as u64)?
+                if state.make_room(more, window)? {
+                    return Ok(state.held());
+                }
+                state.hurry(Instant::now())
             };
-            if room {
-                break;
-            }
             // A permit is kept if a reader moved in between.
-            self.room.notified().await;
+            match until {
+                None => self.room.notified().await,
+                // Either way it is looked again.
+                Some(until) => drop(timeout_at(until, self.room.notified()).await),
+            }
         }
+    }
+
+    /// Adds a piece. Returns the bytes held.
+    pub fn push(&self, piece: Bytes) -> u64 {
         let mut state = self.state.lock();
         let at = state.end;
         state.end += piece.len() as u64;
         state.pieces.push_back((at, piece));
-        let wakers = state.take_wakers();
+        let (held, wakers) = (state.held(), state.take_wakers());
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
-        Ok(())
+        held
+    }
+
+    /// The pieces from `at` on, where a piece begins.
+    pub fn pieces_from(&self, at: u64) -> Vec<Bytes> {
+        let state = self.state.lock();
+        let first = state.pieces.partition_point(|(start, _)| *start < at);
+        state.pieces.range(first..).map(|(_, piece)| piece.clone()).collect()
     }
 
     /// How many have joined so far.
@@ -221,11 +273,6 @@ impl Fill {
     /// Bytes received so far.
     pub fn received(&self) -> u64 {
         self.state.lock().end
-    }
-
-    /// The pieces held: all of them, unless the fill is passing.
-    pub fn pieces(&self) -> Vec<Bytes> {
-        self.state.lock().pieces.iter().map(|(_, piece)| piece.clone()).collect()
     }
 
     /// Puts `pieces`, which are the same bytes, in place of those held: they are kept anyway.
@@ -249,7 +296,7 @@ impl Fill {
     }
 
     /// Those who read it now.
-    fn readers(&self) -> u32 {
+    pub fn readers(&self) -> u32 {
         let state = self.state.lock();
         (state.readers.len() - state.vacant.len()) as u32
     }
@@ -260,9 +307,16 @@ impl Fill {
     }
 }
 
+impl Place {
+    /// Whether what ends at `until` is kept for it.
+    fn is_behind(&self, until: u64) -> bool {
+        self.awaited && !self.cut && self.at < until
+    }
+}
+
 impl State {
     fn seat(&mut self, at: u64, awaited: bool) -> usize {
-        let place = Some(Place { at, awaited, waker: None });
+        let place = Some(Place { at, awaited, slow: None, cut: false, waker: None });
         match self.vacant.pop() {
             Some(id) => {
                 self.readers[id] = place;
@@ -279,146 +333,105 @@ impl State {
         self.readers.iter_mut().flatten().filter_map(|place| place.waker.take()).collect()
     }
 
-    /// Forgets what all have read; whether `more` bytes fit then.
-    fn make_room(&mut self, more: u64) -> Result<bool, Abandoned> {
-        let awaited = self.readers.iter().flatten().filter(|place| place.awaited);
-        let slowest = awaited.map(|place| place.at).min().ok_or(Abandoned)?;
-        while let Some((at, piece)) = self.pieces.front()
-            && at + piece.len() as u64 <= slowest
-        {
-            self.start = at + piece.len() as u64;
-            self.pieces.pop_front();
-        }
-        // A piece larger than the window fits when nothing else is held.
-        Ok(self.pieces.is_empty() || self.end - self.start + more <= WINDOW)
+    /// Bytes in memory.
+    fn held(&self) -> u64 {
+        self.end - self.start
     }
 
-    fn piece_at(&self, at: u64) -> Option<Bytes> {
+    /// Forgets the first piece if it ends at `until` at the latest; whether it has.
+    fn forget_first(&mut self, until: u64) -> bool {
+        let end = self.pieces.front().map(|(at, piece)| at + piece.len() as u64);
+        let Some(end) = end.filter(|end| *end <= until) else { return false };
+        self.start = end;
+        self.pieces.pop_front();
+        true
+    }
+
+    /// Forgets what all have read or is in the file; whether `more` bytes fit into the window then.
+    fn make_room(&mut self, more: u64, window: u64) -> Result<bool, Abandoned> {
+        let awaited = || self.readers.iter().flatten().filter(|place| place.awaited && !place.cut);
+        let slowest = awaited().map(|place| place.at).min().ok_or(Abandoned)?;
+        let written = self.file.as_ref().map_or(0, |(_, written)| *written);
+        while self.forget_first(slowest.max(written)) {}
+        // A piece larger than the window fits when nothing else is held.
+        let Some((at, first)) = self.pieces.front().filter(|_| self.held() + more > window) else {
+            return Ok(true);
+        };
+        self.awaited = at + first.len() as u64;
+        self.behind = self.readers.iter().flatten().filter(|place| place.is_behind(self.awaited)).count();
+        Ok(false)
+    }
+
+    /// Cuts off who has held up others for too long; when to look again.
+    fn hurry(&mut self, now: Instant) -> Option<Instant> {
+        self.watched = !self.readers.iter().flatten().any(|place| place.waker.is_some());
+        if self.watched {
+            return None;
+        }
+        let awaited = self.awaited;
+        let mut until: Option<Instant> = None;
+        for place in self.readers.iter_mut().flatten() {
+            if !place.is_behind(awaited) {
+                place.slow = None;
+                continue;
+            }
+            let (since, at) = *place.slow.get_or_insert((now, place.at));
+            if place.at - at >= PACE {
+                place.slow = Some((now, place.at));
+            } else if now >= since + STALL {
+                place.cut = true;
+            }
+            let ends = if place.cut { now } else { place.slow.map_or(now, |(since, _)| since + STALL) };
+            until = Some(until.map_or(ends, |other| other.min(ends)));
+        }
+        until
+    }
+
+    /// A reader has read up to `at`; whether the filler is to be woken.
+    pub(super) fn read_to(&mut self, id: usize, at: u64) -> bool {
+        let Some(place) = &mut self.readers[id] else { return false };
+        let was_behind = place.is_behind(self.awaited);
+        place.at = at;
+        let passed = was_behind && !place.is_behind(self.awaited);
+        self.passed(passed)
+    }
+
+    /// One fewer is behind, if so; whether the filler is to be woken.
+    fn passed(&mut self, passed: bool) -> bool {
+        if passed {
+            self.behind = self.behind.saturating_sub(1);
+        }
+        passed && self.passing && self.behind == 0
+    }
+
+    /// A reader waits for more; whether the filler is to be woken.
+    pub(super) fn wait(&mut self, id: usize, waker: Waker) -> bool {
+        if let Some(place) = &mut self.readers[id] {
+            place.waker = Some(waker);
+        }
+        self.passing && std::mem::take(&mut self.watched)
+    }
+
+    /// A reader leaves; whether the filler is to be woken.
+    pub(super) fn leave(&mut self, id: usize) -> bool {
+        let place = self.readers[id].take();
+        self.vacant.push(id);
+        let nobody = self.readers.len() == self.vacant.len();
+        let passed = place.is_some_and(|place| place.is_behind(self.awaited));
+        self.passed(passed) || self.passing && nobody
+    }
+
+    pub(super) fn is_cut(&self, id: usize) -> bool {
+        self.readers[id].as_ref().is_some_and(|place| place.cut)
+    }
+
+    pub(super) fn piece_at(&self, at: u64) -> Option<Bytes> {
         // The pieces are in order, so the one that holds `at` is the last that does not begin after.
         let index = self.pieces.partition_point(|(start, _)| *start <= at).checked_sub(1)?;
         let (start, piece) = &self.pieces[index];
         let mut piece = piece.clone();
         piece.advance(((at - start) as usize).min(piece.len()));
         (!piece.is_empty()).then_some(piece)
-    }
-}
-
-/// One who reads a fill, from the first byte on, or a part of it.
-pub struct Reader {
-    fill: Arc<Fill>,
-    id: usize,
-    at: u64,
-    /// Where it stops.
-    end: u64,
-    /// Whether parts can be had of it.
-    parts: bool,
-}
-
-impl Reader {
-    /// Waits for the head.
-    pub async fn told(&self) -> Told {
-        let mut told = self.fill.told.subscribe();
-        match told.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(told)) => told.clone(),
-            // The sender lives as long as the fill, which we hold.
-            Ok(None) | Err(_) => Told::Failed(502, FailureKind::Error, "the fill is gone".into()),
-        }
-    }
-
-    /// Leaves the fill, whose answer is another's alone, and waits for its turn to ask for itself.
-    pub async fn turn(self) -> Turn {
-        let fill = self.fill.clone();
-        drop(self);
-        if let Ok(permit) = fill.turns.acquire().await {
-            permit.forget();
-        }
-        Turn { fill, next: 1 }
-    }
-
-    /// The same reader, of which parts can be had: as nginx cuts several ranges from what it has, and
-    /// only one from what it is receiving.
-    pub fn with_parts(mut self) -> Reader {
-        self.parts = true;
-        self
-    }
-
-    /// The answer that begins with `opening` and whose body is read here.
-    pub fn answer(self, opening: &Opening) -> Answer {
-        let source = Source {
-            tier: Tier::Fill,
-            fresh_until: opening.fresh_until,
-            received: opening.meta.received,
-            initial_age: opening.meta.initial_age,
-            readers: self.fill.readers(),
-            ..Source::default()
-        };
-        Answer {
-            status: opening.status,
-            reason: opening.reason.clone(),
-            fields: opening.fields.clone(),
-            length: opening.length,
-            body: Body::Stream(Box::new(self)),
-            ranges: takes_ranges(&opening.fields),
-            kept: true,
-            source,
-            tunnel: None,
-            attempts: Vec::new(),
-        }
-    }
-}
-
-impl BodyStream for Reader {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if self.at >= self.end {
-            return Poll::Ready(None);
-        }
-        let mut state = self.fill.state.lock();
-        if self.at < state.start {
-            let why = "the fill became too large to be kept while a part of it was read";
-            return Poll::Ready(Some(Err(BodyError::Upstream(why.into()))));
-        }
-        if let Some(mut piece) = state.piece_at(self.at) {
-            piece.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
-            self.at += piece.len() as u64;
-            let passing = state.passing;
-            if let Some(place) = &mut state.readers[self.id] {
-                place.at = self.at;
-            }
-            drop(state);
-            if passing {
-                self.fill.room.notify_one();
-            }
-            return Poll::Ready(Some(Ok(piece)));
-        }
-        match &state.done {
-            Some(Ok(())) => Poll::Ready(None),
-            Some(Err(why)) => Poll::Ready(Some(Err(BodyError::Upstream(why.to_string())))),
-            None => {
-                if let Some(place) = &mut state.readers[self.id] {
-                    place.waker = Some(cx.waker().clone());
-                }
-                Poll::Pending
-            }
-        }
-    }
-
-    fn part(&self, range: Range<u64>) -> Option<Body> {
-        let (start, end) = (self.at.checked_add(range.start)?, self.at.checked_add(range.end)?);
-        let part = || self.fill.join_part(start..end.min(self.end));
-        self.parts.then(|| Body::Stream(Box::new(part())))
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let mut state = self.fill.state.lock();
-        state.readers[self.id] = None;
-        state.vacant.push(self.id);
-        drop(state);
-        self.fill.room.notify_one();
-        if let Some(home) = &self.fill.home {
-            home.release();
-        }
     }
 }
 

@@ -7,10 +7,10 @@ use super::fill::{Fill, Opening, Told};
 use super::freshness::{self, Received, Refusal, Verdict, wall};
 use super::key::Key;
 use super::policy::{Policy, Rfc9111, is_down};
+use super::pump::{Claim, Held, Pump};
 use super::update;
 use super::vary::Vary;
 use super::zone::Zone;
-use crate::http::body::Body;
 use crate::http::head::Head;
 use crate::http::request::Attempt;
 use crate::http::response::Fields;
@@ -88,7 +88,7 @@ pub fn spawn<U: Upstream>(job: Job, upstream: U) -> Requester {
     let (question, question_end) = job.ask.then(oneshot::channel).unzip();
     job.zone.counters.filling.add(1);
     let sequence = job.zone.next_sequence();
-    let filler = Filler { job, sequence, received: 0, reserved: 0 };
+    let filler = Filler { job, sequence, received: 0 };
     tokio::spawn(filler.run(upstream, question, outcome));
     Requester { question: question_end, outcome: outcome_end }
 }
@@ -100,8 +100,6 @@ struct Filler {
     sequence: u64,
     /// When the head came, milliseconds since 1970.
     received: u64,
-    /// Bytes taken from what fills may hold together.
-    reserved: u64,
 }
 
 impl Filler {
@@ -242,7 +240,7 @@ impl Filler {
         now: Instant,
         delay: Duration,
     ) -> Result<(Verdict, Option<Vary>), Option<Refusal>> {
-        let Job { zone, policy, stale, asked, part, .. } = &self.job;
+        let Job { policy, stale, asked, part, .. } = &self.job;
         // A part is not the whole.
         if answer.status == 206 && !part {
             return Err(Some(Refusal::Status));
@@ -257,9 +255,6 @@ impl Filler {
         let received = Received { status: *status, fields, asked, delay, now: self.received / 1000 };
         let verdict = freshness::judge(&received, policy)?;
         let vary = self.vary(fields)?;
-        if answer.length.is_some_and(|length| length > zone.largest()) {
-            return Err(Some(Refusal::TooLarge));
-        }
         Ok((verdict, vary))
     }
 
@@ -323,12 +318,14 @@ impl Filler {
         }
         // The requester may have left; the others have not, or will come.
         let _ = outcome.send(Outcome::Shared(own, attempts));
-        match self.pump(&mut body, length).await {
-            Ok(true) => {
-                self.keep(&opening, times).await;
+        let mut claim = Claim::new(zone.clone());
+        let place = place(&self.job.key, slot, opening.vary.as_ref());
+        match Pump::new(&self.job, &mut claim, place, length).run(&mut body).await {
+            Ok(Held::Memory) => {
+                self.keep(place, &opening, times).await;
                 FillEnd::Stored
             }
-            Ok(false) => {
+            Ok(Held::File(_) | Held::Passed) => {
                 self.job.fill.finish(Ok(()));
                 FillEnd::Passed
             }
@@ -340,48 +337,10 @@ impl Filler {
         }
     }
 
-    /// Pushes the body into the fill. `Ok(true)`: it is whole and may be kept; `Ok(false)`: it is
-    /// whole, and too large.
-    async fn pump(&mut self, body: &mut Body, length: Option<u64>) -> Result<bool, (FillEnd, Arc<str>)> {
-        let mut passing = false;
-        let mut received: u64 = 0;
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|e| (FillEnd::Aborted, e.to_string().into()))?;
-            if piece.is_empty() {
-                continue;
-            }
-            let bytes = piece.len() as u64;
-            received += bytes;
-            if !passing {
-                if received <= self.job.zone.largest() && self.job.zone.reserve(bytes) {
-                    self.reserved += bytes;
-                } else {
-                    self.pass();
-                    passing = true;
-                }
-            }
-            let nobody = |_| (FillEnd::Abandoned, "too large to be kept, and nobody reads it".into());
-            self.job.fill.push(piece).await.map_err(nobody)?;
-        }
-        if length.is_some_and(|length| length != received) {
-            return Err((FillEnd::Aborted, "upstream prematurely closed connection".into()));
-        }
-        Ok(!passing)
-    }
-
-    /// The answer turns out too large: those who read it go on, nobody else joins, nothing is kept.
-    fn pass(&mut self) {
+    /// Keeps what is whole and in memory, at `place`.
+    async fn keep(&self, place: &Key, opening: &Opening, times: Times) {
         let Job { zone, fill, slot, .. } = &self.job;
-        zone.counters.refusal(Refusal::TooLarge);
-        zone.set_apart(slot);
-        zone.leave(slot, fill);
-        fill.pass();
-        zone.release(std::mem::take(&mut self.reserved));
-    }
-
-    async fn keep(&mut self, opening: &Opening, times: Times) {
-        let Job { zone, fill, key, slot, .. } = &self.job;
-        let body = pack(fill.pieces()).await;
+        let body = pack(fill.pieces_from(0)).await;
         // From here on readers read what is kept, so that nothing is held twice.
         fill.replace(&body);
         let entry = Entry {
@@ -396,9 +355,8 @@ impl Filler {
             failure: None,
             meta: opening.meta.clone(),
         };
-        self.put(place(key, slot, entry.vary.as_ref()), entry);
+        self.put(place, entry);
         zone.leave(slot, fill);
-        zone.release(std::mem::take(&mut self.reserved));
         fill.finish(Ok(()));
     }
 
@@ -426,7 +384,6 @@ impl Drop for Filler {
         let Job { zone, fill, slot, .. } = &self.job;
         zone.counters.filling.add(-1);
         zone.counters.fill_readers(fill.joined());
-        zone.release(self.reserved);
         // Only if the task was ended from outside, or fell, has nobody been told yet.
         zone.leave(slot, fill);
         let why = "the fill was interrupted";

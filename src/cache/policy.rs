@@ -1,6 +1,8 @@
 //! What a location wants of its cache.
 
+use crate::http::temp_file::TempPath;
 use crate::upstream::FailureKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A location's wishes: the `proxy_cache_*` settings without their names and texts.
@@ -31,6 +33,25 @@ pub struct Policy {
     /// Fields that, where an answer has them, hold in place of `Cache-Control` and `Expires` (RFC 9213),
     /// the first before the others; only with `rfc9111`.
     pub targeted: Vec<Box<str>>,
+    /// What becomes of an answer that is more than memory may hold.
+    pub temporary: Temporary,
+}
+
+/// Temporary files of answers that are not stored.
+#[derive(Clone, Debug)]
+pub struct Temporary {
+    /// Where they are.
+    pub path: Arc<TempPath>,
+    /// Bytes that one may have; 0: there are none.
+    pub most: u64,
+    /// Bytes that are gathered before they are written.
+    pub at_once: u64,
+}
+
+impl Default for Temporary {
+    fn default() -> Temporary {
+        Temporary { path: Arc::default(), most: 1 << 30, at_once: 8 << 10 }
+    }
 }
 
 impl Default for Policy {
@@ -48,6 +69,7 @@ impl Default for Policy {
             rfc9111: Rfc9111::Off,
             heuristic: None,
             targeted: Vec::new(),
+            temporary: Temporary::default(),
         }
     }
 }

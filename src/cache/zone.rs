@@ -343,6 +343,12 @@ impl Zone {
         self.growing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
+    /// Takes `after` in place of `before`, whether or not there is so much left.
+    pub fn exchange(&self, before: u64, after: u64) {
+        self.growing.fetch_add(after, Ordering::Relaxed);
+        self.growing.fetch_sub(before, Ordering::Relaxed);
+    }
+
     /// Gives back what [`Self::reserve`] took.
     pub fn release(&self, bytes: u64) {
         self.growing.fetch_sub(bytes, Ordering::Relaxed);

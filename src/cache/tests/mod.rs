@@ -5,6 +5,7 @@ mod bounds;
 mod fills;
 mod limits;
 mod sharing;
+mod spilled;
 mod stale;
 mod variants;
 

@@ -119,6 +119,10 @@ settings! {
         inherit buffer_size: u64 = 4096,
         /// Bytes of an answer that are read ahead of a slow client.
         inherit buffers: u64 = 8 * 8192,
+        /// `proxy_buffers` as nginx has them, number and bytes of each: other sizes have to fit.
+        inherit buffer: (u64, u64) = (8, 4096),
+        /// `proxy_busy_buffers_size`: only checked.
+        inherit busy_buffers_size: crate::modules::proxy_cache::Size = None,
         /// Why another server may be asked.
         inherit next_upstream: NextSet = NextSet(Next::Error as u16 | Next::Timeout as u16),
         /// Attempts in all; 0 is as many as there are servers.
@@ -258,7 +262,7 @@ pub const COMMANDS: &[Command] = &[
         buffers,
         "number and size of the buffers in which an answer is read ahead of a slow client",
     ),
-    Command::no_effect("proxy_busy_buffers_size", MEMORY),
+    Command::no_effect_of("proxy_busy_buffers_size", busy_buffers_size, MEMORY),
     Command::no_effect_of(
         "proxy_headers_hash_max_size",
         |_, d| crate::conf::values::table_size(d),
@@ -299,7 +303,13 @@ fn buffers(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     if number < 2 {
         return Err(ConfError::new("there must be at least 2 \"proxy_buffers\""));
     }
+    b.loc().proxy.buffer.replace((number, size));
     b.loc().proxy.buffers.set(number.saturating_mul(size))
+}
+
+fn busy_buffers_size(b: &mut Builder, d: &Directive) -> ConfResult<()> {
+    let size = size_arg(d, 0)?;
+    b.loc().proxy.busy_buffers_size.set(Some((size, d.at.clone())))
 }
 
 fn next_upstream(b: &mut Builder, d: &Directive) -> ConfResult<()> {

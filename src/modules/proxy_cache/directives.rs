@@ -3,13 +3,12 @@
 use super::path::{memory_cache, proxy_cache_path};
 use super::predicate::Predicate;
 use super::rfc9111;
+use super::temporary;
 use crate::cache::policy::{IgnoreHeaders, Valid};
 use crate::conf::table::{Arity, HTTP_SERVER_LOCATION};
 use crate::conf::values::{self, flag, size_arg, time_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
 use crate::modules::proxy::store::Keeps;
-
-const IN_MEMORY: &str = "answers on their way are held in memory";
 
 /// The directives.
 pub const COMMANDS: &[Command] = &[
@@ -130,8 +129,16 @@ pub const COMMANDS: &[Command] = &[
         super::debug::directive,
         "which clients are told how the cache answered, in Cache-Status and X-Cache (off, all, networks)",
     ),
-    Command::no_effect("proxy_max_temp_file_size", IN_MEMORY),
-    Command::no_effect("proxy_temp_file_write_size", IN_MEMORY),
+    Command::works(
+        "proxy_max_temp_file_size",
+        temporary::max_temp_file_size,
+        "bytes in a temporary file of an answer that is too large to be kept; 0: none",
+    ),
+    Command::works(
+        "proxy_temp_file_write_size",
+        temporary::temp_file_write_size,
+        "bytes of an answer that are gathered before they are written to a file",
+    ),
 ];
 
 fn proxy_cache(b: &mut Builder, d: &Directive) -> ConfResult<()> {

@@ -16,6 +16,7 @@ mod path;
 mod predicate;
 mod rfc9111;
 mod seen;
+mod temporary;
 mod viewer;
 mod zones;
 
@@ -24,6 +25,7 @@ pub use debug::FILTER;
 pub use directives::COMMANDS;
 pub use metrics::metrics;
 pub use seen::{Seen, VARIABLES};
+pub use temporary::Size;
 pub use zones::{Http, Runtime, Shared};
 
 use crate::cache::CacheStatus;
@@ -88,6 +90,10 @@ crate::settings! {
         inherit targeted: Vec<Box<str>> = Vec::new(),
         /// `proxy_cache_debug`
         inherit debug: Debug = Debug::Off,
+        /// `proxy_max_temp_file_size`, bytes; 0: no files.
+        inherit max_temp_file_size: Size = None,
+        /// `proxy_temp_file_write_size`, bytes.
+        inherit temp_file_write_size: Size = None,
         /// All of this made ready for requests, when there is a zone.
         own active: Option<Arc<Active>> = None,
     }
@@ -119,6 +125,7 @@ enum Named {
 
 /// Makes every level's cache ready, once everything is inherited.
 pub fn finish(b: &mut Builder) -> ConfResult<()> {
+    temporary::finish(b)?;
     zones::set_bounds(b);
     for level in 0..b.levels.len() {
         let conf = &b.levels[level].conf.proxy_cache;
@@ -134,15 +141,15 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
                     .hint(format!("declare it in http: proxy_cache_path <path> keys_zone={name}:10m;"))
             })?),
         };
-        let conf = &mut b.levels[level].conf.proxy_cache;
-        let policy = Arc::new(policy(conf));
-        conf.active.0 = Some(Arc::new(Active { zone, key, policy }));
+        let conf = &mut b.levels[level].conf;
+        let policy = Arc::new(policy(&conf.proxy_cache, &conf.proxy));
+        conf.proxy_cache.active.0 = Some(Arc::new(Active { zone, key, policy }));
         rfc9111::pass_date(b, level);
     }
     Ok(())
 }
 
-fn policy(conf: &Conf) -> Policy {
+fn policy(conf: &Conf, proxy: &super::proxy::Conf) -> Policy {
     let (stale, off) = &*conf.use_stale;
     let mut policy = Policy {
         valid: conf.valid.to_vec(),
@@ -154,6 +161,7 @@ fn policy(conf: &Conf) -> Policy {
         lock_timeout: *conf.lock_timeout,
         lock_age: *conf.lock_age,
         min_uses: *conf.min_uses,
+        temporary: temporary::settings(conf, proxy),
         ..Policy::default()
     };
     rfc9111::apply(conf, &mut policy);

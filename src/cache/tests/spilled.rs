@@ -1,0 +1,239 @@
+//! Answers that are more than memory may hold, in files; and readers that hold up others where there is
+//! no file.
+
+use super::super::counters::FillEnd;
+use super::super::pump::WINDOW;
+use super::*;
+use crate::http::temp_file::TempPath;
+use CacheStatus::Hit;
+
+/// The piece of this number: 64 KB like no other, whose beginning is like nothing else in it.
+fn piece(n: u64) -> Bytes {
+    let mut piece = vec![n as u8; PIECE as usize];
+    piece[..8].copy_from_slice(&n.to_be_bytes());
+    piece.into()
+}
+
+const PIECE: u64 = 64 << 10;
+
+/// The pieces of a whole body of so many.
+fn body(pieces: u64) -> Vec<u8> {
+    (0..pieces).map(piece).collect::<Vec<_>>().concat()
+}
+
+struct Spilling {
+    site: Site,
+    /// Where temporary files are.
+    temp: tempfile::TempDir,
+}
+
+impl Spilling {
+    /// A zone of 8 MB, with objects of 1 MB at most in memory, and files of this size.
+    fn new(most: u64) -> Spilling {
+        let temp = tempfile::tempdir().unwrap();
+        let mut site = Site::sized(8 * MEGABYTE);
+        site.policy.temporary.most = most;
+        let directory = temp.path().to_owned();
+        site.policy.temporary.path = Arc::new(TempPath { directory, levels: Vec::new(), shared: false });
+        Spilling { site, temp }
+    }
+
+    /// A fill of `/big` with so many readers.
+    async fn started(&mut self, readers: u64) -> (Pieces, Vec<Body>) {
+        let before = self.site.zone.counters.readers.get();
+        let viewers: Vec<_> = (0..readers).map(|_| self.site.get("/big")).collect();
+        let call = self.site.call().await;
+        self.site.readers(before + readers).await;
+        let pieces = call.open(200, &[], None);
+        let mut bodies = Vec::new();
+        for viewer in viewers {
+            bodies.push(viewer.await.unwrap().result.unwrap().body);
+        }
+        (pieces, bodies)
+    }
+}
+
+/// Reads so many bytes.
+async fn take(body: &mut Body, bytes: u64) -> Vec<u8> {
+    let mut read = Vec::new();
+    while (read.len() as u64) < bytes {
+        read.extend(body.next().await.expect("more of the body").unwrap());
+    }
+    assert_eq!(read.len() as u64, bytes);
+    read
+}
+
+async fn rest(mut body: Body) -> Vec<u8> {
+    body.collect(usize::MAX).await.unwrap().unwrap().to_vec()
+}
+
+#[tokio::test]
+async fn who_stops_reading_slows_nobody_and_still_gets_it_all() {
+    let mut spilling = Spilling::new(1 << 30);
+    let (pieces, mut bodies) = spilling.started(2).await;
+    let (stopped, mut quick) = (bodies.remove(0), bodies.remove(0));
+    // 16 MB; the second has each piece as it comes, though the first takes none.
+    for n in 0..256 {
+        pieces.send(Ok(piece(n))).unwrap();
+        assert!(take(&mut quick, PIECE).await == piece(n));
+        let held = spilling.site.zone.growing();
+        assert!(held <= WINDOW + PIECE, "{held} bytes are held");
+    }
+    // One that comes late begins at the beginning.
+    let late = spilling.site.get("/big").await.unwrap();
+    assert_eq!(late.status, Hit);
+    assert!(!spilling.site.was_asked());
+    drop(pieces);
+    assert!(quick.next().await.is_none());
+    let whole = body(256);
+    assert!(rest(stopped).await == whole);
+    assert!(rest(late.result.unwrap().body).await == whole);
+    spilling.site.idle().await;
+    assert_eq!(spilling.site.zone.growing(), 0);
+    // The file had no name from the beginning.
+    assert_eq!(std::fs::read_dir(spilling.temp.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_known_length_spills_from_the_first_byte() {
+    let mut spilling = Spilling::new(1 << 30);
+    let first = spilling.site.get("/big");
+    let pieces = spilling.site.call().await.open(200, &[], Some(20 * PIECE));
+    for n in 0..20 {
+        pieces.send(Ok(piece(n))).unwrap();
+    }
+    drop(pieces);
+    assert!(rest(first.await.unwrap().result.unwrap().body).await == body(20));
+}
+
+#[tokio::test]
+async fn what_breaks_off_in_a_file_is_an_error_to_all_wherever_they_are() {
+    let mut spilling = Spilling::new(1 << 30);
+    let (pieces, mut bodies) = spilling.started(2).await;
+    for n in 0..64 {
+        pieces.send(Ok(piece(n))).unwrap();
+        take(&mut bodies[0], PIECE).await;
+    }
+    pieces.send(Err(BodyError::Upstream("reset".into()))).unwrap();
+    assert!(bodies[0].next().await.unwrap().is_err());
+    // The other reads what there is, and then the error; never an end.
+    assert!(take(&mut bodies[1], 64 * PIECE).await == body(64));
+    assert!(bodies[1].next().await.unwrap().is_err());
+    assert!(bodies[1].next().await.unwrap().is_err());
+    spilling.site.idle().await;
+    assert_eq!(spilling.site.zone.counters.fills(FillEnd::Aborted), 1);
+    assert_eq!((spilling.site.zone.store.held(), spilling.site.zone.filling()), ((0, 0), 0));
+}
+
+#[tokio::test]
+async fn what_is_not_stored_and_that_nobody_reads_any_more_ends() {
+    let mut spilling = Spilling::new(1 << 30);
+    let (pieces, bodies) = spilling.started(1).await;
+    for n in 0..64 {
+        pieces.send(Ok(piece(n))).unwrap();
+    }
+    drop(bodies);
+    spilling.site.idle().await;
+    assert_eq!(spilling.site.zone.counters.fills(FillEnd::Abandoned), 1);
+}
+
+#[tokio::test]
+async fn beyond_the_largest_file_the_slowest_sets_the_pace() {
+    let mut spilling = Spilling::new(2 * MEGABYTE);
+    let (pieces, mut bodies) = spilling.started(2).await;
+    for n in 0..256 {
+        pieces.send(Ok(piece(n))).unwrap();
+    }
+    drop(pieces);
+    let (slow, mut quick) = (bodies.remove(0), bodies.remove(0));
+    let far = 2 * MEGABYTE + WINDOW;
+    let mut read = take(&mut quick, far).await;
+    settle().await;
+    let cx = &mut Context::from_waker(std::task::Waker::noop());
+    assert!(quick.poll_next(cx).is_pending(), "no more is held for the slow one");
+    // The slow one reads the file, then the window, and both get on.
+    let slow = tokio::spawn(rest(slow));
+    read.extend(rest(quick).await);
+    assert!(read == body(256) && slow.await.unwrap() == body(256));
+    // What passes is not joined.
+    spilling.site.idle().await;
+    assert_eq!(spilling.site.zone.counters.fills(FillEnd::Passed), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_made_is_done_without() {
+    let mut spilling = Spilling::new(1 << 30);
+    std::fs::remove_dir(spilling.temp.path()).unwrap();
+    std::fs::write(spilling.temp.path(), "no directory").unwrap();
+    let (pieces, bodies) = spilling.started(2).await;
+    for n in 0..64 {
+        pieces.send(Ok(piece(n))).unwrap();
+    }
+    drop(pieces);
+    let readers: Vec<_> = bodies.into_iter().map(|body| tokio::spawn(rest(body))).collect();
+    for reader in readers {
+        assert!(reader.await.unwrap() == body(64));
+    }
+    std::fs::remove_file(spilling.temp.path()).unwrap();
+    std::fs::create_dir(spilling.temp.path()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_file_who_takes_nothing_while_others_wait_is_cut_off() {
+    let mut spilling = Spilling::new(0);
+    let (pieces, mut bodies) = spilling.started(3).await;
+    let (mut stopped, first, second) = (bodies.remove(0), bodies.remove(0), bodies.remove(0));
+    for n in 0..256 {
+        pieces.send(Ok(piece(n))).unwrap();
+    }
+    drop(pieces);
+    let start = tokio::time::Instant::now();
+    assert!(take(&mut stopped, PIECE).await == piece(0));
+    let (first, second) = (tokio::spawn(rest(first)), tokio::spawn(rest(second)));
+    assert!(first.await.unwrap() == body(256) && second.await.unwrap() == body(256));
+    // Once, however much there was to come.
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_secs(5) && waited < Duration::from_secs(10), "{waited:?}");
+    // It is not told that the body has ended.
+    assert!(stopped.next().await.unwrap().is_err());
+    assert!(stopped.next().await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_slow_and_reads_on_is_not_cut_off() {
+    let mut spilling = Spilling::new(0);
+    let (pieces, mut bodies) = spilling.started(2).await;
+    for n in 0..100 {
+        pieces.send(Ok(piece(n))).unwrap();
+    }
+    drop(pieces);
+    let (mut slow, quick) = (bodies.remove(0), bodies.remove(0));
+    let quick = tokio::spawn(rest(quick));
+    for n in 0..100 {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(take(&mut slow, PIECE).await == piece(n));
+    }
+    assert!(slow.next().await.is_none() && quick.await.unwrap() == body(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_waits_nobody_is_cut_off() {
+    let mut spilling = Spilling::new(0);
+    let (pieces, bodies) = spilling.started(2).await;
+    for n in 0..100 {
+        pieces.send(Ok(piece(n))).unwrap();
+    }
+    drop(pieces);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    for body in bodies.into_iter().map(|body| tokio::spawn(rest(body))).collect::<Vec<_>>() {
+        assert_eq!(body.await.unwrap().len() as u64, 100 * PIECE);
+    }
+    // One alone is never held to account.
+    let (pieces, mut bodies) = spilling.started(1).await;
+    for n in 0..100 {
+        pieces.send(Ok(piece(n))).unwrap();
+    }
+    drop(pieces);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(rest(bodies.remove(0)).await.len() as u64, 100 * PIECE);
+}

@@ -211,7 +211,10 @@ impl Entry {
 
     fn source(&self) -> Source {
         Source {
-            tier: Tier::Memory,
+            tier: match self.body {
+                EntryBody::Memory(_) => Tier::Memory,
+                EntryBody::File(_) => Tier::Disk,
+            },
             fresh_until: Some(self.times.fresh_until),
             received: self.meta.received,
             initial_age: self.meta.initial_age,

@@ -23,6 +23,7 @@ use super::fill::{Fill, Home, Reader, Told, Turn, failure};
 use super::filler::{self, Job, Outcome, Question, Upstream};
 use super::key::Key;
 use super::policy::{Policy, Rfc9111, is_down};
+use super::seen::Tier;
 use super::wishes::{Use, Wishes};
 use super::zone::{Begun, Found, Zone};
 use crate::http::head::Head;
@@ -98,7 +99,7 @@ pub fn fresh(zone: &Zone, key: &Key, asked: &Head, now: Instant) -> Option<Arc<E
 
 /// Answers a request.
 pub async fn serve<V: Viewer>(ask: &Ask, viewer: &mut V, upstream: V::Upstream) -> Served {
-    let served = Visit { ask, viewer }.answer(upstream).await;
+    let served = Visit { ask, viewer, recalled: false }.answer(upstream).await;
     ask.zone.counters.request(served.status);
     served
 }
@@ -109,6 +110,8 @@ const TURNS: usize = 4;
 struct Visit<'a, V> {
     ask: &'a Ask,
     viewer: &'a mut V,
+    /// Whether what was found last was on disk only.
+    recalled: bool,
 }
 
 /// What came of waiting for another's fill.
@@ -144,10 +147,11 @@ impl<V: Viewer> Visit<'_, V> {
         // Given back when this request has its answer, or has left.
         let mut turn: Option<Turn> = None;
         let served = loop {
-            let Found { slot, entry } = match variant.take() {
+            let Found { slot, entry, recalled } = match variant.take() {
                 Some(slot) => zone.look_variant(slot, self.viewer.head()).await,
                 None => zone.look(key, self.viewer.head()).await,
             };
+            self.recalled = recalled;
             let now = Instant::now();
             let usage = entry.as_ref().map_or(Use::Not, |entry| wishes.allow(policy, entry, now));
             if let Some(entry) = &entry {
@@ -312,7 +316,11 @@ impl<V: Viewer> Visit<'_, V> {
     }
 
     fn kept(&self, status: CacheStatus, entry: &Entry) -> Served {
-        Served { status, result: self.ask.policy.answer(entry) }
+        let mut result = self.ask.policy.answer(entry);
+        if let (Ok(answer), true) = (&mut result, self.recalled) {
+            answer.source.tier = Tier::Disk;
+        }
+        Served { status, result }
     }
 
     fn fill(&self, slot: &Key) -> Arc<Fill> {

@@ -68,6 +68,8 @@ pub struct Found {
     pub slot: Key,
     /// What is kept under it, fresh or stale.
     pub entry: Option<Arc<Entry>>,
+    /// Whether it was on disk only.
+    pub recalled: bool,
 }
 
 /// What came of looking for a key on disk; `None` until that is known.
@@ -143,16 +145,16 @@ impl Zone {
     pub fn find(&self, key: &Key, asked: &Head) -> Found {
         match self.kept(key) {
             Some(main) => match &main.vary {
-                None => Found { slot: key.clone(), entry: Some(main) },
+                None => Found { slot: key.clone(), entry: Some(main), recalled: false },
                 Some(vary) => {
                     let variant = vary.variant_for(asked);
                     if variant == vary.variant() {
-                        return Found { slot: key.clone(), entry: Some(main) };
+                        return Found { slot: key.clone(), entry: Some(main), recalled: false };
                     }
                     self.find_variant(key.variant(variant), asked)
                 }
             },
-            None => Found { slot: key.clone(), entry: None },
+            None => Found { slot: key.clone(), entry: None, recalled: false },
         }
     }
 
@@ -164,7 +166,7 @@ impl Zone {
     pub fn find_variant(&self, slot: Key, asked: &Head) -> Found {
         let suits = |entry: &Arc<Entry>| entry.vary.as_ref().is_none_or(|vary| vary.suits(asked));
         let entry = self.kept(&slot).filter(suits);
-        Found { slot, entry }
+        Found { slot, entry, recalled: false }
     }
 
     /// As [`Self::find`]; what is not in memory is looked for on disk.
@@ -180,7 +182,7 @@ impl Zone {
                 None => return found,
                 Some(main) => match &main.vary {
                     Some(vary) if !vary.suits(asked) => key.variant(vary.variant_for(asked)),
-                    _ => return Found { entry: Some(main), ..found },
+                    _ => return Found { entry: Some(main), recalled: true, ..found },
                 },
             },
         };
@@ -195,7 +197,7 @@ impl Zone {
         }
         let suits = |entry: &Arc<Entry>| entry.vary.as_ref().is_none_or(|vary| vary.suits(asked));
         let entry = self.recall(&found.slot).await.filter(suits);
-        Found { entry, ..found }
+        Found { recalled: entry.is_some(), entry, ..found }
     }
 
     /// The entry under this key that is on disk and, when this is called, not in memory. Unless it is

@@ -1,7 +1,7 @@
 //! `proxy_cache_debug`: tells chosen clients how the cache answered, in `Cache-Status` (RFC 9211) and
 //! in `X-Cache`.
 
-use super::Conf;
+use super::{Before, Conf};
 use crate::cache::CacheStatus;
 use crate::cache::seen::Tier;
 use crate::conf::cidr::{self, Cidr};
@@ -140,9 +140,13 @@ impl Told<'_> {
             CacheStatus::Hit | CacheStatus::Updating => None,
             // A stale answer is a hit unless the upstream was asked first, in vain.
             CacheStatus::Stale => last.map(|_| TokenRef::constant("stale")),
+            // It was fresh, and the client wanted more (`proxy_cache_rfc9111 on`).
+            _ if seen.before == Before::Fresh && status != CacheStatus::Bypass => {
+                Some(TokenRef::constant("request"))
+            }
             CacheStatus::Expired | CacheStatus::Revalidated => Some(TokenRef::constant("stale")),
             CacheStatus::Bypass => Some(TokenRef::constant("bypass")),
-            CacheStatus::Miss if seen.vary_miss => Some(TokenRef::constant("vary-miss")),
+            CacheStatus::Miss if seen.before == Before::OtherVariant => Some(TokenRef::constant("vary-miss")),
             CacheStatus::Miss => Some(TokenRef::constant("uri-miss")),
         };
         let detail = seen.source.map(|source| match source.refusal {
@@ -340,7 +344,9 @@ mod tests {
             assert_eq!(Told::of(&rq).unwrap().field(), format!("Edgewater;{wanted}"), "{status:?}");
         }
         rq.cache_status = Some(Miss);
-        rq.cache_seen.vary_miss = true;
+        rq.cache_seen.before = Before::OtherVariant;
         assert_eq!(Told::of(&rq).unwrap().field(), "Edgewater;fwd=vary-miss;fwd-status=503");
+        (rq.cache_status, rq.cache_seen.before) = (Some(Revalidated), Before::Fresh);
+        assert_eq!(Told::of(&rq).unwrap().field(), "Edgewater;fwd=request;fwd-status=503");
     }
 }

@@ -24,7 +24,7 @@ pub use crate::cache::policy::IgnoreHeaders;
 pub use debug::FILTER;
 pub use directives::COMMANDS;
 pub use metrics::metrics;
-pub use seen::{Seen, VARIABLES};
+pub use seen::{Before, Seen, VARIABLES};
 pub use temporary::Size;
 pub use zones::{Http, Runtime, Shared};
 
@@ -242,7 +242,7 @@ pub async fn fetch(rq: &mut Request, plan: Plan) -> Result<Answer, Failure> {
         far_range: far_range(rq),
         zone,
     };
-    let vary_miss = debug::wanted(rq) && is_vary_miss(&ask, &rq.head);
+    let before = if debug::wanted(rq) { before(&ask, &rq.head).await } else { Before::Unknown };
     let upstream = viewer::Planned(plan);
     let served = Box::pin(serve::serve(&ask, &mut viewer::Asking(rq), upstream)).await;
     rq.cache_status = Some(served.status);
@@ -251,15 +251,19 @@ pub async fn fetch(rq: &mut Request, plan: Plan) -> Result<Answer, Failure> {
         false => Refusal::Unbuffered,
     });
     rq.cache_seen = Seen::new(ask.zone, ask.key, Instant::now(), &served.result);
-    rq.cache_seen.vary_miss = vary_miss;
+    rq.cache_seen.before = before;
     rq.cache_seen.refused_early(refused);
     served.result
 }
 
-/// Whether another variant of what is asked for is kept, and not this one.
-fn is_vary_miss(ask: &Ask, asked: &Head) -> bool {
-    let found = ask.zone.find(&ask.key, asked);
-    found.entry.is_none() && found.slot.variant.is_some()
+/// What is there before a request is answered.
+async fn before(ask: &Ask, asked: &Head) -> Before {
+    let found = ask.zone.look(&ask.key, asked).await;
+    match found.entry {
+        Some(entry) if entry.is_fresh(Instant::now()) => Before::Fresh,
+        None if found.slot.variant.is_some() => Before::OtherVariant,
+        _ => Before::Unknown,
+    }
 }
 
 fn place(rq: &Request) -> Result<(Arc<Active>, Arc<Zone>), Failure> {

@@ -24,17 +24,29 @@ pub struct Seen {
     pub key: Bytes,
     /// Where the answer comes from; `None` where there is none.
     pub source: Option<Source>,
-    /// Whether another variant was kept and not this one; known only where it is to be told.
-    pub vary_miss: bool,
+    /// What was there before it was answered.
+    pub before: Before,
     /// When that was known.
     at: Option<Instant>,
+}
+
+/// What was there before a request was answered; looked for only where it is to be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Before {
+    /// Nobody looked, or there was nothing, or what is stale.
+    #[default]
+    Unknown,
+    /// What is fresh.
+    Fresh,
+    /// Another variant, and not this one.
+    OtherVariant,
 }
 
 impl Seen {
     /// What came of looking for `key` in `zone`, `now`.
     pub fn new(zone: Arc<Zone>, key: Key, now: Instant, result: &Result<Answer, Failure>) -> Seen {
         let source = result.as_ref().ok().map(|answer| answer.source);
-        Seen { zone: Some(zone), key: key.text, source, vary_miss: false, at: Some(now) }
+        Seen { zone: Some(zone), key: key.text, source, before: Before::Unknown, at: Some(now) }
     }
 
     /// Notes why an answer was not kept, where that was clear before it came.

@@ -2,6 +2,7 @@
 //! can stop it.
 
 use super::counters::FillEnd;
+use super::disk::Draft;
 use super::entry::{Entry, EntryBody, Meta, PIECE, Times, Validators, pack_fields};
 use super::fill::{Fill, Opening, Told};
 use super::freshness::{self, Received, Refusal, Verdict, wall};
@@ -325,10 +326,12 @@ impl Filler {
                 self.keep(place, &opening, times).await;
                 FillEnd::Stored
             }
-            Ok(Held::File(_) | Held::Passed) => {
-                self.job.fill.finish(Ok(()));
-                FillEnd::Passed
-            }
+            Ok(Held::File(draft)) => match self.commit(draft, place, &opening, times).await {
+                Ok(()) => FillEnd::Stored,
+                // The disk has said why.
+                Err(_) => FillEnd::Passed,
+            },
+            Ok(Held::Passed) => FillEnd::Passed,
             Err((end, why)) => {
                 self.job.zone.leave(&self.job.slot, &self.job.fill);
                 self.job.fill.finish(Err(why));
@@ -343,21 +346,37 @@ impl Filler {
         let body = pack(fill.pieces_from(0)).await;
         // From here on readers read what is kept, so that nothing is held twice.
         fill.replace(&body);
-        let entry = Entry {
-            key: slot.text.clone(),
+        self.put(place, self.entry(EntryBody::Memory(body), opening, times));
+        zone.leave(slot, fill);
+        fill.finish(Ok(()));
+    }
+
+    /// Keeps what is whole and in a file, at `place`.
+    async fn commit(
+        &self,
+        draft: Draft,
+        place: &Key,
+        opening: &Opening,
+        times: Times,
+    ) -> std::io::Result<()> {
+        let entry = self.entry(EntryBody::default(), opening, times);
+        self.put(place, draft.commit(place, entry).await?);
+        Ok(())
+    }
+
+    fn entry(&self, body: EntryBody, opening: &Opening, times: Times) -> Entry {
+        Entry {
+            key: self.job.slot.text.clone(),
             status: opening.status,
             reason: opening.reason.clone(),
             fields: opening.fields.clone(),
-            length: fill.received(),
-            body: EntryBody::Memory(body),
+            length: self.job.fill.received(),
+            body,
             vary: opening.vary.clone(),
             times,
             failure: None,
             meta: opening.meta.clone(),
-        };
-        self.put(place, entry);
-        zone.leave(slot, fill);
-        fill.finish(Ok(()));
+        }
     }
 
     /// What is known of an entry that is made of the answer.

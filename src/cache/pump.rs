@@ -2,6 +2,7 @@
 //! spilled to a file, and passed through where there is none.
 
 use super::counters::FillEnd;
+use super::disk::Draft;
 use super::fill::Abandoned;
 use super::filler::Job;
 use super::freshness::Refusal;
@@ -23,7 +24,7 @@ pub enum Held {
     /// In memory, all of it.
     Memory,
     /// In a file that may become the entry.
-    File(Spill),
+    File(Draft),
     /// It may not be kept.
     Passed,
 }
@@ -111,10 +112,17 @@ impl<'a> Pump<'a> {
         if self.length.is_some_and(|length| length != self.received) {
             return Err((FillEnd::Aborted, "upstream prematurely closed connection".into()));
         }
+        if !matches!(self.way, Way::Memory) {
+            // The readers need not wait for the disk.
+            self.job.fill.finish(Ok(()));
+        }
+        while matches!(&self.way, Way::File(spill) if spill.is_stored() && spill.written() < self.received) {
+            self.flush(0).await;
+        }
         Ok(match self.way {
             Way::Memory => Held::Memory,
-            Way::File(spill) if spill.is_stored() => Held::File(spill),
-            Way::File(_) | Way::Pass => Held::Passed,
+            Way::File(spill) => spill.into_draft().map_or(Held::Passed, Held::File),
+            Way::Pass => Held::Passed,
         })
     }
 
@@ -125,7 +133,7 @@ impl<'a> Pump<'a> {
         }
         while !self.has_room(bytes).await? {
             // Either the disk is slower than the upstream, or this is all that goes there.
-            self.flush().await;
+            self.flush(bytes).await;
         }
         if let Way::File(spill) = &self.way {
             self.job.fill.wrote(spill.written(), self.window().saturating_sub(bytes));
@@ -201,16 +209,24 @@ impl<'a> Pump<'a> {
         }
     }
 
-    /// Writes all there is and waits for it; goes on without the file where it may not take more.
-    async fn flush(&mut self) {
+    /// Writes all there is and waits for it; goes on without the file where it may not take `more`.
+    async fn flush(&mut self, more: u64) {
         let Way::File(spill) = &mut self.way else { return };
         let idle = !spill.is_writing();
         if idle {
             let pieces = self.job.fill.pieces_from(spill.handed());
             if pieces.is_empty() {
                 // There is nothing left to write, so what comes is too much.
-                self.way = Way::Pass;
-                self.pass();
+                let temporary = &self.job.policy.temporary;
+                let stored = spill.is_stored();
+                let goes_on = spill.extend(self.received + more, temporary);
+                if stored {
+                    self.job.zone.counters.refusal(Refusal::TooLarge);
+                }
+                if !goes_on {
+                    self.way = Way::Pass;
+                    self.pass();
+                }
                 return;
             }
             spill.write(pieces);

@@ -1,5 +1,6 @@
 //! The file into which a fill spills what is more than memory may hold.
 
+use super::disk::Draft;
 use super::key::Key;
 use super::policy::Temporary;
 use super::zone::Zone;
@@ -34,19 +35,24 @@ type Writing = Pin<Box<dyn Future<Output = (Target, u64, Result<()>)> + Send>>;
 
 /// What is written to.
 enum Target {
+    /// A file of the zone that may become an entry.
+    Draft(Draft),
     /// A file that goes when nobody has it open any more.
     Nameless(Arc<File>),
 }
 
 impl Spill {
     /// A file for a body of `length` bytes, where that is known, that would be kept at `place`: one that
-    /// may become the entry, else one without a name.
-    pub async fn open(
-        _zone: &Zone,
-        _place: &Key,
-        temporary: &Temporary,
-        _length: Option<u64>,
-    ) -> Option<Spill> {
+    /// may become the entry where there is room for it, else one without a name. `None`: there is none.
+    pub async fn open(zone: &Zone, place: &Key, temporary: &Temporary, length: Option<u64>) -> Option<Spill> {
+        let most = zone.disk.as_ref().map_or(0, |disk| disk.largest());
+        if most > 0
+            && length.is_none_or(|length| length <= most)
+            && let Some(draft) = zone.draft(place).await
+        {
+            let file = draft.file().file().clone();
+            return Some(Spill::new(Target::Draft(draft), file, most));
+        }
         Spill::nameless(temporary).await
     }
 
@@ -63,15 +69,33 @@ impl Spill {
                 .map_err(|e| complain("open()", &path.directory, e))
         });
         let file = Arc::new(made.await.ok()?.ok()?);
-        Some(Spill {
-            target: Some(Target::Nameless(file.clone())),
-            writing: None,
-            file,
-            written: 0,
-            handed: 0,
-            most: temporary.most,
-            stored: false,
-        })
+        Some(Spill::new(Target::Nameless(file.clone()), file, temporary.most))
+    }
+
+    fn new(target: Target, file: Arc<File>, most: u64) -> Spill {
+        let stored = matches!(target, Target::Draft(_));
+        Spill { target: Some(target), writing: None, file, written: 0, handed: 0, most, stored }
+    }
+
+    /// Goes on as a file without a name when an entry may not be as large as `bytes`; whether there is
+    /// room then. No write may be under way.
+    pub fn extend(&mut self, bytes: u64, temporary: &Temporary) -> bool {
+        if !self.stored || bytes > temporary.most {
+            return false;
+        }
+        self.stored = false;
+        self.most = temporary.most;
+        // The draft, and its name, go.
+        self.target = Some(Target::Nameless(self.file.clone()));
+        true
+    }
+
+    /// What may become an entry, when all was written.
+    pub fn into_draft(self) -> Option<Draft> {
+        match self.target? {
+            Target::Draft(draft) => Some(draft),
+            Target::Nameless(_) => None,
+        }
     }
 
     /// The file, for those who read what was written.
@@ -128,6 +152,10 @@ impl Target {
     async fn append(self, pieces: Vec<Bytes>, at: u64) -> (Target, u64, Result<()>) {
         let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
         match self {
+            Target::Draft(mut draft) => {
+                let wrote = draft.append_all(pieces).await;
+                (Target::Draft(draft), bytes, wrote)
+            }
             Target::Nameless(file) => {
                 let to = file.clone();
                 let wrote = tokio::task::spawn_blocking(move || {

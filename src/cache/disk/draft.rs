@@ -67,9 +67,14 @@ impl Draft {
     ///
     /// Must not be cancelled: nothing can be appended after that.
     pub async fn append(&mut self, piece: Bytes) -> Result<()> {
+        self.append_all(vec![piece]).await
+    }
+
+    /// Appends pieces, as [`Self::append`] does one.
+    pub async fn append_all(&mut self, pieces: Vec<Bytes>) -> Result<()> {
         let mut writing = self.writing.take().ok_or(ErrorKind::BrokenPipe)?;
-        let bytes = piece.len() as u64;
-        self.writing = Some(blocking(move || writing.append(&[piece]).map(|()| writing)).await?);
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.writing = Some(blocking(move || writing.append(&pieces).map(|()| writing)).await?);
         self.written += bytes;
         Ok(())
     }

@@ -338,4 +338,4 @@ fn whole(blocks: &FileBlocks, tail: &Tail) -> Result<Box<[Bytes]>, Damage> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,6 +2,8 @@
 //! no file.
 
 use super::super::counters::FillEnd;
+use super::super::disk::tests::disk;
+use super::super::freshness::Refusal;
 use super::super::pump::WINDOW;
 use super::*;
 use crate::http::temp_file::TempPath;
@@ -36,6 +38,16 @@ impl Spilling {
         let directory = temp.path().to_owned();
         site.policy.temporary.path = Arc::new(TempPath { directory, levels: Vec::new(), shared: false });
         Spilling { site, temp }
+    }
+
+    /// The same with a disk on which files of `max_size` bytes may be kept.
+    fn with_disk(most: u64, max_size: u64) -> (Spilling, tempfile::TempDir) {
+        let (mut spilling, dir) = (Spilling::new(most), tempfile::tempdir().unwrap());
+        let disk = disk(dir.path(), |settings| settings.max_size = Some(max_size));
+        let spec = spilling.site.zone.spec.clone();
+        let zone = Zone::with_disk(spec, Arc::default(), Arc::default(), Some(disk));
+        spilling.site.zone = Arc::new(zone);
+        (spilling, dir)
     }
 
     /// A fill of `/big` with so many readers.
@@ -236,4 +248,78 @@ async fn where_nobody_waits_nobody_is_cut_off() {
     drop(pieces);
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(rest(bodies.remove(0)).await.len() as u64, 100 * PIECE);
+}
+
+/// The files below a directory.
+fn files(dir: &std::path::Path) -> usize {
+    let paths = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    paths.map(|p| if p.is_dir() { files(&p) } else { 1 }).sum()
+}
+
+#[tokio::test]
+async fn what_is_stored_on_disk_as_it_comes_is_the_entry_when_it_is_whole() {
+    let (mut spilling, dir) = Spilling::with_disk(0, 1 << 30);
+    let (pieces, mut bodies) = spilling.started(2).await;
+    let (stopped, mut quick) = (bodies.remove(0), bodies.remove(0));
+    for n in 0..64 {
+        pieces.send(Ok(piece(n))).unwrap();
+        assert!(take(&mut quick, PIECE).await == piece(n));
+        assert!(spilling.site.zone.growing() <= WINDOW + PIECE);
+    }
+    // Nobody needs to read it any more for it to be stored.
+    drop(quick);
+    pieces.send(Ok(piece(64))).unwrap();
+    drop(pieces);
+    spilling.site.idle().await;
+    assert_eq!(spilling.site.zone.counters.fills(FillEnd::Stored), 1);
+    let kept = spilling.site.get("/big").await.unwrap();
+    let answer = kept.result.unwrap();
+    assert_eq!((kept.status, answer.length), (Hit, Some(65 * PIECE)));
+    assert!(rest(answer.body).await == body(65) && rest(stopped).await == body(65));
+    assert!(!spilling.site.was_asked());
+    assert_eq!(files(dir.path()), 1);
+    assert_eq!(spilling.site.zone.growing(), 0);
+}
+
+#[tokio::test]
+async fn what_breaks_off_on_its_way_to_the_disk_leaves_nothing_there() {
+    let (mut spilling, dir) = Spilling::with_disk(0, 1 << 30);
+    let (pieces, bodies) = spilling.started(1).await;
+    for n in 0..64 {
+        pieces.send(Ok(piece(n))).unwrap();
+    }
+    pieces.send(Err(BodyError::Upstream("reset".into()))).unwrap();
+    let mut body = bodies.into_iter().next().unwrap();
+    take(&mut body, 64 * PIECE).await;
+    assert!(body.next().await.unwrap().is_err());
+    spilling.site.idle().await;
+    until(|| files(dir.path()) == 0).await;
+    assert_eq!(spilling.site.zone.store.held(), (0, 0));
+    assert_eq!(spilling.site.zone.disk.as_ref().unwrap().held().0, 0);
+}
+
+#[tokio::test]
+async fn what_outgrows_the_disk_goes_on_in_the_same_file_and_is_not_stored() {
+    let (mut spilling, dir) = Spilling::with_disk(1 << 30, 2 * MEGABYTE);
+    let (pieces, mut bodies) = spilling.started(2).await;
+    let (stopped, mut quick) = (bodies.remove(0), bodies.remove(0));
+    for n in 0..100 {
+        pieces.send(Ok(piece(n))).unwrap();
+        assert!(take(&mut quick, PIECE).await == piece(n));
+    }
+    drop(pieces);
+    assert!(rest(stopped).await == body(100));
+    spilling.site.idle().await;
+    assert_eq!(spilling.site.zone.counters.fills(FillEnd::Passed), 1);
+    assert_eq!(spilling.site.zone.counters.refusals(Refusal::TooLarge), 1);
+    until(|| files(dir.path()) == 0).await;
+    // What says that it is so large is not begun there.
+    let first = spilling.site.get("/larger");
+    let pieces = spilling.site.call().await.open(200, &[], Some(100 * PIECE));
+    for n in 0..100 {
+        pieces.send(Ok(piece(n))).unwrap();
+    }
+    drop(pieces);
+    assert!(rest(first.await.unwrap().result.unwrap().body).await == body(100));
+    assert_eq!(files(dir.path()), 0);
 }

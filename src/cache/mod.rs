@@ -10,6 +10,7 @@
 //! is the way of one request through it. Nothing here knows of a configuration file or of a socket.
 
 pub mod cache_control;
+mod codings;
 pub mod counters;
 pub mod disk;
 pub mod entry;

@@ -1,5 +1,7 @@
-//! `Vary`: which of a request's fields make it another variant, as nginx reads them.
+//! `Vary`: which of a request's fields make it another variant, as nginx reads them; but what only looks
+//! different, above all in `Accept-Encoding`, is one variant here.
 
+use super::codings;
 use crate::http::head::Head;
 use crate::http::response::Fields;
 
@@ -73,18 +75,21 @@ impl Vary {
     }
 }
 
-/// Hashes the named fields of a request. Blanks and commas between the parts of a value do not
-/// count: `gzip, br` and `gzip,br` are one variant.
+/// Hashes the named fields of a request, as far as they differ in meaning (RFC 9111, 4.1). Blanks and
+/// commas between the parts of a value do not count: `gzip, br` and `gzip,br` are one variant.
 fn variant(names: &[Box<str>], asked: &Head) -> u128 {
     let mut text = Vec::with_capacity(64);
     for name in names {
         text.extend_from_slice(name.as_bytes());
         text.push(b':');
-        for value in asked.all(name) {
-            for token in tokens(value) {
-                text.extend_from_slice(token);
-                text.push(b',');
-            }
+        // Codings, ranges of languages and charsets have no case (RFC 9110, 12.5).
+        let cased = !matches!(&**name, "accept-encoding" | "accept-language" | "accept-charset");
+        if &**name != "accept-encoding" {
+            put_tokens(asked, name, cased, &mut text);
+        } else if !codings::put(asked, &mut text) {
+            // What is not well formed is no other one's variant, whatever it says.
+            text.push(b'?');
+            put_tokens(asked, name, cased, &mut text);
         }
         text.extend_from_slice(b"\r\n");
     }
@@ -93,6 +98,17 @@ fn variant(names: &[Box<str>], asked: &Head) -> u128 {
     let mut half = [0; 16];
     half.copy_from_slice(&digest.as_ref()[..16]);
     u128::from_be_bytes(half)
+}
+
+fn put_tokens(asked: &Head, name: &str, cased: bool, text: &mut Vec<u8>) {
+    for token in asked.all(name).flat_map(tokens) {
+        let at = text.len();
+        text.extend_from_slice(token);
+        if !cased {
+            text[at..].make_ascii_lowercase();
+        }
+        text.push(b',');
+    }
 }
 
 fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -137,8 +153,19 @@ mod tests {
         assert!(vary.suits(&one));
         assert!(vary.suits(&asked(&[("accept-encoding", "gzip,br"), ("Cookie", "b=2")])));
         assert!(vary.suits(&asked(&[("Accept-Encoding", "gzip"), ("Accept-Encoding", "br")])));
-        assert!(!vary.suits(&asked(&[("Accept-Encoding", "br, gzip")])));
+        assert!(!vary.suits(&asked(&[("Accept-Encoding", "br")])));
         assert!(!vary.suits(&asked(&[])));
+    }
+
+    #[test]
+    fn case_counts_unless_it_is_known_not_to() {
+        let same = |field: &str, a: &str, b: &str| {
+            let vary = Vary::of(&varies(&[field]), &asked(&[(field, a)])).unwrap().unwrap();
+            vary.suits(&asked(&[(field, b)]))
+        };
+        assert!(same("accept-language", "de-DE, en", "de-de,EN"));
+        assert!(!same("accept-language", "de, en", "en, de"));
+        assert!(!same("cookie", "a=b", "a=B"));
     }
 
     proptest! {

@@ -71,7 +71,8 @@ impl Wishes {
         }
         let seconds = |n: u32| Duration::from_secs(n.into());
         if let Some(most) = wishes.max_age
-            && age(&entry.meta) > seconds(most)
+            // In whole seconds, as `Age` says it.
+            && age(&entry.meta).as_secs() > most.into()
             // RFC 8246, 2: what never changes while it is fresh need not be asked for by a reload.
             && !(fresh && most == 0 && policy.directives(entry).immutable)
         {

@@ -4,6 +4,7 @@ mod alone;
 mod bounds;
 mod fills;
 mod limits;
+mod rfc9111;
 mod sharing;
 mod spilled;
 mod stale;

@@ -72,6 +72,18 @@ impl EntryBody {
         }
     }
 
+    /// Whether it is the very same, and not only alike.
+    pub fn is_same(&self, other: &EntryBody) -> bool {
+        match (self, other) {
+            (EntryBody::Memory(one), EntryBody::Memory(other)) => {
+                let place = |piece: &Bytes| (piece.as_ptr(), piece.len());
+                one.len() == other.len() && one.iter().zip(other).all(|(a, b)| place(a) == place(b))
+            }
+            (EntryBody::File(one), EntryBody::File(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
     /// Whether nothing was found wrong with it.
     fn is_sound(&self) -> bool {
         match self {

@@ -47,6 +47,18 @@ impl Store {
         self.shelf.remove(hash)
     }
 
+    /// Whether there is an entry under this hash; that does not count as a use.
+    pub fn has(&self, hash: u128) -> bool {
+        self.shelf.peek(hash).is_some()
+    }
+
+    /// Takes an entry out if it holds a file open: that is no longer kept.
+    pub fn release_file(&self, hash: u128) {
+        if self.shelf.peek(hash).is_some_and(|entry| entry.holds_file()) {
+            self.shelf.remove(hash);
+        }
+    }
+
     /// The entry under this hash stays servable, but goes before all others when room is needed, as a
     /// segment that has left its playlist. Whether there is one.
     pub fn expendable(&self, hash: u128) -> bool {

@@ -4,8 +4,9 @@
 use super::counters::Counters;
 use super::disk::blocks::too_many_open;
 use super::disk::clock::Clock;
-use super::disk::{Disk, Draft};
-use super::entry::Entry;
+use super::disk::writer::Act;
+use super::disk::{Disk, Draft, Settings};
+use super::entry::{Entry, EntryBody};
 use super::fill::{Fill, Reader};
 use super::key::{AsIs, Key};
 use super::store::Store;
@@ -88,20 +89,22 @@ pub enum Begun {
 impl Zone {
     /// An empty zone in memory.
     pub fn new(spec: Spec) -> Zone {
-        // Larger than those before a restart: what was purged then does not come back either.
-        let first = date::since_epoch().as_micros().try_into().unwrap_or(0);
-        Zone::with_disk(spec, Arc::default(), Arc::new(AtomicU64::new(first)), None)
+        Zone::with_disk(spec, Arc::default(), None)
     }
 
-    /// A zone with nothing in memory yet and these files.
-    pub fn with_disk(
-        spec: Spec,
-        counters: Arc<Counters>,
-        sequence: Arc<AtomicU64>,
-        disk: Option<Arc<Disk>>,
-    ) -> Zone {
+    /// A zone with nothing in memory yet and the files that its disk finds.
+    pub fn on_disk(spec: Spec, settings: Settings) -> Zone {
+        let counters = Arc::<Counters>::default();
+        let disk = Disk::new(spec.name.clone(), settings, counters.clone());
+        Zone::with_disk(spec, counters, Some(disk))
+    }
+
+    /// A zone with nothing in memory yet and the files of this disk.
+    pub fn with_disk(spec: Spec, counters: Arc<Counters>, disk: Option<Arc<Disk>>) -> Zone {
         let store = Arc::new(Store::new(spec.bound, &counters));
-        Zone::with(spec, counters, store, sequence, disk)
+        // Larger than those before a restart: what was purged then does not come back either.
+        let first = date::since_epoch().as_micros().try_into().unwrap_or(0);
+        Zone::with(spec, counters, store, Arc::new(AtomicU64::new(first)), disk)
     }
 
     fn with(
@@ -204,8 +207,14 @@ impl Zone {
     /// too large it is in memory from then on. However many ask, it is read once.
     pub async fn recall(self: &Arc<Zone>, key: &Key) -> Option<Arc<Entry>> {
         let disk = self.disk.as_ref()?;
-        if !disk.may_have(&key.name()) {
-            return None;
+        match disk.waiting(key) {
+            Some(Act::Store(entry) | Act::Describe(entry)) => {
+                self.remember(key, &entry);
+                return Some(entry);
+            }
+            Some(Act::Remove) => return None,
+            None if !disk.may_have(&key.name()) => return None,
+            None => {}
         }
         let mut told = {
             let mut recalls = self.recalls.lock();
@@ -318,6 +327,17 @@ impl Zone {
 
     /// Keeps an entry that so many have read as it grew.
     pub fn keep_for(&self, slot: &Key, entry: Arc<Entry>, readers: u64) {
+        if let Some(disk) = &self.disk
+            && entry.failure.is_none()
+        {
+            match &entry.body {
+                EntryBody::File(blocks) if blocks.was_described() => {}
+                body => match self.store.get(slot).is_some_and(|before| before.body.is_same(body)) {
+                    true => disk.write(slot, Act::Describe(entry.clone())),
+                    false => disk.write(slot, Act::Store(entry.clone())),
+                },
+            }
+        }
         self.store.put(slot.hash, entry, readers > 1);
         self.apart.invalidate(&slot.hash);
     }
@@ -329,6 +349,9 @@ impl Zone {
 
     /// Forgets what is kept under `slot`.
     pub fn forget(&self, slot: &Key) {
+        if let Some(disk) = &self.disk {
+            disk.forget(slot);
+        }
         self.store.remove(slot.hash);
     }
 

@@ -80,8 +80,10 @@ pub fn run(options: &Options, config: Config) -> ConfResult<()> {
     }
     log(Level::Notice, format_args!("edgewater/{}", env!("CARGO_PKG_VERSION")));
     log(Level::Notice, format_args!("start {count} workers"));
-    let mut control = Control { options, edge, workers, listeners, _pid: pid };
+    edge.generation().runtime.proxy_cache.start(&edge.shared.proxy_cache, identity);
+    let mut control = Control { options, edge, workers, listeners, identity, _pid: pid };
     control.obey(&mut signals);
+    control.edge.generation().runtime.proxy_cache.finish();
     log_file::flush_all();
     Ok(())
 }
@@ -111,6 +113,8 @@ struct Control<'a> {
     edge: Arc<Edge>,
     workers: Vec<Handle>,
     listeners: Listeners,
+    /// Whom the workers run as.
+    identity: Option<Identity>,
     /// Removed when the control thread ends.
     _pid: PidFile,
 }
@@ -174,6 +178,8 @@ impl Control<'_> {
         let change = self.listeners.prepare(&generation.http.listens, self.workers.len())?;
         self.listeners.retune(&generation.http.listens);
         self.edge.swap(generation);
+        let generation = self.edge.generation();
+        generation.runtime.proxy_cache.start(&self.edge.shared.proxy_cache, self.identity);
         for addr in &change.removed {
             for worker in &self.workers {
                 worker.order(Order::Unlisten(addr.clone()));

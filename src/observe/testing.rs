@@ -37,6 +37,7 @@ impl Running {
         let shared = Shared::default();
         let first = build(dir.path(), addr, 1, http, &shared);
         let edge = Arc::new(Edge::new(shared, first, vec![Arc::default()]));
+        edge.generation().runtime.proxy_cache.start(&edge.shared.proxy_cache, None);
         let handle = worker::start(edge.clone(), 0, None).unwrap();
         handle.order(Order::Listen(Arc::new(ListenAddr::Inet(addr)), socket));
         Running { edge, addr, dir, handle }
@@ -68,6 +69,7 @@ impl Running {
     pub fn reload(&self, http: &str) {
         let number = self.edge.generation_number() + 1;
         self.edge.swap(build(self.dir.path(), self.addr, number, http, &self.edge.shared));
+        self.edge.generation().runtime.proxy_cache.start(&self.edge.shared.proxy_cache, None);
     }
 
     /// Sends a request for `target` with these fields and returns the answer, head and body.

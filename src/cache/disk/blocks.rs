@@ -25,6 +25,8 @@ pub struct FileBlocks {
     name: Name,
     disk: Weak<Disk>,
     sound: AtomicBool,
+    /// Whether the file says all of the entry that was made with this body and is yet to be kept.
+    described: AtomicBool,
 }
 
 /// Files held open by bodies of entries.
@@ -42,7 +44,8 @@ impl FileBlocks {
     ) -> Arc<FileBlocks> {
         OPEN.fetch_add(1, Ordering::Relaxed);
         let disk = Arc::downgrade(disk);
-        Arc::new(FileBlocks { file, length, sums, name, disk, sound: AtomicBool::new(true) })
+        let (sound, described) = (AtomicBool::new(true), AtomicBool::new(false));
+        Arc::new(FileBlocks { file, length, sums, name, disk, sound, described })
     }
 
     /// Bytes of it.
@@ -63,6 +66,16 @@ impl FileBlocks {
     /// Whether nothing was found wrong with it.
     pub fn is_sound(&self) -> bool {
         self.sound.load(Ordering::Relaxed)
+    }
+
+    /// The file says all of the entry that is now made with it.
+    pub fn set_described(&self) {
+        self.described.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was so. It is asked once: an entry made of that one is another.
+    pub fn was_described(&self) -> bool {
+        self.described.swap(false, Ordering::Relaxed)
     }
 
     /// The bytes `range` of it as a body; within its length.

@@ -99,7 +99,9 @@ impl Draft {
             let (length, name) = (writing.at, writing.name);
             let sealed = writing.seal(&entry, key.variant, &clock)?;
             let (file, sums) = disk.publish(sealed, &key, || true)?;
-            entry.body = EntryBody::File(FileBlocks::new(file, length, sums, name, &disk));
+            let blocks = FileBlocks::new(file, length, sums, name, &disk);
+            blocks.set_described();
+            entry.body = EntryBody::File(blocks);
             Ok(entry)
         })
         .await

@@ -46,7 +46,7 @@ impl Default for Index {
 
 impl Index {
     /// Files.
-    pub fn len(&self) -> usize {
+    pub fn files(&self) -> usize {
         self.places.len()
     }
 
@@ -154,7 +154,7 @@ mod tests {
                     }
                     _ => prop_assert_eq!(index.remove(&name).map(|s| s.blocks), known.map(|k| k.1)),
                 }
-                prop_assert_eq!(index.len(), list.len());
+                prop_assert_eq!(index.files(), list.len());
                 prop_assert_eq!(index.blocks(), list.iter().map(|l| l.1).sum::<u64>());
                 prop_assert_eq!(index.oldest().map(|s| s.name), list.first().map(|l| l.0));
             }

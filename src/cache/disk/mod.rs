@@ -21,7 +21,9 @@ pub mod draft;
 pub mod format;
 pub mod health;
 pub mod index;
+pub mod manager;
 pub mod names;
+pub mod writer;
 
 pub use blocks::FileBlocks;
 pub use draft::{Draft, DraftFile};
@@ -29,6 +31,8 @@ pub use draft::{Draft, DraftFile};
 use super::counters::Counters;
 use super::entry::{Entry, EntryBody, PIECE};
 use super::key::Key;
+use super::zone::Zone;
+use crate::edge::privileges::Identity;
 use crate::observe::error_log::{Level, log};
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
@@ -37,15 +41,17 @@ use draft::Sealed;
 use format::{BLOCK, Damage, Ends, Tail};
 use health::{Health, Rate};
 use index::Index;
+use manager::Threads;
 use names::{Name, Place};
 use parking_lot::{Mutex, MutexGuard};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+use writer::Act;
 
 /// What `proxy_cache_path` says of the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +68,8 @@ pub struct Settings {
     pub inactive: Duration,
     /// Files there may be.
     pub keys: usize,
+    /// Bytes that may wait to be written.
+    pub pending: u64,
     /// How the manager removes.
     pub manager: Pace,
     /// How the loader reads.
@@ -101,6 +109,10 @@ pub struct Disk {
     counters: Arc<Counters>,
     /// Whether the index is complete.
     loaded: AtomicBool,
+    threads: Threads,
+    started: AtomicBool,
+    /// What of the files is in memory.
+    memory: Mutex<Weak<Zone>>,
 }
 
 impl Disk {
@@ -119,7 +131,68 @@ impl Disk {
             damaged: Rate::default(),
             counters,
             loaded: AtomicBool::new(false),
+            threads: Threads::default(),
+            started: AtomicBool::new(false),
+            memory: Mutex::default(),
         })
+    }
+
+    /// Puts settings in force for `zone`, whose files these are; the first time starts the threads,
+    /// with the rights of a worker.
+    pub fn start(self: &Arc<Disk>, zone: &Arc<Zone>, settings: Settings, identity: Option<Identity>) {
+        *self.memory.lock() = Arc::downgrade(zone);
+        self.settings.store(Arc::new(settings));
+        self.threads.signal.wake();
+        if self.started.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Threads { signal, queue } = &self.threads;
+        let (disk, signal) = (Arc::downgrade(self), signal.clone());
+        let managing = manager::spawn("cache manager", identity, move || manager::run(&disk, &signal));
+        let (disk, queue) = (Arc::downgrade(self), queue.clone());
+        let writing = manager::spawn("cache writer", identity, move || writer::run(&disk, &queue));
+        if let Err(e) = managing.and(writing) {
+            let zone = &self.zone;
+            log(Level::Alert, format_args!("a thread of cache \"{zone}\" cannot start: {e}"));
+        }
+    }
+
+    /// Has an entry written. It is in memory alone where too much is waiting already.
+    pub fn write(&self, key: &Key, act: Act) {
+        if !self.threads.queue.push(key, act, self.settings.load().pending) {
+            self.counters.disk.dropped.inc();
+            // What is there is not the newest any more.
+            self.forget(key);
+        }
+    }
+
+    /// Has the entry under this key removed. Does not wait.
+    pub fn forget(&self, key: &Key) {
+        // Even with the queue full of what is to be removed it is not found any more.
+        self.index.lock().remove(&key.name());
+        let most = self.settings.load().pending;
+        self.threads.queue.push(key, Act::Remove, most.saturating_mul(2));
+    }
+
+    /// What is to become of the entry under this key, where that is not written yet. Does not wait.
+    pub fn waiting(&self, key: &Key) -> Option<Act> {
+        self.threads.queue.find(key)
+    }
+
+    /// Bytes that wait to be written.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.threads.queue.bytes()
+    }
+
+    /// Waits until what is kept is written, but not for ever: the process ends.
+    pub fn finish(&self) {
+        if self.started.load(Ordering::Acquire) {
+            self.threads.queue.drain(Instant::now() + writer::PATIENCE);
+        }
+    }
+
+    fn zone_in_memory(&self) -> Option<Arc<Zone>> {
+        self.memory.lock().upgrade()
     }
 
     /// What is in force.
@@ -135,7 +208,7 @@ impl Disk {
     /// Files, and the bytes that they take.
     pub fn held(&self) -> (u64, u64) {
         let index = self.index.lock();
-        (index.len() as u64, index.blocks() * self.block)
+        (index.files() as u64, index.blocks() * self.block)
     }
 
     /// Whether there may be a file of this name; to be asked on a worker.
@@ -245,6 +318,9 @@ impl Disk {
         self.index.lock().put(name, self.blocks_of(size), key.hash, Instant::now());
         drop(locked);
         self.counters.disk.writes.inc();
+        if self.excess().is_some() {
+            self.threads.signal.wake();
+        }
         if self.health.worked() {
             let (zone, path) = (&self.zone, settings.place.root.display());
             log(Level::Notice, format_args!("cache \"{zone}\" is written to \"{path}\" again"));
@@ -252,9 +328,11 @@ impl Disk {
         Ok((copy.map_or(file, Arc::new), sums))
     }
 
-    /// Removes the entry under this key; whether there was one.
+    /// Removes the entry under this key, also one that is about to be written; whether there was one.
     pub fn remove(&self, key: &Key) -> bool {
-        self.remove_name(&key.name())
+        let name = key.name();
+        self.threads.queue.cancel(&name);
+        self.remove_name(&name)
     }
 
     fn remove_name(&self, name: &Name) -> bool {
@@ -312,6 +390,13 @@ impl Disk {
             );
         }
         e
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.threads.queue.stop();
+        self.threads.signal.stop();
     }
 }
 

@@ -16,6 +16,7 @@ pub fn disk(dir: &Path, change: impl FnOnce(&mut Settings)) -> Arc<Disk> {
         min_free: 0,
         inactive: Duration::from_secs(600),
         keys: 1000,
+        pending: 64 << 20,
         manager: Pace::DEFAULT,
         loader: Pace::DEFAULT,
     };

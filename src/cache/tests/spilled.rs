@@ -45,7 +45,7 @@ impl Spilling {
         let (mut spilling, dir) = (Spilling::new(most), tempfile::tempdir().unwrap());
         let disk = disk(dir.path(), |settings| settings.max_size = Some(max_size));
         let spec = spilling.site.zone.spec.clone();
-        let zone = Zone::with_disk(spec, Arc::default(), Arc::default(), Some(disk));
+        let zone = Zone::with_disk(spec, Arc::default(), Some(disk));
         spilling.site.zone = Arc::new(zone);
         (spilling, dir)
     }

@@ -3,7 +3,7 @@
 //! The proxy asks [`wants`]; then [`ready`], which needs no request to the upstream to be prepared;
 //! then it makes a plan and gives it to [`fetch`].
 //!
-//! Where this is not nginx, on purpose: entries are held in memory; times are exact, not whole
+//! Where this is not nginx, on purpose: entries are held in memory too; times are exact, not whole
 //! seconds; requests for the same key share one request to the upstream unless `proxy_cache_lock` is
 //! expressly `off`, and read its answer as it arrives; when the upstream fails, those who wait are
 //! told so and do not each ask again; a kept answer has a `Content-Length` even if the upstream gave
@@ -126,7 +126,7 @@ enum Named {
 /// Makes every level's cache ready, once everything is inherited.
 pub fn finish(b: &mut Builder) -> ConfResult<()> {
     temporary::finish(b)?;
-    zones::set_bounds(b);
+    zones::settle(b)?;
     for level in 0..b.levels.len() {
         let conf = &b.levels[level].conf.proxy_cache;
         let Some((name, at)) = (*conf.zone).clone() else { continue };

@@ -1,5 +1,7 @@
 //! `proxy_cache_path` and `memory_cache`: the zones and how large they are.
 
+use crate::cache::disk::names::Place;
+use crate::cache::disk::{Pace, Settings};
 use crate::conf::diag::At;
 use crate::conf::values::{self, parameter};
 use crate::conf::{Builder, ConfError, ConfResult, Directive};
@@ -18,26 +20,65 @@ const LEAST_MEMORY: u64 = 64 << 10;
 pub struct Declared {
     /// Its name.
     pub name: Arc<str>,
-    /// Where entries would be kept on disk.
+    /// Where entries are kept on disk.
     pub path: PathBuf,
+    /// Characters of the name for each level of directories.
+    pub levels: Vec<usize>,
+    /// Whether temporary files are made where `proxy_temp_path` says.
+    pub use_temp_path: bool,
     /// The size of its keys in bytes.
     pub keys: u64,
     /// The most its entries may take, in bytes.
     pub max_size: Option<u64>,
+    /// Bytes that are to be left free on the file system.
+    pub min_free: u64,
     /// Entries not used for so long go.
     pub inactive: Duration,
+    /// `manager_files`, `manager_sleep`, `manager_threshold`
+    pub manager: Pace,
+    /// `loader_files`, `loader_sleep`, `loader_threshold`
+    pub loader: Pace,
     /// Where it is declared.
     pub at: At,
+}
+
+/// Bytes of `keys_zone` that one key takes in nginx, about.
+const KEY_SIZE: u64 = 128;
+
+/// The part of the memory of a zone that may wait to be written.
+const PENDING_SHARE: u64 = 4;
+
+impl Declared {
+    /// What that says of the disk. The zone may take `bound` bytes of memory, and the first location
+    /// that uses it makes temporary files in `temp`.
+    pub fn settings(&self, bound: u64, temp: Option<PathBuf>) -> Settings {
+        Settings {
+            place: Place { root: self.path.clone(), levels: self.levels.clone() },
+            temp: temp.filter(|_| self.use_temp_path),
+            max_size: self.max_size,
+            min_free: self.min_free,
+            inactive: self.inactive,
+            keys: usize::try_from(self.keys / KEY_SIZE).unwrap_or(usize::MAX).max(1),
+            pending: bound / PENDING_SHARE,
+            manager: self.manager,
+            loader: self.loader,
+        }
+    }
 }
 
 /// Reads `proxy_cache_path`.
 pub fn proxy_cache_path(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let mut zone = Declared {
         name: Arc::from(""),
-        path: b.path(d.arg(0)),
+        path: b.path(d.arg(0).strip_suffix('/').unwrap_or(d.arg(0))),
+        levels: Vec::new(),
+        use_temp_path: true,
         keys: 0,
         max_size: None,
+        min_free: 0,
         inactive: Duration::from_secs(600),
+        manager: Pace::DEFAULT,
+        loader: Pace::DEFAULT,
         at: d.at.clone(),
     };
     for arg in &d.args[1..] {
@@ -71,30 +112,42 @@ fn read_parameter(zone: &mut Declared, arg: &str) -> ConfResult<()> {
             return Err(ConfError::new(format!("keys zone \"{arg}\" is too small")));
         }
     } else if let Some(value) = parameter(arg, "levels") {
-        let levels: Vec<&str> = value.split(':').collect();
-        if levels.len() > 3 || levels.iter().any(|l| !matches!(*l, "1" | "2")) {
-            return Err(ConfError::new(format!("invalid \"levels\" \"{arg}\"")));
-        }
+        let level = |text: &str| match text {
+            "1" => Some(1),
+            "2" => Some(2),
+            _ => None,
+        };
+        let levels = value.split(':').map(level).collect::<Option<Vec<usize>>>();
+        zone.levels = levels
+            .filter(|levels| levels.len() <= 3)
+            .ok_or_else(|| ConfError::new(format!("invalid \"levels\" \"{arg}\"")))?;
     } else if let Some(value) = parameter(arg, "max_size") {
         zone.max_size = Some(size(value, "max_size")?);
     } else if let Some(value) = parameter(arg, "inactive") {
         zone.inactive = time(value, "inactive")?;
     } else if let Some(value) = parameter(arg, "min_free") {
-        size(value, "min_free")?;
+        zone.min_free = size(value, "min_free")?;
     } else if let Some(value) = parameter(arg, "use_temp_path") {
-        if !matches!(value, "on" | "off") {
-            return Err(ConfError::new(format!(
-                "invalid use_temp_path value \"{arg}\", it must be \"on\" or \"off\""
-            )));
+        zone.use_temp_path = match value {
+            "on" => true,
+            "off" => false,
+            _ => {
+                return Err(ConfError::new(format!(
+                    "invalid use_temp_path value \"{arg}\", it must be \"on\" or \"off\""
+                )));
+            }
+        };
+    } else if let Some((name, value)) = arg.split_once('=')
+        && let Some((who, what)) = name.split_once('_')
+        && matches!(who, "loader" | "manager")
+        && matches!(what, "files" | "sleep" | "threshold")
+    {
+        let pace = if who == "loader" { &mut zone.loader } else { &mut zone.manager };
+        match what {
+            "files" => pace.files = values::number(value).ok_or_else(|| bad(name))?,
+            "sleep" => pace.sleep = time(value, name)?,
+            _ => pace.threshold = time(value, name)?,
         }
-    } else if let Some((name, value)) = arg.split_once('=')
-        && matches!(name, "loader_files" | "manager_files")
-    {
-        values::number(value).ok_or_else(|| bad(name))?;
-    } else if let Some((name, value)) = arg.split_once('=')
-        && matches!(name, "loader_sleep" | "loader_threshold" | "manager_sleep" | "manager_threshold")
-    {
-        time(value, name)?;
     } else {
         return Err(values::invalid_parameter(arg));
     }

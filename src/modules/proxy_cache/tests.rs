@@ -145,10 +145,10 @@ fn values_named_twice_are_worth_a_warning() {
 }
 
 #[test]
-fn the_operator_is_told_where_entries_are() {
+fn the_operator_is_told_how_much_memory_a_zone_has() {
     let config = load("memory_cache size=4m;\nproxy_cache_path c keys_zone=z:1m max_size=10m;").unwrap();
     let note = config.notes.iter().find(|n| n.message.contains("cache zone \"z\"")).unwrap();
-    assert!(note.message.contains("at most 4194304 bytes of the 10485760 of max_size"), "{}", note.message);
+    assert!(note.message.contains("at most 4194304 bytes of memory"), "{}", note.message);
     assert_eq!(note.at.line, 4);
 }
 
@@ -178,8 +178,10 @@ fn a_range_is_far_as_nginx_reads_it() {
     assert!(begins_beyond(b"bytes=0-", 0));
 }
 
-fn runtime(text: &str, shared: &AllShared) -> Runtime {
-    Runtime::build(load(text).unwrap().http.as_ref().unwrap(), &shared.proxy_cache).unwrap()
+/// The runtime of `http { }` with this text, whose prefix is `dir`.
+fn runtime(dir: &std::path::Path, text: &str, shared: &AllShared) -> ConfResult<Runtime> {
+    let config = load_text(dir, &format!("events {{ }}\nhttp {{\n{text}\n}}\n"))?;
+    Runtime::build(config.http.as_ref().unwrap(), &shared.proxy_cache)
 }
 
 fn keep(zone: &Zone, path: &'static str) {
@@ -202,8 +204,9 @@ fn has(zone: &Zone, path: &'static str) -> bool {
 
 #[test]
 fn a_zone_survives_a_reload_and_goes_with_its_last_generation() {
-    // The path is absolute: each load has its own prefix.
-    let text = "memory_cache size=8m; proxy_cache_path /c keys_zone=z:1m;";
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = |text: &str, shared: &AllShared| runtime(dir.path(), text, shared).unwrap();
+    let text = "memory_cache size=8m; proxy_cache_path c keys_zone=z:1m;";
     let shared = AllShared::default();
     let first = runtime(text, &shared);
     keep(&first.zones()[0], "/a");
@@ -211,7 +214,7 @@ fn a_zone_survives_a_reload_and_goes_with_its_last_generation() {
     assert!(Arc::ptr_eq(&first.zones()[0], &second.zones()[0]));
     drop(first);
     // Another size: the entries are the same ones, and the size holds once it is in force.
-    let third = runtime("memory_cache size=4m; proxy_cache_path /c keys_zone=z:1m;", &shared);
+    let third = runtime("memory_cache size=4m; proxy_cache_path c keys_zone=z:1m;", &shared);
     assert_eq!(third.zones()[0].spec.bound, 4 << 20);
     assert!(has(&third.zones()[0], "/a") && has(&second.zones()[0], "/a"));
     keep(&second.zones()[0], "/from-the-old-generation");
@@ -223,18 +226,80 @@ fn a_zone_survives_a_reload_and_goes_with_its_last_generation() {
     let fourth = runtime(text, &shared);
     assert!(Arc::ptr_eq(&second.zones()[0], &fourth.zones()[0]));
     // Another path is another zone, and so is a zone that nobody used for a while.
-    assert!(!has(&runtime("proxy_cache_path /d keys_zone=z:1m;", &shared).zones()[0], "/a"));
+    assert!(!has(&runtime("proxy_cache_path d keys_zone=z:1m;", &shared).zones()[0], "/a"));
     drop((second, fourth));
     assert!(!has(&runtime(text, &shared).zones()[0], "/a"));
 }
 
 #[test]
-fn zones_divide_the_memory() {
+fn a_zone_that_stays_does_not_move() {
+    let dir = tempfile::tempdir().unwrap();
     let shared = AllShared::default();
-    let runtime = runtime(
-        "memory_cache size=10m; proxy_cache_path /a keys_zone=a:1m max_size=2m; proxy_cache_path /b keys_zone=b:1m;",
-        &shared,
+    let try_with = |text: &str| runtime(dir.path(), text, &shared);
+    let first = try_with("proxy_cache_path c keys_zone=z:1m levels=1:2;").unwrap();
+    first.start(&shared.proxy_cache, None);
+    let refused = |text: &str| try_with(text).err().map(|e| e.message).unwrap_or_default();
+    let path = dir.path().display();
+    assert_eq!(
+        refused("proxy_cache_path d keys_zone=z:1m levels=1:2;"),
+        format!(
+            "cache \"z\" uses the \"{path}/d\" cache path while previously it used the \"{path}/c\" cache path"
+        )
     );
+    assert_eq!(
+        refused("proxy_cache_path c keys_zone=z:1m levels=2:2;"),
+        "cache \"z\" had previously different levels"
+    );
+    // nginx makes a new zone of one whose keys take another size.
+    assert!(try_with("proxy_cache_path d keys_zone=z:2m levels=2:2;").is_ok());
+    let changed =
+        "proxy_cache_path c/ keys_zone=z:1m levels=1:2 max_size=1m inactive=1m min_free=2m manager_files=7;";
+    let second = try_with(changed).unwrap();
+    let disk = |runtime: &Runtime| runtime.zones()[0].disk.clone().unwrap();
+    assert!(Arc::ptr_eq(&disk(&first), &disk(&second)));
+    assert_eq!(disk(&second).settings().max_size, None, "it is not in force yet");
+    second.start(&shared.proxy_cache, None);
+    let settings = disk(&first).settings();
+    let minute = Duration::from_secs(60);
+    assert_eq!((settings.max_size, settings.inactive, settings.min_free), (Some(1 << 20), minute, 2 << 20));
+    assert_eq!((settings.manager.files, settings.keys), (7, 8192));
+}
+
+#[test]
+fn directories_are_made_when_the_configuration_is_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let shared = AllShared::default();
+    runtime(dir.path(), "proxy_cache_path c keys_zone=z:1m;", &shared).unwrap();
+    let mode = std::fs::metadata(dir.path().join("c")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    let error = runtime(dir.path(), "proxy_cache_path no/such/c keys_zone=z:1m;", &shared).err().unwrap();
+    let path = dir.path().display();
+    assert_eq!(error.message, format!("mkdir() \"{path}/no/such/c\" failed (2: No such file or directory)"));
+}
+
+#[test]
+fn temporary_files_are_where_the_first_location_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = AllShared::default();
+    let temp = |parameters: &str| {
+        let text = format!(
+            "proxy_cache_path c keys_zone=z:1m {parameters}; server {{ listen 127.0.0.1:1;
+             location /a {{ proxy_temp_path other; }} location /b {{ proxy_cache z; proxy_temp_path temp; }} }}"
+        );
+        runtime(dir.path(), &text, &shared).unwrap().settings[0].temp.clone()
+    };
+    assert_eq!(temp(""), Some(dir.path().join("temp")));
+    assert_eq!(temp("use_temp_path=on"), Some(dir.path().join("temp")));
+    assert_eq!(temp("use_temp_path=off"), None);
+}
+
+#[test]
+fn zones_divide_the_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = AllShared::default();
+    let text = "memory_cache size=10m; proxy_cache_path a keys_zone=a:1m max_size=2m; proxy_cache_path b keys_zone=b:1m;";
+    let runtime = runtime(dir.path(), text, &shared).unwrap();
     let bounds: Vec<u64> = runtime.zones().iter().map(|z| z.spec.bound >> 20).collect();
     assert_eq!(bounds, [2, 8]);
 }

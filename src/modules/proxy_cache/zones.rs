@@ -1,9 +1,13 @@
 //! The zones: what the configuration declares, what outlives a reload.
 
 use super::path::Declared;
+use crate::cache::disk::Settings;
 use crate::cache::memory;
 use crate::cache::zone::{Spec, Zone};
-use crate::conf::{Builder, ConfResult, NoteLevel};
+use crate::conf::values::os_error;
+use crate::conf::{Builder, ConfError, ConfResult, NoteLevel};
+use crate::edge::privileges::Identity;
+use crate::http::temp_file::TempPath;
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -17,6 +21,8 @@ pub struct Http {
     pub(super) memory: Option<u64>,
     /// Bytes for each zone.
     bounds: Vec<u64>,
+    /// What the disk of each zone is to do.
+    settings: Vec<Settings>,
 }
 
 impl Http {
@@ -26,64 +32,84 @@ impl Http {
     }
 }
 
-/// Divides the memory there is among the zones, and tells the operator.
-pub(super) fn set_bounds(b: &mut Builder) {
+/// Makes the directories, as nginx does when it reads its configuration, divides the memory there is
+/// among the zones, and tells the operator.
+pub(super) fn settle(b: &mut Builder) -> ConfResult<()> {
     let http = &b.http.proxy_cache;
     if http.zones.is_empty() {
-        return;
+        return Ok(());
+    }
+    let owner = b.main.user.as_ref().and_then(|(u, g)| Identity::of(u, g.as_deref()));
+    for zone in &http.zones {
+        let directory = TempPath { directory: zone.path.clone(), levels: Vec::new(), shared: false };
+        directory.prepare(owner).map_err(|(call, e)| {
+            let (path, cause) = (zone.path.display(), os_error(&e));
+            ConfError::new(format!("{call} \"{path}\" failed ({cause})"))
+        })?;
     }
     let total = http.memory.unwrap_or_else(memory::default_bound);
     let wants: Vec<Option<u64>> = http.zones.iter().map(|zone| zone.max_size).collect();
     let bounds = memory::divide(total, &wants);
+    let temps = http.zones.iter().map(|zone| temp_of(b, &zone.name)).collect::<Vec<_>>();
     for (zone, bound) in http.zones.iter().zip(&bounds).map(|(z, b)| (z.clone(), *b)).collect::<Vec<_>>() {
         b.here = zone.at;
-        let less = match zone.max_size {
-            Some(max) if max > bound => format!(" of the {max} of max_size"),
-            _ => String::new(),
-        };
-        b.note(
-            NoteLevel::Notice,
-            format!(
-                "the entries of cache zone \"{}\" are held in memory for now, not under \"{}\": at most {bound} bytes{less}",
-                zone.name,
-                zone.path.display()
-            ),
-        );
+        let note =
+            format!("cache zone \"{}\" has at most {bound} bytes of memory before its disk", zone.name);
+        b.note(NoteLevel::Notice, note);
     }
-    b.http.proxy_cache.bounds = bounds;
+    let http = &mut b.http.proxy_cache;
+    http.settings = http.zones.iter().zip(&bounds).zip(temps).map(|((z, b), t)| z.settings(*b, t)).collect();
+    http.bounds = bounds;
+    Ok(())
+}
+
+/// The `proxy_temp_path` of the first location that uses the zone of this name, or may use it.
+fn temp_of(b: &Builder, zone: &str) -> Option<PathBuf> {
+    let uses = |level: &&crate::conf::build::Level| {
+        let named = (*level.conf.proxy_cache.zone).as_ref();
+        let path = &*level.conf.proxy.temp_path;
+        !path.shared && named.is_some_and(|(name, _)| name.constant().is_none() || name.source == zone)
+    };
+    b.levels.iter().find(uses).map(|level| level.conf.proxy.temp_path.directory.clone())
 }
 
 /// The zones of all generations that are still in use. A zone goes with the last generation that
-/// uses it.
+/// uses it; its files stay.
 #[derive(Default)]
 pub struct Shared {
-    zones: Mutex<Vec<(PathBuf, Weak<Zone>)>>,
+    zones: Mutex<Vec<Weak<Zone>>>,
+    /// Those of the generation in force.
+    in_force: Mutex<Vec<Weak<Zone>>>,
 }
 
 /// What a generation uses.
 #[derive(Default)]
 pub struct Runtime {
     zones: Vec<Arc<Zone>>,
+    /// What each zone's disk is to do from the start on.
+    pub(super) settings: Vec<Settings>,
 }
 
 impl Runtime {
     /// Joins the configuration with what outlives it: a zone of the same name and path keeps its
-    /// entries.
+    /// entries and files.
     pub fn build(http: &crate::conf::build::Http, shared: &Shared) -> ConfResult<Runtime> {
         let http = &http.conf.proxy_cache;
         let mut known = shared.zones.lock();
-        known.retain(|(_, zone)| zone.strong_count() > 0);
+        known.retain(|zone| zone.strong_count() > 0);
         let mut zones = Vec::new();
-        for (declared, bound) in http.zones.iter().zip(&http.bounds) {
+        for ((declared, bound), settings) in http.zones.iter().zip(&http.bounds).zip(&http.settings) {
+            unlike_before(declared, shared)?;
             let spec = Spec {
                 name: declared.name.clone(),
                 bound: *bound,
                 inactive: declared.inactive,
                 keys: declared.keys,
             };
-            let same = |(path, zone): &(PathBuf, Weak<Zone>)| {
+            let same = |zone: &Weak<Zone>| {
                 let zone = zone.upgrade()?;
-                (*path == declared.path && zone.spec.name == spec.name).then_some(zone)
+                let place = zone.disk.as_ref()?.settings();
+                (zone.spec.name == spec.name && place.place == settings.place).then_some(zone)
             };
             // The last is the newest; one that a failed reload left behind is gone by now.
             let zone = match known.iter().rev().find_map(same) {
@@ -91,15 +117,31 @@ impl Runtime {
                 other => {
                     let zone = Arc::new(match other {
                         Some(zone) => zone.resized(spec),
-                        None => Zone::new(spec),
+                        None => Zone::on_disk(spec, settings.clone()),
                     });
-                    known.push((declared.path.clone(), Arc::downgrade(&zone)));
+                    known.push(Arc::downgrade(&zone));
                     zone
                 }
             };
             zones.push(zone);
         }
-        Ok(Runtime { zones })
+        Ok(Runtime { zones, settings: http.settings.clone() })
+    }
+
+    /// The generation is in force: settings of disks hold from here on, and disks that are new begin
+    /// to work, with the rights of a worker.
+    pub fn start(&self, shared: &Shared, identity: Option<Identity>) {
+        *shared.in_force.lock() = self.zones.iter().map(Arc::downgrade).collect();
+        for (zone, settings) in self.zones.iter().zip(&self.settings) {
+            if let Some(disk) = &zone.disk {
+                disk.start(zone, settings.clone(), identity);
+            }
+        }
+    }
+
+    /// The process ends: what is kept gets its time to be written.
+    pub fn finish(&self) {
+        self.zones.iter().filter_map(|zone| zone.disk.as_ref()).for_each(|disk| disk.finish());
     }
 
     /// The zone at this index of the configuration.
@@ -116,4 +158,26 @@ impl Runtime {
     pub fn zones(&self) -> &[Arc<Zone>] {
         &self.zones
     }
+}
+
+/// As in nginx, a zone that stays cannot move: only with another size of its keys it is a new one.
+fn unlike_before(declared: &Declared, shared: &Shared) -> ConfResult<()> {
+    let before = shared
+        .in_force
+        .lock()
+        .iter()
+        .filter_map(Weak::upgrade)
+        .find(|zone| zone.spec.name == declared.name && zone.spec.keys == declared.keys);
+    let Some(disk) = before.as_ref().and_then(|zone| zone.disk.as_ref()) else { return Ok(()) };
+    let (name, place) = (&declared.name, &disk.settings().place);
+    if place.root != declared.path {
+        let (path, before) = (declared.path.display(), place.root.display());
+        return Err(ConfError::new(format!(
+            "cache \"{name}\" uses the \"{path}\" cache path while previously it used the \"{before}\" cache path"
+        )));
+    }
+    if place.levels != declared.levels {
+        return Err(ConfError::new(format!("cache \"{name}\" had previously different levels")));
+    }
+    Ok(())
 }

@@ -1,0 +1,274 @@
+//! What waits to be written, and the thread that writes it.
+//!
+//! Whoever keeps an entry does not wait. What waits is bounded in bytes; what finds no room there is
+//! in memory alone. Of one entry only the newest state waits.
+
+use super::Disk;
+use super::clock::Clock;
+use super::description;
+use super::draft::Writing;
+use super::format::{self, Sums, Tail};
+use super::names::Name;
+use crate::cache::entry::{Entry, EntryBody};
+use crate::cache::key::Key;
+use bytes::BytesMut;
+use parking_lot::{Condvar, Mutex};
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io::{ErrorKind, Result};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// What is to be done with a file.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// It gets this content.
+    Store(Arc<Entry>),
+    /// Its body is what it was, the rest is this entry's.
+    Describe(Arc<Entry>),
+    /// It goes.
+    Remove,
+}
+
+struct Job {
+    key: Key,
+    act: Act,
+    /// When that was asked for.
+    clock: Clock,
+    bytes: u64,
+}
+
+/// What waits to be written.
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    /// There is something to do, or nothing ever again.
+    work: Condvar,
+    /// There is nothing left to do.
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: HashMap<Name, Job>,
+    /// The names, in the order in which they came; perhaps of some that wait no longer.
+    order: VecDeque<Name>,
+    bytes: u64,
+    /// What is being written, and whether it is still wanted.
+    current: Option<(Name, bool)>,
+    closed: bool,
+    stopped: bool,
+}
+
+/// Bytes that a job takes beside its entry.
+const JOB: u64 = 256;
+
+impl Queue {
+    /// Has something done, unless that makes more than `most` bytes wait; false then.
+    pub fn push(&self, key: &Key, act: Act, most: u64) -> bool {
+        let name = key.name();
+        let bytes = JOB
+            + match &act {
+                Act::Store(entry) | Act::Describe(entry) => entry.weight(),
+                Act::Remove => 0,
+            };
+        let mut state = self.state.lock();
+        // What it was to become is no longer true, in any case.
+        let before = state.cancel(&name);
+        if state.closed || state.bytes + bytes > most {
+            return false;
+        }
+        let act = match (act, before) {
+            // The file with the body has yet to be written.
+            (Act::Describe(entry), Some(Act::Store(_))) => Act::Store(entry),
+            (act, _) => act,
+        };
+        state.bytes += bytes;
+        state.order.push_back(name);
+        state.waiting.insert(name, Job { key: key.clone(), act, clock: Clock::now(), bytes });
+        drop(state);
+        self.work.notify_one();
+        true
+    }
+
+    /// What is to become of the entry under this key, where that waits.
+    pub fn find(&self, key: &Key) -> Option<Act> {
+        let state = self.state.lock();
+        let job = state.waiting.get(&key.name())?;
+        (job.key.text == key.text && job.key.variant == key.variant).then(|| job.act.clone())
+    }
+
+    /// What waits for this name is not done, and what is being done comes to nothing.
+    pub fn cancel(&self, name: &Name) {
+        self.state.lock().cancel(name);
+    }
+
+    /// Whether what is being written to this name is still to be.
+    fn is_wanted(&self, name: &Name) -> bool {
+        self.state.lock().current.as_ref().is_some_and(|(current, wanted)| current == name && *wanted)
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> u64 {
+        self.state.lock().bytes
+    }
+
+    /// The thread is to end.
+    pub fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.work.notify_all();
+        self.idle.notify_all();
+    }
+
+    /// Takes nothing more, and waits until everything is written, at most until `until`.
+    pub fn drain(&self, until: Instant) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        while !state.stopped && (state.current.is_some() || !state.waiting.is_empty()) {
+            if self.idle.wait_until(&mut state, until).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// The next thing to do; waits for it. `None`: the thread is to end.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        loop {
+            state.current = None;
+            if state.stopped {
+                return None;
+            }
+            while let Some(name) = state.order.pop_front() {
+                if let Some(job) = state.waiting.remove(&name) {
+                    state.bytes -= job.bytes;
+                    state.current = Some((name, true));
+                    return Some(job);
+                }
+            }
+            self.idle.notify_all();
+            self.work.wait(&mut state);
+        }
+    }
+}
+
+impl State {
+    fn cancel(&mut self, name: &Name) -> Option<Act> {
+        if let Some((current, wanted)) = &mut self.current
+            && current == name
+        {
+            *wanted = false;
+        }
+        let job = self.waiting.remove(name)?;
+        self.bytes -= job.bytes;
+        if self.waiting.is_empty() {
+            self.order.clear();
+        }
+        Some(job.act)
+    }
+}
+
+/// Writes until the disk is no longer needed.
+pub fn run(disk: &Weak<Disk>, queue: &Queue) {
+    while let Some(job) = queue.next() {
+        let Some(disk) = disk.upgrade() else { return };
+        let done = match &job.act {
+            Act::Remove => {
+                disk.remove_name(&job.key.name());
+                Ok(())
+            }
+            _ if !disk.may_write() => Err(ErrorKind::Unsupported.into()),
+            Act::Store(entry) => store(&disk, &job, entry, || queue.is_wanted(&job.key.name())),
+            Act::Describe(entry) => describe(&disk, &job, entry, || queue.is_wanted(&job.key.name())),
+        };
+        match done {
+            Err(e) if e.kind() != ErrorKind::Interrupted => {
+                disk.counters.disk.dropped.inc();
+                // What is there is not the newest any more.
+                disk.remove_name(&job.key.name());
+            }
+            _ => {}
+        }
+    }
+}
+
+fn store(disk: &Arc<Disk>, job: &Job, entry: &Entry, wanted: impl Fn() -> bool) -> Result<()> {
+    let mut writing = Writing::new(disk, job.key.name())?;
+    match &entry.body {
+        EntryBody::Memory(pieces) => writing.append(pieces)?,
+        EntryBody::File(blocks) => {
+            let mut at = 0;
+            while at < blocks.length() {
+                let mut block = BytesMut::new();
+                blocks.block(at, &mut block).map_err(|_| ErrorKind::InvalidData)?;
+                at += block.len() as u64;
+                writing.append(&[block.freeze()])?;
+            }
+        }
+    }
+    disk.publish(writing.seal(entry, job.key.variant, &job.clock)?, &job.key, wanted).map(drop)
+}
+
+/// A file may hold so many bytes of descriptions that count no more, or an eighth of its body: then it
+/// is written anew.
+const DEAD: u64 = 16 * 1024;
+
+/// Appends another description to the file, if that has this entry's body.
+fn describe(disk: &Arc<Disk>, job: &Job, entry: &Entry, wanted: impl Fn() -> bool) -> Result<()> {
+    let name = job.key.name();
+    let path = disk.settings().place.path_of(&name);
+    let locked = disk.stripe(&name);
+    if !wanted() {
+        return Ok(());
+    }
+    let file = match File::options().read(true).write(true).open(&path) {
+        Ok(file) => file,
+        Err(_) => {
+            drop(locked);
+            // It was removed, or never written; only what is in memory is worth to be written again.
+            return if entry.holds_file() { Ok(()) } else { store(disk, job, entry, wanted) };
+        }
+    };
+    let size = file.metadata()?.len();
+    let described = description::encode(entry, job.key.variant, &job.clock).ok_or(ErrorKind::FileTooLarge)?;
+    match same_body(&file, size, entry) {
+        Some(tail) if size - tail.body <= DEAD + tail.sums_size() + tail.body / 8 => {
+            let tail = Tail {
+                // A description is bounded far below.
+                description: described.len() as u32,
+                description_crc: crc32fast::hash(&described),
+                ..tail
+            };
+            let end = [&described[..], &tail.encode()].concat();
+            if let Err(e) = file.write_all_at(&end, size) {
+                // What it was is still there.
+                let _ = file.set_len(size);
+                return Err(disk.failed("pwrite()", &path, e));
+            }
+            let blocks = disk.blocks_of(size + end.len() as u64);
+            disk.index.lock().put(name, blocks, job.key.hash, Instant::now());
+            disk.counters.disk.writes.inc();
+            Ok(())
+        }
+        // Too many descriptions, or another body.
+        tail => {
+            drop(locked);
+            if tail.is_none() && entry.holds_file() { Ok(()) } else { store(disk, job, entry, wanted) }
+        }
+    }
+}
+
+/// The tail of the file, if its body is this entry's.
+fn same_body(file: &File, size: u64, entry: &Entry) -> Option<Tail> {
+    let tail = format::read_tail(file, size).ok().filter(|tail| tail.body == entry.length)?;
+    let there = format::read_sums(file, &tail).ok()?;
+    let same = match &entry.body {
+        EntryBody::Memory(pieces) => there == Sums::of(pieces),
+        EntryBody::File(blocks) => *there == *blocks.sums(),
+    };
+    same.then_some(tail)
+}
+
+/// How long a process that ends waits for what is not written yet.
+pub const PATIENCE: Duration = Duration::from_secs(5);

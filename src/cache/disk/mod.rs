@@ -23,6 +23,7 @@ pub mod health;
 pub mod index;
 pub mod manager;
 pub mod names;
+pub mod sweep;
 pub mod writer;
 
 pub use blocks::FileBlocks;

@@ -55,10 +55,17 @@ struct State {
     /// The names, in the order in which they came; perhaps of some that wait no longer.
     order: VecDeque<Name>,
     bytes: u64,
-    /// What is being written, and whether it is still wanted.
-    current: Option<(Name, bool)>,
+    /// What is being written.
+    current: Option<Current>,
     closed: bool,
     stopped: bool,
+}
+
+struct Current {
+    name: Name,
+    act: Act,
+    /// Whether it is still to be written.
+    wanted: bool,
 }
 
 /// Bytes that a job takes beside its entry.
@@ -104,9 +111,25 @@ impl Queue {
         self.state.lock().cancel(name);
     }
 
+    /// As [`Self::cancel`] for all entries that are `meant`; how many were waiting.
+    pub fn cancel_if(&self, meant: &mut dyn FnMut(&Entry) -> bool) -> u64 {
+        let mut state = self.state.lock();
+        let mut of = |act: &Act| match act {
+            Act::Store(entry) | Act::Describe(entry) => meant(entry),
+            Act::Remove => false,
+        };
+        if let Some(current) = &mut state.current {
+            current.wanted = current.wanted && !of(&current.act);
+        }
+        let names: Vec<Name> =
+            state.waiting.iter().filter(|(_, job)| of(&job.act)).map(|(name, _)| *name).collect();
+        names.iter().for_each(|name| _ = state.cancel(name));
+        names.len() as u64
+    }
+
     /// Whether what is being written to this name is still to be.
     fn is_wanted(&self, name: &Name) -> bool {
-        self.state.lock().current.as_ref().is_some_and(|(current, wanted)| current == name && *wanted)
+        self.state.lock().current.as_ref().is_some_and(|current| current.name == *name && current.wanted)
     }
 
     /// Bytes that wait.
@@ -143,7 +166,7 @@ impl Queue {
             while let Some(name) = state.order.pop_front() {
                 if let Some(job) = state.waiting.remove(&name) {
                     state.bytes -= job.bytes;
-                    state.current = Some((name, true));
+                    state.current = Some(Current { name, act: job.act.clone(), wanted: true });
                     return Some(job);
                 }
             }
@@ -155,10 +178,8 @@ impl Queue {
 
 impl State {
     fn cancel(&mut self, name: &Name) -> Option<Act> {
-        if let Some((current, wanted)) = &mut self.current
-            && current == name
-        {
-            *wanted = false;
+        if let Some(current) = self.current.as_mut().filter(|current| current.name == *name) {
+            current.wanted = false;
         }
         let job = self.waiting.remove(name)?;
         self.bytes -= job.bytes;

@@ -148,7 +148,7 @@ fn values_named_twice_are_worth_a_warning() {
 fn the_operator_is_told_how_much_memory_a_zone_has() {
     let config = load("memory_cache size=4m;\nproxy_cache_path c keys_zone=z:1m max_size=10m;").unwrap();
     let note = config.notes.iter().find(|n| n.message.contains("cache zone \"z\"")).unwrap();
-    assert!(note.message.contains("at most 4194304 bytes of memory"), "{}", note.message);
+    assert!(note.message.contains("at most 4194304 bytes are held in memory too"), "{}", note.message);
     assert_eq!(note.at.line, 4);
 }
 

@@ -53,8 +53,7 @@ pub(super) fn settle(b: &mut Builder) -> ConfResult<()> {
     let temps = http.zones.iter().map(|zone| temp_of(b, &zone.name)).collect::<Vec<_>>();
     for (zone, bound) in http.zones.iter().zip(&bounds).map(|(z, b)| (z.clone(), *b)).collect::<Vec<_>>() {
         b.here = zone.at;
-        let note =
-            format!("cache zone \"{}\" has at most {bound} bytes of memory before its disk", zone.name);
+        let note = format!("of cache zone \"{}\" at most {bound} bytes are held in memory too", zone.name);
         b.note(NoteLevel::Notice, note);
     }
     let http = &mut b.http.proxy_cache;

@@ -5,6 +5,7 @@ use super::freshness::Lifetime;
 use super::seen::{Source, Tier};
 use super::vary::Vary;
 use crate::http::body::Body;
+use crate::http::date;
 use crate::http::response::Fields;
 use crate::upstream::{Answer, Failure, FailureKind};
 use bytes::{Bytes, BytesMut};
@@ -17,6 +18,9 @@ const OVERHEAD: usize = 512;
 
 /// A piece of a kept body is at most so large: no entry needs a larger stretch of memory at once.
 pub const PIECE: usize = 1 << 20;
+
+/// The longest entity tag that an upstream is asked with (NGX_HTTP_CACHE_ETAG_LEN).
+const LONGEST_TAG: usize = 128;
 
 /// A kept response.
 #[derive(Debug)]
@@ -180,8 +184,12 @@ impl Entry {
 
     /// What to ask for it again with, if it has anything.
     pub fn validators(&self) -> Option<Validators> {
+        // What is not one says nothing to an upstream either; so much of an entity tag nginx keeps.
         let own = |name| self.fields.get(name).cloned();
-        let validators = Validators { etag: own("etag"), last_modified: own("last-modified") };
+        let validators = Validators {
+            etag: own("etag").filter(|tag| (1..=LONGEST_TAG).contains(&tag.len())),
+            last_modified: own("last-modified").filter(|time| date::parse_http_date(time).is_some()),
+        };
         (self.status == 200 && validators != Validators::default()).then_some(validators)
     }
 

@@ -7,6 +7,7 @@ use super::entry::{Entry, EntryBody, Meta, PIECE, Times, Validators, pack_fields
 use super::fill::{Fill, Opening, Told};
 use super::freshness::{self, Received, Refusal, Verdict, wall};
 use super::key::Key;
+use super::passed;
 use super::policy::{Policy, Rfc9111, is_down};
 use super::pump::{Claim, Held, Pump};
 use super::update;
@@ -267,8 +268,9 @@ impl Filler {
     }
 
     fn alone(&self, mut answer: Answer, why: Option<Refusal>, outcome: oneshot::Sender<Outcome>) -> FillEnd {
-        let Job { zone, slot, asked, .. } = &self.job;
+        let Job { zone, slot, asked, policy, .. } = &self.job;
         answer.source.refusal = why;
+        passed::pass_for_kept(&mut answer, asked, policy);
         if let Some(why) = why {
             zone.counters.refusal(why);
             // `proxy_no_cache` is the request's matter and says nothing about the next; nor does a

@@ -4,6 +4,7 @@
 
 pub use super::freshness_nginx::refreshed;
 use super::policy::{Policy, Rfc9111};
+use super::vary::Vary;
 use super::{freshness_nginx as nginx, freshness_rfc as rfc};
 use crate::http::head::Head;
 use crate::http::response::{Fields, Seconds};
@@ -40,13 +41,15 @@ pub enum Refusal {
     NoCache,
     /// `X-Accel-Buffering: no`
     Unbuffered,
+    /// `X-Accel-Redirect`: each request is to be judged by the upstream anew.
+    Redirect,
     /// Larger than the bound of one object.
     TooLarge,
 }
 
 impl Refusal {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Refusal; 9] = [
+    pub const ALL: [Refusal; 10] = [
         Refusal::SetCookie,
         Refusal::Vary,
         Refusal::Forbidden,
@@ -55,6 +58,7 @@ impl Refusal {
         Refusal::Status,
         Refusal::NoCache,
         Refusal::Unbuffered,
+        Refusal::Redirect,
         Refusal::TooLarge,
     ];
 
@@ -69,6 +73,7 @@ impl Refusal {
             Refusal::Status => "status",
             Refusal::NoCache => "no_cache",
             Refusal::Unbuffered => "unbuffered",
+            Refusal::Redirect => "x_accel_redirect",
             Refusal::TooLarge => "too_large",
         }
     }
@@ -111,6 +116,9 @@ pub fn judge(received: &Received<'_>, policy: &Policy) -> Result<Verdict, Refusa
         return Err(Refusal::Status);
     }
     let ignore = &policy.ignore;
+    if !ignore.x_accel_redirect && received.fields.get("x-accel-redirect").is_some() {
+        return Err(Refusal::Redirect);
+    }
     if !ignore.set_cookie && received.fields.get("set-cookie").is_some() {
         return Err(Refusal::SetCookie);
     }
@@ -123,6 +131,17 @@ pub fn judge(received: &Received<'_>, policy: &Policy) -> Result<Verdict, Refusa
         Rfc9111::Off => nginx::judge(received, policy),
         Rfc9111::Responses | Rfc9111::On => rfc::judge(received, policy),
     }
+}
+
+/// Whether nginx serves an answer like one of the cache though it turns out not to be kept: it answers
+/// conditions and ranges when the head is there, and learns only then how long the answer lives and
+/// what `proxy_no_cache` says. By RFC 9111 nothing is to be had of what is not kept.
+pub fn passes_for_kept(received: &Received<'_>, policy: &Policy) -> bool {
+    let ignore = &policy.ignore;
+    policy.rfc9111 == Rfc9111::Off
+        && (ignore.set_cookie || received.fields.get("set-cookie").is_none())
+        && matches!(nginx::judge(received, policy), Ok(_) | Err(Refusal::NoValidity))
+        && (ignore.vary || Vary::of(received.fields, received.asked).is_ok())
 }
 
 /// This machine's clock: time since 1970.

@@ -5,7 +5,6 @@ use super::freshness::{Lifetime, Received, Refusal, Verdict, number};
 use super::policy::Policy;
 use crate::http::date::parse_http_date;
 use crate::http::response::{Fields, Seconds};
-use bytes::Bytes;
 use std::time::Duration;
 
 /// Judges an answer (ngx_http_upstream_process_cache_control and its like).
@@ -58,7 +57,10 @@ fn stated(fields: &Fields, policy: &Policy, now: Seconds) -> Result<Stated, Refu
     }
     let mut stated = Stated::default();
     if !ignore.cache_control {
-        cache_control(&joined(fields, "cache-control"), &mut stated)?;
+        // Each line by itself; of several, the last that says something holds.
+        for line in fields.all("cache-control") {
+            cache_control(line, &mut stated)?;
+        }
     }
     if !ignore.expires
         && stated.fresh.is_none()
@@ -78,6 +80,10 @@ pub(super) fn accel_expires(value: &[u8], now: Seconds) -> Result<Option<Duratio
     };
     let Some(n) = number(digits) else { return Ok(None) };
     if absolute {
+        // The beginning of all time is how nginx writes that nothing is known.
+        if n == 0 {
+            return Ok(None);
+        }
         return Ok(Some(Duration::from_secs(n.saturating_sub(now))));
     }
     if n == 0 {
@@ -109,21 +115,6 @@ fn cache_control(text: &[u8], stated: &mut Stated) -> Result<(), Refusal> {
         stated.error = Duration::from_secs(seconds(rest)?);
     }
     Ok(())
-}
-
-fn joined(fields: &Fields, name: &str) -> Bytes {
-    let mut all = fields.all(name);
-    let Some(first) = all.next() else { return Bytes::new() };
-    let mut rest = all.peekable();
-    if rest.peek().is_none() {
-        return first.clone();
-    }
-    let mut text = first.to_vec();
-    for value in rest {
-        text.extend_from_slice(b", ");
-        text.extend_from_slice(value);
-    }
-    text.into()
 }
 
 /// What follows `word` in `text`, whatever the case.

@@ -25,6 +25,7 @@ mod freshness_rfc;
 pub mod key;
 pub mod links;
 pub mod memory;
+pub mod passed;
 pub mod policy;
 pub mod pump;
 pub mod reader;

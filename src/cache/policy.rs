@@ -18,6 +18,8 @@ pub struct Policy {
     pub background_update: bool,
     /// Whether a stale entry is asked for with its validators.
     pub revalidate: bool,
+    /// Statuses of answers that pages of ours take the place of: once stale they are nothing to fall back on.
+    pub intercepted: Vec<u16>,
     /// Whether requests that miss the same key read one fill; else each goes upstream by itself.
     pub share: bool,
     /// How long a request waits for the head of another's fill before it goes upstream itself.
@@ -62,6 +64,7 @@ impl Default for Policy {
             stale: UseStale::default(),
             background_update: false,
             revalidate: false,
+            intercepted: Vec::new(),
             share: true,
             lock_timeout: Duration::from_secs(5),
             lock_age: Duration::from_secs(5),

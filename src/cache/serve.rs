@@ -22,6 +22,7 @@ use super::entry::Entry;
 use super::fill::{Fill, Home, Reader, Told, Turn, failure};
 use super::filler::{self, Job, Outcome, Question, Upstream};
 use super::key::Key;
+use super::passed;
 use super::policy::{Policy, Rfc9111, is_down};
 use super::seen::Tier;
 use super::wishes::{Use, Wishes};
@@ -164,8 +165,9 @@ impl<V: Viewer> Visit<'_, V> {
                     Use::Not | Use::Validate => {}
                 }
             }
-            // A failure that is over is nothing to fall back on.
-            let stale = entry.filter(|entry| entry.failure.is_none());
+            // A failure that is over is nothing to fall back on, nor is what a page stands in for.
+            let usable = |e: &Arc<Entry>| e.failure.is_none() && !policy.intercepted.contains(&e.status);
+            let stale = entry.filter(usable);
             let missed = if stale.is_some() { CacheStatus::Expired } else { CacheStatus::Miss };
             if wishes.only_if_cached() {
                 let why = "only what is cached was asked for, and it is not";
@@ -398,11 +400,26 @@ impl<V: Viewer> Visit<'_, V> {
         stale: Option<Arc<Entry>>,
     ) -> Served {
         self.viewer.plain(&mut upstream);
-        self.direct(upstream, missed, stale).await
+        self.send(upstream, missed, stale).await
     }
 
     /// Goes upstream; nothing is kept or shared.
     async fn direct(
+        &mut self,
+        upstream: V::Upstream,
+        missed: CacheStatus,
+        stale: Option<Arc<Entry>>,
+    ) -> Served {
+        let mut served = self.send(upstream, missed, stale).await;
+        if let Ok(answer) = &mut served.result
+            && !answer.kept
+        {
+            passed::pass_for_kept(answer, self.viewer.head(), &self.ask.policy);
+        }
+        served
+    }
+
+    async fn send(
         &mut self,
         upstream: V::Upstream,
         missed: CacheStatus,

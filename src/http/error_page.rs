@@ -25,6 +25,8 @@ pub fn choose(rq: &mut Request, response: Response) -> Flow {
     }
     rq.status_override = Some(status);
     rq.told_status = None;
+    // What an upstream said that sent the request elsewhere is not the type of this.
+    rq.carried.remove("content-type");
     let conf = &rq.loc().core;
     if !rq.in_error_page && !conf.error_pages.is_empty() && rq.changes_left > 0 {
         let page = conf.error_pages.iter().find(|p| p.statuses.contains(&status)).cloned();

@@ -6,7 +6,7 @@ use super::error_page;
 use super::head::Method;
 use super::range::{self, Unsatisfiable};
 use super::request::{Address, Request};
-use super::response::{Mark, Response};
+use super::response::{Fields, Mark, Response};
 use crate::modules::core::IfModifiedSince;
 use crate::modules::{LocConf, headers};
 use bytes::Bytes;
@@ -92,7 +92,10 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
             Check::Send => {}
             Check::NotModified => not_modified(response),
             // Nothing of what would have been sent holds for the refusal.
-            Check::Failed => return Err(Response::new(412)),
+            Check::Failed => {
+                rq.carried = Fields::default();
+                return Err(Response::new(412));
+            }
         }
     }
     if headers::reads_response(rq.loc()) {

@@ -37,22 +37,21 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     rq.note_attempts(std::mem::take(&mut answer.attempts));
     let fields = Arc::new(std::mem::take(&mut answer.fields));
     rq.upstream_fields = Some(fields.clone());
-    if let Some(flow) = accel_redirect(rq, &fields) {
-        return flow;
-    }
     let conf = &rq.loc().proxy;
     let status = answer.status;
     let has_page = rq.loc().core.error_pages.iter().any(|p| p.statuses.contains(&status));
     if *conf.intercept_errors && status >= 300 && has_page {
         let mut response = Response::new(status);
         // The challenge of a 401 has to reach the client.
-        for name in ["WWW-Authenticate", "Location"] {
-            if let Some(value) = fields.get(name) {
-                response.fields.add_static(name, value.clone());
-            }
+        if let Some(challenge) = fields.get("www-authenticate").filter(|_| status == 401) {
+            response.fields.add_static("WWW-Authenticate", challenge.clone());
         }
         return Flow::Special(response);
     }
+    if let Some(flow) = accel_redirect(rq, &fields, answer.kept) {
+        return flow;
+    }
+    let conf = &rq.loc().proxy;
     let mut response = response(rq, conf, status, &fields, answer.kept);
     response.reason = Some((status, std::mem::take(&mut answer.reason)));
     response.unconditional = !answer.kept;
@@ -73,7 +72,9 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
         response.length = answer.body.known_length();
     }
     response.body = answer.body;
-    response.ranges = answer.ranges || *rq.loc().proxy.force_ranges;
+    // What is hidden is not heeded either.
+    let heeded = answer.ranges && !is_hidden(&rq.loc().proxy, b"accept-ranges");
+    response.ranges = heeded || *rq.loc().proxy.force_ranges;
     Flow::Respond(response)
 }
 
@@ -85,7 +86,8 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool)
             continue;
         }
         if is("content-type") {
-            response.content_type = Some(value.clone());
+            // An empty one is none.
+            response.content_type = Some(value.clone()).filter(|value| !value.is_empty());
         } else if is("etag") {
             response.etag = Some(value.clone());
             response.fields.mark(Mark::ETag);
@@ -116,7 +118,7 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool)
 }
 
 /// `X-Accel-Redirect`: the answer is elsewhere.
-fn accel_redirect(rq: &mut Request, fields: &Fields) -> Option<Flow> {
+fn accel_redirect(rq: &mut Request, fields: &Fields, kept: bool) -> Option<Flow> {
     let target = fields.get("x-accel-redirect")?.clone();
     if proxy_cache::ignores(rq, "x-accel-redirect") {
         return None;
@@ -124,7 +126,11 @@ fn accel_redirect(rq: &mut Request, fields: &Fields) -> Option<Flow> {
     const STAY: [&str; 6] =
         ["content-type", "set-cookie", "content-disposition", "cache-control", "expires", "accept-ranges"];
     for (name, value) in fields.iter() {
-        if STAY.iter().any(|s| name.eq_ignore_ascii_case(s.as_bytes())) {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let none = value.is_empty() && is("content-type");
+        // Who cuts the ranges says so.
+        let ours = (kept || *rq.loc().proxy.force_ranges) && is("accept-ranges");
+        if STAY.iter().any(|s| is(s)) && !none && !ours {
             rq.carried.add(name.clone(), value.clone());
         }
     }

@@ -142,11 +142,22 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
             })?),
         };
         let conf = &mut b.levels[level].conf;
-        let policy = Arc::new(policy(&conf.proxy_cache, &conf.proxy));
+        let mut policy = policy(&conf.proxy_cache, &conf.proxy);
+        policy.intercepted = intercepted(conf);
+        let policy = Arc::new(policy);
         conf.proxy_cache.active.0 = Some(Arc::new(Active { zone, key, policy }));
         rfc9111::pass_date(b, level);
     }
     Ok(())
+}
+
+/// The statuses of answers that a page of ours takes the place of.
+fn intercepted(conf: &crate::modules::LocConf) -> Vec<u16> {
+    if !*conf.proxy.intercept_errors {
+        return Vec::new();
+    }
+    let all = conf.core.error_pages.iter().flat_map(|page| page.statuses.iter().copied());
+    all.filter(|status| *status >= 300).collect()
 }
 
 fn policy(conf: &Conf, proxy: &super::proxy::Conf) -> Policy {
@@ -322,9 +333,6 @@ fn no_cache(rq: &Request) -> NoCache {
 /// Whether the range asked for begins beyond `proxy_cache_max_range_offset`, as nginx reads it.
 fn far_range(rq: &Request) -> bool {
     let Some(most) = *rq.loc().proxy_cache.max_range_offset else { return false };
-    if rq.method != Method::Get {
-        return false;
-    }
     let Some(range) = rq.head.get("range") else { return false };
     begins_beyond(range, most)
 }
@@ -340,9 +348,8 @@ fn begins_beyond(range: &[u8], most: u64) -> bool {
     let rest = rest.trim_ascii_start();
     let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
     let start = std::str::from_utf8(&rest[..digits]).ok().and_then(|t| t.parse::<u64>().ok());
-    // Without a start it is counted from the end, wherever that is.
-    let dash = rest[digits..].trim_ascii_start().first() == Some(&b'-');
-    !dash || start.is_none_or(|start| start >= most)
+    // Without a start it is counted from the end, wherever that is. What is no number is no range.
+    rest.first() == Some(&b'-') || start.is_some_and(|start| start >= most)
 }
 
 #[cfg(test)]

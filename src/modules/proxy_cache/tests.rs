@@ -168,8 +168,9 @@ fn a_range_is_far_as_nginx_reads_it() {
         ("bytes=100-", true),
         ("BYTES= 100-", true),
         ("bytes=-5", true),
-        ("bytes=5", true),
-        ("bytes=99999999999999999999-", true),
+        ("bytes=5", false),
+        ("bytes=x", false),
+        ("bytes=99999999999999999999-", false),
         ("items=100-", false),
         ("x", false),
     ] {

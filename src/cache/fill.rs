@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -112,6 +112,8 @@ pub struct Fill {
     /// Turns of those who are to ask for themselves.
     pub(super) turns: Semaphore,
     pub(super) home: Option<Arc<dyn Home>>,
+    /// Where it comes from, where streams are known (see [`super::streams::hash`]).
+    pub origin: OnceLock<u128>,
 }
 
 #[derive(Default)]
@@ -165,6 +167,7 @@ impl Fill {
             room: Notify::new(),
             turns: Semaphore::new(RUSH),
             home,
+            origin: OnceLock::new(),
         })
     }
 

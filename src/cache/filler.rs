@@ -6,10 +6,13 @@ use super::disk::Draft;
 use super::entry::{Entry, EntryBody, Meta, PIECE, Times, Validators, pack_fields};
 use super::fill::{Fill, Opening, Told};
 use super::freshness::{self, Received, Refusal, Verdict, wall};
+use super::hls::watch::{self, Watch};
+use super::hls::{self, Hls};
 use super::key::Key;
 use super::passed;
 use super::policy::{Policy, Rfc9111, is_down};
 use super::pump::{Claim, Held, Pump};
+use super::streams;
 use super::update;
 use super::vary::Vary;
 use super::zone::Zone;
@@ -52,6 +55,8 @@ pub struct Job {
     pub ask: bool,
     /// Whether a 206 is what was asked for.
     pub part: bool,
+    /// Where playlists are known: what the request brings along.
+    pub hls: Option<Arc<Hls>>,
 }
 
 /// What the requester, and nobody else, gets.
@@ -90,7 +95,11 @@ pub fn spawn<U: Upstream>(job: Job, upstream: U) -> Requester {
     let (question, question_end) = job.ask.then(oneshot::channel).unzip();
     job.zone.counters.filling.add(1);
     let sequence = job.zone.next_sequence();
-    let filler = Filler { job, sequence, received: 0 };
+    if let Some(hls) = &job.hls {
+        // It is told once: this is the fill's only filler.
+        let _ = job.fill.origin.set(streams::hash(&hls.origin));
+    }
+    let filler = Filler { job, sequence, received: 0, watch: None };
     tokio::spawn(filler.run(upstream, question, outcome));
     Requester { question: question_end, outcome: outcome_end }
 }
@@ -102,6 +111,8 @@ struct Filler {
     sequence: u64,
     /// When the head came, milliseconds since 1970.
     received: u64,
+    /// Tells whether it is a playlist, and how long that lives.
+    watch: Option<Watch>,
 }
 
 impl Filler {
@@ -118,6 +129,8 @@ impl Filler {
         let now = Instant::now();
         self.received = wall().as_millis().try_into().unwrap_or(u64::MAX);
         let delay = now - asked;
+        let mut fetched = fetched;
+        self.watch = fetched.as_mut().ok().and_then(|answer| watch::hold(&self.job, answer, now, delay));
         let end = match (fetched, kept) {
             (Err(failure), _) => self.failed(failure, now, outcome),
             (Ok(answer), Some((_, stale))) if answer.status == 304 => match self.job.policy.rfc9111 {
@@ -165,7 +178,8 @@ impl Filler {
     ) -> FillEnd {
         let Job { policy, slot, .. } = &self.job;
         let at = self.received / 1000;
-        let lifetime = freshness::refreshed(&answer.fields, stale.status, &stale.fields, policy, at);
+        let lifetime = watch::confirmed(&self.job, &answer.fields, stale)
+            .or_else(|| freshness::refreshed(&answer.fields, stale.status, &stale.fields, policy, at));
         let entry = match lifetime {
             Some(lifetime) => {
                 let entry = stale.refreshed(Times::new(now, lifetime));
@@ -196,7 +210,12 @@ impl Filler {
             false => stale.fields.clone(),
         };
         let received = Received { status: stale.status, fields: &fields, asked, delay, now: at };
-        let judged = freshness::judge(&received, policy)
+        let judged = freshness::judge(&received, policy);
+        let judged = match watch::confirmed(&self.job, &answer.fields, stale) {
+            Some(lifetime) => Ok(Verdict { lifetime, for_one: false, ..judged.unwrap_or_default() }),
+            None => judged,
+        };
+        let judged = judged
             .and_then(|verdict| Ok((verdict, self.vary(&fields)?)))
             .map_err(Some)
             // Nothing is known of what is kept that was not known before.
@@ -255,7 +274,10 @@ impl Filler {
         }
         let Answer { status, fields, .. } = answer;
         let received = Received { status: *status, fields, asked, delay, now: self.received / 1000 };
-        let verdict = freshness::judge(&received, policy)?;
+        let verdict = match &self.job.hls {
+            Some(hls) => hls::judge::judge(hls, &self.job.zone.streams, &received, policy)?,
+            None => freshness::judge(&received, policy)?,
+        };
         let vary = self.vary(fields)?;
         Ok((verdict, vary))
     }
@@ -323,7 +345,15 @@ impl Filler {
         let _ = outcome.send(Outcome::Shared(own, attempts));
         let mut claim = Claim::new(zone.clone());
         let place = place(&self.job.key, slot, opening.vary.as_ref());
-        match Pump::new(&self.job, &mut claim, place, length).run(&mut body).await {
+        let pumped = Pump::new(&self.job, &mut claim, place, length).run(&mut body).await;
+        let times = match (&pumped, &self.watch) {
+            (Ok(_), Some(watch)) => match watch.times(zone) {
+                Ok(times) => times,
+                Err(refusal) => return self.unkept(refusal),
+            },
+            _ => times,
+        };
+        match pumped {
             Ok(Held::Memory) => {
                 self.keep(place, &opening, times).await;
                 FillEnd::Stored
@@ -340,6 +370,16 @@ impl Filler {
                 end
             }
         }
+    }
+
+    /// What was received looked like a playlist and is none, and may not be kept.
+    fn unkept(&self, refusal: Refusal) -> FillEnd {
+        let Job { zone, fill, slot, .. } = &self.job;
+        zone.counters.refusal(refusal);
+        zone.set_apart(slot);
+        zone.leave(slot, fill);
+        fill.finish(Ok(()));
+        FillEnd::Uncacheable
     }
 
     /// Keeps what is whole and in memory, at `place`.
@@ -383,13 +423,29 @@ impl Filler {
 
     /// What is known of an entry that is made of the answer.
     fn meta(&self) -> Meta {
-        Meta { received: self.received, sequence: self.sequence, ..Meta::default() }
+        let origin = self.job.hls.as_ref().map(|hls| hls.origin.clone()).unwrap_or_default();
+        Meta { received: self.received, sequence: self.sequence, origin, ..Meta::default() }
     }
 
     /// Gives the zone an entry; `slot` is where requests look for it.
     fn put(&self, slot: &Key, entry: Entry) -> Arc<Entry> {
         let entry = Arc::new(entry);
-        self.job.zone.keep_for(slot, entry.clone(), self.job.fill.joined());
+        let zone = &self.job.zone;
+        // It was asked for before the encoder began anew; or that happens now.
+        let is_void = || zone.streams.is_void(&entry.meta.origin, self.sequence);
+        if is_void() {
+            if entry.holds_file() {
+                zone.forget(slot);
+            }
+            return entry;
+        }
+        zone.keep_for(slot, entry.clone(), self.job.fill.joined());
+        if !self.watch.as_ref().is_some_and(Watch::is_playlist) {
+            zone.register(slot, &entry);
+        }
+        if is_void() {
+            zone.forget(slot);
+        }
         entry
     }
 

@@ -21,6 +21,7 @@ use super::CacheStatus;
 use super::entry::Entry;
 use super::fill::{Fill, Home, Reader, Told, Turn, failure};
 use super::filler::{self, Job, Outcome, Question, Upstream};
+use super::hls::{Hls, is_absence};
 use super::key::Key;
 use super::passed;
 use super::policy::{Policy, Rfc9111, is_down};
@@ -51,6 +52,8 @@ pub struct Ask {
     /// Whether what goes upstream asks for a range that the key names: its answer, a 206, is then all
     /// there is to keep.
     pub part: bool,
+    /// Where playlists are known: what the request brings along.
+    pub hls: Option<Arc<Hls>>,
 }
 
 /// `proxy_no_cache`
@@ -165,8 +168,11 @@ impl<V: Viewer> Visit<'_, V> {
                     Use::Not | Use::Validate => {}
                 }
             }
-            // A failure that is over is nothing to fall back on, nor is what a page stands in for.
-            let usable = |e: &Arc<Entry>| e.failure.is_none() && !policy.intercepted.contains(&e.status);
+            // A failure that is over is nothing to fall back on, nor is what a page stands in for, nor that
+            // something was not there.
+            let usable = |e: &Arc<Entry>| {
+                e.failure.is_none() && !policy.intercepted.contains(&e.status) && !is_absence(e)
+            };
             let stale = entry.filter(usable);
             let missed = if stale.is_some() { CacheStatus::Expired } else { CacheStatus::Miss };
             if wishes.only_if_cached() {
@@ -330,7 +336,7 @@ impl<V: Viewer> Visit<'_, V> {
     }
 
     fn job(&self, slot: Key, stale: Option<Arc<Entry>>, fill: Arc<Fill>) -> Job {
-        let Ask { zone, policy, key, no_cache, part, .. } = self.ask;
+        let Ask { zone, policy, key, no_cache, part, hls, .. } = self.ask;
         Job {
             zone: zone.clone(),
             fill,
@@ -341,6 +347,7 @@ impl<V: Viewer> Visit<'_, V> {
             stale,
             ask: *no_cache == NoCache::Depends,
             part: *part,
+            hls: hls.clone(),
         }
     }
 

@@ -19,7 +19,7 @@ use super::hls::rewind::Step;
 use super::key::{self, Key};
 use crate::observe::metrics::Counter;
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
 use std::time::Duration;
 use table::Table;
@@ -100,6 +100,8 @@ pub struct Counters {
     pub purged: Counter,
     /// Answers that nothing is there, whose lifetime was cut.
     pub absences: Counter,
+    /// When somebody may be told again of what is no playlist.
+    quiet_until: Mutex<Option<Instant>>,
 }
 
 impl Counters {
@@ -111,6 +113,16 @@ impl Counters {
     /// What looked like a playlist and was none for this reason.
     pub fn mistakes(&self, why: Mistake) -> u64 {
         self.mistakes[why as usize].get()
+    }
+
+    /// Whether an operator is to be told of one more: once a minute.
+    pub fn may_complain(&self, now: Instant) -> bool {
+        let mut quiet_until = self.quiet_until.lock();
+        let may = quiet_until.is_none_or(|until| now >= until);
+        if may {
+            *quiet_until = Some(now + Duration::from_secs(60));
+        }
+        may
     }
 
     /// One more that was none.
@@ -142,8 +154,8 @@ impl Streams {
         Streams { counters: Counters::default(), table: RwLock::new(Table::new(streams, resources)) }
     }
 
-    /// Takes note of a playlist.
-    pub fn observe(&self, source: &Source, playlist: &Playlist) -> Effect {
+    /// Takes note of a playlist; `sequence` is the number of the zone's last fill.
+    pub fn observe(&self, source: &Source, playlist: &Playlist, sequence: u64) -> Effect {
         self.counters.parsed[playlist.facts.kind as usize].inc();
         // Hashing is the most of the work, and needs no lock.
         let own = reference::resolve(&source.target, "").map(|place| origin(&source.site, &place.path));
@@ -160,8 +172,9 @@ impl Streams {
             listed.push((hash(&origin), item.number, item.role));
         }
         directories.extend(own.as_ref().map(|own| hash(directory(own))));
+        let version = (playlist.facts, &listed[..]);
         let (step, effect) =
-            self.table.write().observe(source.stream, playlist.facts, &listed, &directories, Instant::now());
+            self.table.write().observe(source.stream, version, &directories, sequence, Instant::now());
         match step {
             Step::Onward => {}
             Step::Older | Step::Unsure => self.counters.older.inc(),
@@ -172,14 +185,23 @@ impl Streams {
                 }
             }
         }
-        self.counters.demoted.add(effect.left.len() as u64);
         effect
     }
 
     /// An entry is kept under `key` for requests for `origin`.
-    pub fn register(&self, origin: &[u8], key: &Key) {
-        let directories = ancestors(origin).next().map(hash);
-        self.table.write().register(hash(origin), directories, key);
+    pub fn register(&self, origin: &[u8], key: &Key) -> Effect {
+        // Playlists belong to no window.
+        if origin.is_empty() || origin.ends_with(b".m3u8") {
+            return Effect::default();
+        }
+        let directory = ancestors(origin).next().map(hash);
+        self.table.write().register(hash(origin), directory, key)
+    }
+
+    /// Whether what the fill `sequence` brought from `origin` may be of an earlier run of an encoder that uses its
+    /// names again.
+    pub fn is_void(&self, origin: &[u8], sequence: u64) -> bool {
+        !origin.is_empty() && self.table.read().is_void(hash(origin), sequence)
     }
 
     /// What the stream's last playlist said.

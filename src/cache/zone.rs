@@ -10,11 +10,12 @@ use super::entry::{Entry, EntryBody};
 use super::fill::{Fill, Reader};
 use super::key::{AsIs, Key};
 use super::store::Store;
+use super::streams::{Purge, Streams};
 use crate::http::date;
 use crate::http::head::Head;
 use moka::sync::Cache;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct Zone {
     pub disk: Option<Arc<Disk>>,
     /// Keys that are being looked for on disk.
     recalls: Mutex<HashMap<u128, watch::Receiver<Recalled>, AsIs>>,
+    /// The live streams it knows.
+    pub streams: Arc<Streams>,
     fills: Mutex<HashMap<u128, Arc<Fill>, AsIs>>,
     /// Requests by key, for `proxy_cache_min_uses`.
     uses: Cache<u128, Arc<AtomicU32>, AsIs>,
@@ -125,6 +128,7 @@ impl Zone {
             growing: AtomicU64::new(0),
             sequence,
             counters,
+            streams: Arc::new(Streams::new(spec.keys)),
             spec,
         }
     }
@@ -133,7 +137,8 @@ impl Zone {
     /// [`Self::tend`] on: a configuration that does not come into force changes nothing.
     pub fn resized(&self, spec: Spec) -> Zone {
         let (counters, store, sequence) = (self.counters.clone(), self.store.clone(), self.sequence.clone());
-        Zone::with(spec, counters, store, sequence, self.disk.clone())
+        let zone = Zone::with(spec, counters, store, sequence, self.disk.clone());
+        Zone { streams: self.streams.clone(), ..zone }
     }
 
     /// What is to be done about once a second for a zone of the configuration in force, not on a
@@ -347,12 +352,40 @@ impl Zone {
         self.sequence.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// The number of the last fill that began.
+    pub fn last_sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Relaxed)
+    }
+
     /// Forgets what is kept under `slot`.
     pub fn forget(&self, slot: &Key) {
         if let Some(disk) = &self.disk {
             disk.forget(slot);
         }
         self.store.remove(slot.hash);
+    }
+
+    /// From now on what is kept under `slot` is evicted before anything else; whether there is something.
+    pub fn demote(&self, slot: &Key) -> bool {
+        self.store.expendable(slot.hash)
+    }
+
+    /// Where streams are known, an entry under `slot` is one of theirs.
+    pub fn register(&self, slot: &Key, entry: &Entry) {
+        let effect = self.streams.register(&entry.meta.origin, slot);
+        if let Some(Purge { keys, origins, .. }) = effect.purge {
+            self.void(&keys, &origins);
+        }
+    }
+
+    /// Removes what is kept under `keys`, and what is on its way from these origins ([`streams::hash`]) goes to
+    /// nobody else; how much that was.
+    pub fn void(&self, keys: &[Key], origins: &HashSet<u128, AsIs>) -> u64 {
+        let from_there = |fill: &Arc<Fill>| fill.origin.get().is_some_and(|origin| origins.contains(origin));
+        self.fills.lock().retain(|_, fill| !from_there(fill));
+        let kept = keys.iter().filter(|key| self.store.get(key).is_some()).count();
+        keys.iter().for_each(|key| self.forget(key));
+        kept as u64
     }
 
     /// The largest body that is kept in memory: an eighth of the zone.
@@ -401,8 +434,15 @@ impl Recall {
     fn run(self, clock: &Clock) {
         let Recall { zone, key, tell } = &self;
         let read = zone.disk.as_ref().and_then(|disk| disk.read(key, zone.largest(), clock));
+        // It may be of an earlier run of an encoder.
+        let is_void = |entry: &Entry| zone.streams.is_void(&entry.meta.origin, entry.meta.sequence);
+        if read.as_ref().is_some_and(is_void) {
+            zone.forget(key);
+        }
+        let read = read.filter(|entry| !is_void(entry));
         let entry = read.map(Arc::new);
         if let Some(entry) = &entry {
+            zone.register(key, entry);
             zone.remember(key, entry);
         }
         tell.send_replace(Some(entry));

@@ -247,6 +247,10 @@ const FOREIGN: &[(&str, &str)] = &[
     ("pagespeed", "PageSpeed is not built in"),
     ("auth_jwt", "tokens are not checked here; use auth_request with a service that checks them"),
     ("health_check ", "upstreams are watched by their answers (max_fails, fail_timeout), not by probes"),
+    ("hls_buffers ", HLS),
+    ("hls_forward_args ", HLS),
+    ("hls_fragment ", HLS),
+    ("hls_mp4_", HLS),
     ("otel_", "traces are not exported; $request_id in headers and logs joins what belongs together"),
     ("status_zone ", "\"prometheus;\" counts by server and upstream without it"),
     ("echo ", "the echo module is not built in; use return 200 \"text\""),
@@ -255,6 +259,7 @@ const FOREIGN: &[(&str, &str)] = &[
 ];
 
 const LUA: &str = "Lua is not built in; map, set, rewrite, auth_request and limit_req cover most uses";
+const HLS: &str = "MP4 files are not packaged into HLS here; \"hls on;\" makes the cache heed playlists that an upstream makes";
 const RTMP: &str = "RTMP is not served; keep the media server (SRS, nginx-rtmp) for it and serve its HLS or HTTP-FLV from here";
 
 /// What to know about a directive that stock nginx does not have and a known module does.

@@ -27,6 +27,7 @@ pub mod geo;
 pub mod gunzip;
 pub mod gzip;
 pub mod headers;
+pub mod hls;
 pub mod http2;
 pub mod index;
 pub mod limit_conn;
@@ -79,6 +80,7 @@ pub const TABLES: &[&[Command]] = &[
     gunzip::COMMANDS,
     gzip::COMMANDS,
     headers::COMMANDS,
+    hls::COMMANDS,
     http2::COMMANDS,
     index::COMMANDS,
     limit_conn::COMMANDS,
@@ -121,6 +123,7 @@ pub const VARIABLES: &[&[Variable]] = &[
     core::VARIABLES,
     gzip::VARIABLES,
     headers::VARIABLES,
+    hls::VARIABLES,
     limit_conn::VARIABLES,
     limit_req::VARIABLES,
     log::VARIABLES,
@@ -222,6 +225,7 @@ gather! {
         dav: dav::Conf,
         gzip: gzip::Conf,
         headers: headers::Conf,
+        hls: hls::Conf,
         index: index::Conf,
         limit_conn: limit_conn::Conf,
         limit_req: limit_req::Conf,
@@ -293,6 +297,7 @@ lasting! { limit_conn, limit_req, log, proxy_cache, upstream }
 
 /// What modules report to Prometheus.
 pub const METRICS: &[fn(&crate::edge::Edge, &mut crate::observe::families::Families)] = &[
+    hls::metrics,
     limit_conn::metrics,
     limit_req::metrics,
     proxy::store::metrics,

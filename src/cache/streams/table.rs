@@ -40,6 +40,10 @@ pub struct Table {
     resources: Map<Resource>,
     /// Which stream has something in a directory: the last that had.
     directories: Map<u128>,
+    /// Of what came before this fill of the zone nothing is to be kept: by origin.
+    voids: Map<u64>,
+    /// Those, the oldest first.
+    voided: VecDeque<u128>,
     /// Resources that no playlist lists, the longest first, with their tickets.
     unlisted: VecDeque<(u128, u64)>,
     tickets: u64,
@@ -64,13 +68,17 @@ struct Stream {
     before: Option<Facts>,
     /// What turned out to be a copy that stands still.
     frozen: Option<(u64, u64)>,
+    /// Below this number names may be used for the second time: what came for them before this fill is void.
+    again: Option<(u64, u64)>,
 }
 
 struct Resource {
     role: Role,
     number: u64,
-    /// The stream that listed it last.
-    stream: u128,
+    /// The stream that listed it last, or that has something beside it.
+    stream: Option<u128>,
+    /// Whether it was ever listed.
+    named: bool,
     listers: SmallVec<[u128; 1]>,
     keys: SmallVec<[Key; 1]>,
     ticket: u64,
@@ -82,6 +90,8 @@ impl Table {
             streams: Map::default(),
             resources: Map::default(),
             directories: Map::default(),
+            voids: Map::default(),
+            voided: VecDeque::new(),
             unlisted: VecDeque::new(),
             tickets: 0,
             most_streams,
@@ -98,12 +108,13 @@ impl Table {
     }
 
     pub fn role_of(&self, resource: u128) -> Option<(Role, u64)> {
-        self.resources.get(&resource).map(|resource| (resource.role, resource.number))
+        let resource = self.resources.get(&resource)?;
+        resource.stream.map(|_| (resource.role, resource.number))
     }
 
     /// The facts of the stream that a resource belongs to.
     pub fn stream_of(&self, resource: u128) -> Option<Facts> {
-        self.facts(self.resources.get(&resource)?.stream)
+        self.facts(self.resources.get(&resource)?.stream?)
     }
 
     /// The facts of a stream that has something in a directory.
@@ -111,13 +122,18 @@ impl Table {
         self.facts(*self.directories.get(&directory)?)
     }
 
-    /// Takes note of a version of a stream's playlist.
+    /// Whether what the fill `sequence` brought from `origin` may be of an earlier run of the encoder.
+    pub fn is_void(&self, origin: u128, sequence: u64) -> bool {
+        self.voids.get(&origin).is_some_and(|void| sequence <= *void)
+    }
+
+    /// Takes note of a version of a stream's playlist; `sequence` is the number of the zone's last fill.
     pub fn observe(
         &mut self,
         id: u128,
-        facts: Facts,
-        items: &[Item],
+        (facts, items): (Facts, &[Item]),
         directories: &HashSet<u128, AsIs>,
+        sequence: u64,
         now: Instant,
     ) -> (Step, Effect) {
         let mut effect = Effect::default();
@@ -139,8 +155,9 @@ impl Table {
         {
             stream.owed = None;
             stream.before = Some(before);
+            stream.again = Some((before.next, sequence));
             stream.quiet_until = now + (facts.target * PURGE_TARGETS).max(PURGE_PAUSE);
-            effect.purge = Some(self.purge(id, items, (first, facts.first)));
+            effect.purge = Some(self.purge(id, items, (first, facts.first), sequence));
         }
         self.relist(id, facts, items, now, &mut effect);
         if facts.kind == Kind::Media {
@@ -151,7 +168,7 @@ impl Table {
     }
 
     /// What is to be removed of a stream that began anew: all it lists, has listed, and lists now.
-    fn purge(&mut self, id: u128, items: &[Item], rewound: (u64, u64)) -> Purge {
+    fn purge(&mut self, id: u128, items: &[Item], rewound: (u64, u64), sequence: u64) -> Purge {
         let names = self.streams.get_mut(&id).map(|stream| std::mem::take(&mut stream.names));
         let all = names.into_iter().flatten().chain(items.iter().map(|(hash, ..)| *hash));
         let origins: HashSet<u128, AsIs> = all.collect();
@@ -160,8 +177,22 @@ impl Table {
             if let Some(resource) = self.resources.get_mut(hash) {
                 keys.extend(resource.keys.drain(..));
             }
+            self.void(*hash, sequence);
         }
         Purge { keys, origins, rewound: Some(rewound) }
+    }
+
+    /// What came from `origin` before is void.
+    fn void(&mut self, origin: u128, sequence: u64) {
+        if self.voids.insert(origin, sequence).is_some() {
+            return;
+        }
+        self.voided.push_back(origin);
+        if self.voided.len() > self.most_resources
+            && let Some(oldest) = self.voided.pop_front()
+        {
+            self.voids.remove(&oldest);
+        }
     }
 
     /// Puts the resources of the new version in place of those of the last.
@@ -195,13 +226,23 @@ impl Table {
             }
         }
         stream.listed = after;
+        // The names of the earlier run that are not known any more are void as they come again: what is kept of
+        // them on disk may be older than this process.
+        let again = stream.again;
+        stream.again = again.filter(|(number, _)| facts.next < *number);
         for (hash, number, role) in fresh {
+            if let Some((_, sequence)) = again
+                && !self.voids.contains_key(&hash)
+            {
+                self.void(hash, sequence);
+            }
             if self.resources.len() >= self.most_resources && !self.resources.contains_key(&hash) {
                 self.forget_one(effect);
             }
             if self.resources.len() < self.most_resources || self.resources.contains_key(&hash) {
-                let resource = self.resources.entry(hash).or_insert_with(|| Resource::new(role, number, id));
-                (resource.role, resource.number, resource.stream) = (role, number, id);
+                let resource = self.resources.entry(hash).or_insert_with(|| Resource::new(role, number));
+                (resource.role, resource.number) = (role, number);
+                (resource.stream, resource.named) = (Some(id), true);
                 if !resource.listers.contains(&id) && resource.listers.len() < MOST_LISTERS {
                     resource.listers.push(id);
                 }
@@ -225,21 +266,21 @@ impl Table {
         }
     }
 
-    /// An entry of a resource is kept under `key`. A resource that no playlist has listed yet is known if its
-    /// directory is.
-    pub fn register(&mut self, hash: u128, directory: Option<u128>, key: &Key) {
+    /// An entry of a resource is kept under `key`. Of one that no playlist has listed yet the stream is known if
+    /// its directory is.
+    pub fn register(&mut self, hash: u128, directory: Option<u128>, key: &Key) -> Effect {
+        let mut effect = Effect::default();
         if !self.resources.contains_key(&hash) {
-            let stream = directory.and_then(|directory| self.directories.get(&directory).copied());
-            let Some(id) = stream else { return };
-            let Some(stream) = self.streams.get_mut(&id) else { return };
-            if self.resources.len() >= self.most_resources || stream.names.len() >= MOST_NAMES {
-                return;
+            if self.resources.len() >= self.most_resources && !self.forget_one(&mut effect) {
+                return effect;
             }
-            stream.names.push_back(hash);
+            let id = directory.and_then(|directory| self.directories.get(&directory).copied());
+            let stream = id.and_then(|id| self.streams.get_mut(&id)).filter(|s| s.names.len() < MOST_NAMES);
+            let number = stream.as_ref().map_or(0, |stream| stream.facts.next);
+            let stream = stream.map(|stream| stream.names.push_back(hash)).and(id);
             self.tickets += 1;
             let ticket = self.tickets;
-            let number = stream.facts.next;
-            self.resources.insert(hash, Resource { ticket, ..Resource::new(Role::Segment, number, id) });
+            self.resources.insert(hash, Resource { ticket, stream, ..Resource::new(Role::Segment, number) });
             self.unlisted.push_back((hash, ticket));
         }
         if let Some(resource) = self.resources.get_mut(&hash) {
@@ -249,6 +290,8 @@ impl Table {
             }
             resource.keys.push(key.clone());
         }
+        self.forget_excess(&mut effect);
+        effect
     }
 
     fn note_directories(&mut self, id: u128, directories: &HashSet<u128, AsIs>) {
@@ -286,15 +329,15 @@ impl Table {
         }
     }
 
-    /// Forgets the resource that has been listed by nobody for longest. Its entries go with it: were its name
-    /// used again, nobody would know that they are old.
+    /// Forgets the resource that has been listed by nobody for longest. If it ever was, its entries go with it: were
+    /// its name used again, nobody would know that they are old.
     fn forget_one(&mut self, effect: &mut Effect) -> bool {
         while let Some((hash, ticket)) = self.unlisted.pop_front() {
             let vacant = |resource: &Resource| resource.listers.is_empty() && resource.ticket == ticket;
             if self.resources.get(&hash).is_some_and(vacant)
                 && let Some(resource) = self.resources.remove(&hash)
             {
-                if !resource.keys.is_empty() {
+                if resource.named && !resource.keys.is_empty() {
                     let none = || Purge { keys: Vec::new(), origins: HashSet::default(), rewound: None };
                     effect.purge.get_or_insert_with(none).keys.extend(resource.keys);
                 }
@@ -317,6 +360,7 @@ impl Stream {
             owed: None,
             before: None,
             frozen: None,
+            again: None,
         }
     }
 
@@ -382,8 +426,9 @@ impl Stream {
 }
 
 impl Resource {
-    fn new(role: Role, number: u64, stream: u128) -> Resource {
-        Resource { role, number, stream, listers: SmallVec::new(), keys: SmallVec::new(), ticket: 0 }
+    fn new(role: Role, number: u64) -> Resource {
+        let (listers, keys) = (SmallVec::new(), SmallVec::new());
+        Resource { role, number, stream: None, named: false, listers, keys, ticket: 0 }
     }
 }
 

@@ -4,6 +4,7 @@ mod alone;
 mod bounds;
 mod fills;
 mod limits;
+mod playlists;
 mod rfc9111;
 mod sharing;
 mod spilled;
@@ -13,6 +14,7 @@ mod variants;
 use super::CacheStatus;
 use super::entry::Validators;
 use super::filler::Upstream;
+use super::hls::Hls;
 use super::key::Key;
 use super::policy::{Policy, Valid};
 use super::seen::Source;
@@ -138,6 +140,7 @@ struct Site {
 /// A request's particulars.
 #[derive(Default)]
 struct With {
+    hls: Option<Arc<Hls>>,
     fields: Vec<(&'static str, &'static str)>,
     bypass: bool,
     no_cache: Option<NoCache>,
@@ -176,6 +179,7 @@ impl Site {
             no_cache: with.no_cache.unwrap_or(NoCache::No),
             far_range: with.far_range,
             part: false,
+            hls: with.hls,
         };
         let fields = with.fields.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes()));
         let head = Head::from_parts(b"GET", path.as_bytes(), Version::Http11, fields);

@@ -29,6 +29,8 @@ enum Slot {
     #[default]
     Unset,
     Value(Bytes),
+    /// Written, by `set` or a match: whatever it would be computed to.
+    Written(Bytes),
     /// Computed, and there was none.
     Absent,
     /// Being computed: reading it again is a cycle.
@@ -149,6 +151,17 @@ pub struct Request {
     id: RefCell<Option<[u8; 16]>>,
     slots: RefCell<Vec<Slot>>,
     captures: RefCell<Captures>,
+    /// The query that variables show in place of its own.
+    shown: RefCell<Option<Shown>>,
+}
+
+/// A query that is shown in place of the request's own.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// In place of [`Request::args`].
+    pub args: Bytes,
+    /// In place of [`Request::unparsed`].
+    pub unparsed: Bytes,
 }
 
 impl Request {
@@ -208,6 +221,7 @@ impl Request {
             id: RefCell::new(None),
             slots: RefCell::new(Vec::new()),
             captures: RefCell::default(),
+            shown: RefCell::default(),
         }
     }
 
@@ -366,11 +380,34 @@ impl Request {
         *self.id.borrow_mut().get_or_insert_with(crate::edge::random::bytes)
     }
 
+    /// Evaluates something as if the query were another. What is computed meanwhile is not kept.
+    pub fn showing<T>(&self, shown: Shown, evaluate: impl FnOnce() -> T) -> T {
+        let before = self.shown.replace(Some(shown));
+        let value = evaluate();
+        self.shown.replace(before);
+        value
+    }
+
+    /// The query, as variables show it.
+    pub fn shown_args(&self) -> Bytes {
+        self.shown.borrow().as_ref().map_or_else(|| self.args.clone(), |shown| shown.args.clone())
+    }
+
+    /// Path and query as sent, as variables show them.
+    pub fn shown_unparsed(&self) -> Bytes {
+        self.shown.borrow().as_ref().map_or_else(|| self.unparsed.clone(), |shown| shown.unparsed.clone())
+    }
+
     /// Appends a variable's value; false when it has none.
     pub fn variable(&self, id: VarId, out: &mut Vec<u8>) -> bool {
         let index = id as usize;
+        if self.shown.borrow().is_some()
+            && let VarKind::Computed(computed) = &self.http().vars[index].kind
+        {
+            return self.anew(index, out, |out| computed.compute(self, out));
+        }
         match self.slots.borrow().get(index) {
-            Some(Slot::Value(value)) => {
+            Some(Slot::Value(value) | Slot::Written(value)) => {
                 out.extend_from_slice(value);
                 return true;
             }
@@ -411,6 +448,23 @@ impl Request {
         found
     }
 
+    /// Computes a variable's value whatever is kept of it, and leaves that as it is.
+    fn anew(&self, index: usize, out: &mut Vec<u8>, compute: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
+        let kept = self.slots.borrow().get(index).cloned().unwrap_or_default();
+        match &kept {
+            Slot::Busy => return false,
+            Slot::Written(value) => {
+                out.extend_from_slice(value);
+                return true;
+            }
+            Slot::Unset | Slot::Value(_) | Slot::Absent => {}
+        }
+        self.put_slot(index, Slot::Busy);
+        let found = compute(out);
+        self.put_slot(index, kept);
+        found
+    }
+
     /// A variable's value as bytes; `None` when it has none.
     pub fn variable_value(&self, id: VarId) -> Option<Bytes> {
         let mut out = Vec::new();
@@ -429,7 +483,7 @@ impl Request {
 
     /// Writes a variable of the configuration's own.
     pub fn set_slot(&self, id: VarId, value: Bytes) {
-        self.put_slot(id as usize, Slot::Value(value));
+        self.put_slot(id as usize, Slot::Written(value));
     }
 
     /// Writes any variable that may be written.

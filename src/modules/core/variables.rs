@@ -25,10 +25,10 @@ pub const VARIABLES: &[Variable] = &[
         set: Some(|rq, v| (rq.args, rq.has_args, rq.pristine) = (v, true, false)),
     },
     Variable::new("query_string", args),
-    Variable::new("is_args", |rq, _, out| put(out, if rq.args.is_empty() { b"" } else { b"?" })),
+    Variable::new("is_args", |rq, _, out| put(out, if rq.shown_args().is_empty() { b"" } else { b"?" })),
     Variable::new("uri", path),
     Variable::new("document_uri", path),
-    Variable::new("request_uri", |rq, _, out| put_some(out, &rq.unparsed)),
+    Variable::new("request_uri", |rq, _, out| put_some(out, &rq.shown_unparsed())),
     Variable::new("request", |rq, _, out| put(out, rq.head.line())),
     Variable::new("request_method", |rq, _, out| {
         // Of a line that is none no part counts.
@@ -147,7 +147,7 @@ pub fn put(out: &mut Vec<u8>, value: &[u8]) -> bool {
 /// Appends a value that is none when it is empty: the query of a request without one, the URI of a
 /// request that could not be read.
 fn args(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {
-    put_some(out, &rq.args) || rq.has_args
+    put_some(out, &rq.shown_args()) || rq.has_args
 }
 
 fn path(rq: &Request, _: &str, out: &mut Vec<u8>) -> bool {

@@ -30,6 +30,7 @@ pub use zones::{Http, Runtime, Shared};
 
 use crate::cache::CacheStatus;
 use crate::cache::freshness::Refusal;
+use crate::cache::hls::Hls;
 use crate::cache::key::Key;
 use crate::cache::policy::{Heuristic, Policy, Rfc9111, UseStale, Valid};
 use crate::cache::serve::{self, Ask, NoCache};
@@ -39,6 +40,7 @@ use crate::conf::{Builder, ConfError, ConfResult};
 use crate::http::head::{Head, Method};
 use crate::http::request::Request;
 use crate::http::template::Template;
+use crate::modules::hls::Shown;
 use crate::upstream::{Answer, Failure, FailureKind, Plan};
 use bytes::Bytes;
 use debug::Debug;
@@ -251,6 +253,7 @@ pub async fn fetch(rq: &mut Request, plan: Plan) -> Result<Answer, Failure> {
         bypass: predicate::any(&conf.bypass, rq),
         no_cache: no_cache(rq),
         far_range: far_range(rq),
+        hls: hls(rq).map(Arc::new),
         zone,
     };
     let before = if debug::wanted(rq) { before(&ask, &rq.head).await } else { Before::Unknown };
@@ -298,20 +301,36 @@ fn place(rq: &Request) -> Result<(Arc<Active>, Arc<Zone>), Failure> {
 }
 
 fn key(active: &Active, rq: &Request) -> Key {
+    if *rq.loc().hls.on {
+        return crate::modules::hls::key(rq, |shown| key_text(active, rq, shown));
+    }
+    Key::new(key_text(active, rq, None))
+}
+
+/// What a request brings along where playlists are known (`hls`).
+pub fn hls(rq: &Request) -> Option<Hls> {
+    if !*rq.loc().hls.on {
+        return None;
+    }
+    let active = rq.loc().proxy_cache.active.as_ref()?;
+    Some(crate::modules::hls::of(rq, &key(active, rq), |shown| key_text(active, rq, shown)))
+}
+
+fn key_text(active: &Active, rq: &Request, shown: Shown<'_>) -> Bytes {
     // An answer to HEAD that was asked for as HEAD has no body for anybody else.
     let head = if rq.method == Method::Head && !converts_head(rq) { &b"\0HEAD"[..] } else { b"" };
-    let text = match (&active.key, &rq.proxy_target) {
+    match (&active.key, &rq.proxy_target) {
         (Some(key), _) if head.is_empty() => key.eval(rq),
         (Some(key), _) => [&key.eval(rq), head].concat().into(),
         // ngx_http_proxy_create_key: the URL as it goes upstream, however the client has put it.
         (None, Some(target)) => {
             let scheme = if target.tls { &b"https://"[..] } else { b"http://" };
-            [scheme, &target.authority, &target.uri, head].concat().into()
+            let uri = shown.and_then(|shown| shown(&target.uri)).unwrap_or_else(|| target.uri.clone());
+            [scheme, &target.authority, &uri, head].concat().into()
         }
         // The proxy knows its target before it asks for a key.
         (None, None) => Bytes::new(),
-    };
-    Key::new(text)
+    }
 }
 
 /// What is known of `proxy_no_cache` before there is an answer. What is not buffered is not kept.

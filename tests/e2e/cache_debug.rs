@@ -94,6 +94,21 @@ async fn only_those_who_are_named_see_the_fields() {
 }
 
 #[tokio::test]
+async fn what_is_read_from_the_disk_is_told_from_what_is_in_memory() {
+    let origin = Origin::answering(|_| Answer::ok(vec![b'x'; 60_000])).await;
+    let text = CONFIG.replace("proxy_cache_key", "memory_cache size=64k; proxy_cache_key");
+    let edge = Plan::new(&text).upstream("127.0.0.1:9000", origin.addr()).start().await;
+    let answer = eventually("an answer from the disk", async || {
+        let answer = ask(&edge, [127, 0, 0, 2], "GET", "/large", &[]).await;
+        assert_eq!(answer.body.len(), 60_000);
+        told(&answer).0.iter().any(|status| status.contains("detail=disk")).then_some(answer)
+    })
+    .await;
+    assert_eq!(without_ttl(&answer), pair("hit;key=\"/large\";detail=disk", "HIT"));
+    assert_eq!(origin.count(), 1);
+}
+
+#[tokio::test]
 async fn what_is_said_of_each_way_through_the_cache() {
     let (edge, _origin) = start().await;
     let get = async |target: &str, fields: &[(&str, &str)]| {

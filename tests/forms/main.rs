@@ -128,11 +128,14 @@ fn every_configuration_in_the_page_on_caching_loads_and_has_an_effect() {
     assert!(blocks.iter().filter(|(_, context, _)| *context == "whole").count() >= 3, "the recipes are gone");
     let dir = tempfile::tempdir().unwrap();
     for (line, context, text) in blocks {
+        // Directories are made when a configuration is read.
+        let text = text.replace("/var/cache/nginx", &dir.path().display().to_string());
         let config = build::load_text(dir.path(), &whole(context, &text));
         let config = config.unwrap_or_else(|error| panic!("docs/caching.md:{line}: {error}"));
-        // What would be accepted without effect, or with a warning, is not worth recommending.
-        let idle: Vec<_> = config.notes.iter().map(|note| &note.message).collect();
-        let idle: Vec<_> = idle.iter().filter(|note| !note.contains("held in memory")).collect();
+        // What would be accepted without effect, or with a warning, is not worth recommending. How large a
+        // zone has become is worth knowing.
+        let notes = config.notes.iter().map(|note| &note.message);
+        let idle: Vec<_> = notes.filter(|note| !note.starts_with("cache zone \"")).collect();
         assert!(idle.is_empty(), "docs/caching.md:{line}: {idle:?}");
     }
 }

@@ -5,6 +5,9 @@ use md5::{Digest, Md5};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::OnceLock;
 
+/// What the key of an answer to HEAD that was asked for as HEAD ends with: it has no body for others.
+pub const HEAD: &[u8] = b"\0HEAD";
+
 /// A cache key. The hash finds an entry, the text tells whether it is the right one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {

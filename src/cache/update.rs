@@ -1,12 +1,13 @@
 //! What is stored of an answer's fields, and what a later answer changes in them (RFC 9111, 3.1, 3.2 and
 //! 4.3.4).
 
-use super::entry::{Entry, Validators};
-use super::freshness::Verdict;
+use super::entry::{Entry, Meta, Times, Validators, pack_fields};
+use super::freshness::{Received, Verdict, judge, wall};
 use super::policy::{Policy, Rfc9111};
 use crate::http::date::{http_date, parse_http_date};
 use crate::http::response::{Fields, Seconds};
 use bytes::Bytes;
+use tokio::time::Instant;
 
 /// Fields that are the connection's or a proxy's with its client, and never stored (3.1).
 const NOT_STORED: [&str; 6] = [
@@ -68,8 +69,34 @@ pub fn confirms(confirmed: &Fields, entry: &Entry) -> bool {
     entry.fields.get("etag").is_some_and(|own| own.strip_prefix(b"W/").unwrap_or(own) == tag)
 }
 
+/// What an answer to HEAD, received `now` and of this length, makes of the stored answer to GET for the same request (4.3.5):
+/// it is as new as that, or, where the two are not of the same representation, stale.
+pub fn freshened(
+    entry: &Entry,
+    received: &Received<'_>,
+    length: Option<u64>,
+    policy: &Policy,
+    now: Instant,
+) -> Entry {
+    let fields = updated(&entry.fields, received.fields, received.now);
+    let verdict = match is_same(received.fields, length, entry) {
+        true => judge(&Received { fields: &fields, ..*received }, policy).ok(),
+        false => None,
+    };
+    let Some(verdict) = verdict else {
+        let Times { fresh_until, updating_until, error_until } = entry.times;
+        let times =
+            Times { fresh_until: fresh_until.min(now), updating_until: updating_until.min(now), error_until };
+        return entry.refreshed(times);
+    };
+    let fields = stored(&fields, &verdict, policy, received.now).unwrap_or(fields);
+    let received = u64::try_from(wall().as_millis()).unwrap_or(u64::MAX);
+    let meta = Meta { received, initial_age: verdict.initial_age, ..entry.meta.clone() };
+    Entry { fields: pack_fields(&fields), meta, ..entry.refreshed(Times::new(now, verdict.lifetime)) }
+}
+
 /// Whether an answer to HEAD says that the stored answer to GET is still the same (4.3.5).
-pub fn is_same(head: &Fields, length: Option<u64>, entry: &Entry) -> bool {
+fn is_same(head: &Fields, length: Option<u64>, entry: &Entry) -> bool {
     let of = |fields: &Fields| Validators {
         etag: fields.get("etag").cloned(),
         last_modified: fields.get("last-modified").cloned(),

@@ -363,6 +363,15 @@ impl Zone {
             disk.forget(slot);
         }
         self.store.remove(slot.hash);
+        if let Some(disk) = self.disk.clone() {
+            let slot = slot.clone();
+            tokio::task::spawn_blocking(move || disk.remove(&slot));
+        }
+    }
+
+    /// Forgets what is kept under `key`, in all variants; when this is done nobody gets it any more.
+    pub async fn invalidate(&self, key: &Key) {
+        self.forget(key);
     }
 
     /// From now on what is kept under `slot` is evicted before anything else; whether there is something.

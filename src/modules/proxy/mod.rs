@@ -459,7 +459,13 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
     if rq.loc().proxy.store.is_some() {
         store::keep(rq, &mut answer).await;
     }
-    Ok(respond::flow(rq, answer))
+    let status = answer.status;
+    let flow = respond::flow(rq, answer);
+    // Before the client knows: what it asks for next it gets as it has made it.
+    for (zone, key) in crate::modules::proxy_cache::changed(rq, status, &flow) {
+        zone.invalidate(&key).await;
+    }
+    Ok(flow)
 }
 
 /// What another upstream was sent as it came cannot be sent again, and the rest is not the whole.

@@ -153,6 +153,13 @@ impl Pass {
         Some(Redirect::Prefix(Template::literal(&from), Template::literal(&to)))
     }
 
+    /// Where a request goes, where no variable has a say in it.
+    pub fn fixed_target(&self, rq: &Request) -> Option<Target> {
+        let Pass::Fixed { tls, authority, port, uri, .. } = self else { return None };
+        let uri = request_target(rq, uri.as_ref());
+        Some(Target { tls: *tls, authority: authority.clone(), port: *port, uri })
+    }
+
     /// Where this request goes, and who is asked; `None` after an error that was logged.
     pub async fn resolve(&self, rq: &mut Request) -> Result<Option<(Target, Arc<Group>)>, Failure> {
         match self {

@@ -11,6 +11,7 @@
 
 mod debug;
 mod directives;
+mod invalidate;
 mod metrics;
 mod path;
 mod predicate;
@@ -23,6 +24,7 @@ mod zones;
 pub use crate::cache::policy::IgnoreHeaders;
 pub use debug::FILTER;
 pub use directives::COMMANDS;
+pub use invalidate::changed;
 pub use metrics::metrics;
 pub use seen::{Before, Seen, VARIABLES};
 pub use temporary::Size;
@@ -228,7 +230,10 @@ pub fn ready(rq: &mut Request) -> Option<Result<Answer, Failure>> {
         return None;
     }
     let (key, now) = (key(&active, rq), Instant::now());
-    let entry = serve::fresh(&zone, &key, &rq.head, now)?;
+    let entry = match serve::fresh(&zone, &key, &rq.head, now) {
+        None if rq.method == Method::Head => rfc9111::head_from_get(&active.policy, &zone, &key, rq, now)?,
+        found => found?,
+    };
     zone.counters.request(CacheStatus::Hit);
     rq.cache_status = Some(CacheStatus::Hit);
     let answer = active.policy.answer(&entry);
@@ -260,6 +265,11 @@ pub async fn fetch(rq: &mut Request, plan: Plan) -> Result<Answer, Failure> {
     let upstream = viewer::Planned(plan);
     let served = Box::pin(serve::serve(&ask, &mut viewer::Asking(rq), upstream)).await;
     rq.cache_status = Some(served.status);
+    if rq.method == Method::Head
+        && let Some(said) = rfc9111::SaidByHead::of(&ask, rq, &served)
+    {
+        said.freshen(&ask).await;
+    }
     let refused = matches!(ask.no_cache, NoCache::Yes).then(|| match *rq.loc().proxy.buffering {
         true => Refusal::NoCache,
         false => Refusal::Unbuffered,
@@ -318,7 +328,7 @@ pub fn hls(rq: &Request) -> Option<Hls> {
 
 fn key_text(active: &Active, rq: &Request, shown: Shown<'_>) -> Bytes {
     // An answer to HEAD that was asked for as HEAD has no body for anybody else.
-    let head = if rq.method == Method::Head && !converts_head(rq) { &b"\0HEAD"[..] } else { b"" };
+    let head = if rq.method == Method::Head && !converts_head(rq) { crate::cache::key::HEAD } else { b"" };
     match (&active.key, &rq.proxy_target) {
         (Some(key), _) if head.is_empty() => key.eval(rq),
         (Some(key), _) => [&key.eval(rq), head].concat().into(),

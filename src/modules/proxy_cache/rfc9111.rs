@@ -2,13 +2,23 @@
 //! `proxy_cache_targeted`. Without the first the cache does what nginx's does, and the others do nothing.
 
 use super::Conf;
+use crate::cache::entry::Entry;
+use crate::cache::freshness::{Received, wall};
+use crate::cache::key::{HEAD, Key};
 use crate::cache::policy::{Heuristic, Policy, Rfc9111};
-use crate::cache::wishes;
+use crate::cache::seen::Tier;
+use crate::cache::serve::{self, Ask, Served};
+use crate::cache::zone::{Found, Zone};
+use crate::cache::{update, wishes};
 use crate::conf::build::LevelId;
 use crate::conf::values;
 use crate::conf::{Builder, ConfError, ConfResult, Directive, NoteLevel};
 use crate::http::head::Head;
+use crate::http::request::Request;
+use crate::http::response::Fields;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// The most a heuristic lifetime is unless `max` says otherwise: a day.
 const MOST: Duration = Duration::from_secs(86_400);
@@ -103,73 +113,62 @@ pub fn asks(policy: &Policy, asked: &Head) -> bool {
     policy.rfc9111 == Rfc9111::On && wishes::any(asked)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::conf::build::{Config, load_text};
+/// Of the key of an answer to HEAD that was asked for as HEAD, the key of the answer to GET; where the RFC
+/// holds.
+fn key_of_get(policy: &Policy, key: &Key) -> Option<Key> {
+    let text = key.text.strip_suffix(HEAD).filter(|_| policy.rfc9111 != Rfc9111::Off)?;
+    Some(Key::new(key.text.slice(..text.len())))
+}
 
-    fn load(directives: &str) -> ConfResult<Config> {
-        let dir = tempfile::tempdir().unwrap();
-        let text = format!(
-            "events {{ }}\nhttp {{ proxy_cache_path c keys_zone=z:1m; proxy_cache z; server {{ listen 127.0.0.1:1;\n{directives}\n}} }}\n"
-        );
-        load_text(dir.path(), &text)
+/// The fresh answer to GET that answers a HEAD (RFC 9110, 9.3.2), where HEAD goes upstream as such
+/// (`proxy_cache_convert_head off`).
+pub fn head_from_get(
+    policy: &Policy,
+    zone: &Zone,
+    key: &Key,
+    rq: &Request,
+    now: Instant,
+) -> Option<Arc<Entry>> {
+    serve::fresh(zone, &key_of_get(policy, key)?, &rq.head, now)
+}
+
+/// What an answer to HEAD, asked for as HEAD, says of the stored answer to GET (RFC 9111, 4.3.5).
+pub struct SaidByHead {
+    key: Key,
+    asked: Head,
+    fields: Fields,
+    length: Option<u64>,
+}
+
+impl SaidByHead {
+    /// `None` where it says nothing: it is none that the upstream has just given.
+    pub fn of(ask: &Ask, rq: &Request, served: &Served) -> Option<SaidByHead> {
+        let key = key_of_get(&ask.policy, &ask.key)?;
+        let answer = served.result.as_ref().ok().filter(|answer| answer.status == 200)?;
+        let given = matches!(answer.source.tier, Tier::Origin | Tier::Fill);
+        given.then(|| SaidByHead {
+            key,
+            asked: rq.head.clone(),
+            fields: answer.fields.clone(),
+            length: answer.length,
+        })
     }
 
-    fn policy(directives: &str) -> Policy {
-        let config = load(directives).unwrap();
-        let http = config.http.as_ref().unwrap();
-        let conf = &http.levels[http.servers[0].level].conf.proxy_cache;
-        (*conf.active.as_ref().unwrap().policy).clone()
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (text, wanted) in [
-            ("proxy_cache_rfc9111 yes;", "invalid value \"yes\""),
-            (
-                "proxy_cache_rfc9111 on; proxy_cache_rfc9111 on;",
-                "\"proxy_cache_rfc9111\" directive is duplicate",
-            ),
-            ("proxy_cache_heuristic 10;", "invalid parameter \"10\""),
-            ("proxy_cache_heuristic 0%;", "invalid parameter \"0%\""),
-            ("proxy_cache_heuristic 101%;", "invalid parameter \"101%\""),
-            ("proxy_cache_heuristic 10% max=x;", "invalid parameter \"max=x\""),
-            ("proxy_cache_heuristic 10% least=1h;", "invalid parameter \"least=1h\""),
-            ("proxy_cache_heuristic 10% max=1h max=1h;", "invalid parameter \"10% max=1h max=1h\""),
-            ("proxy_cache_targeted 'a b';", "invalid field name \"a b\""),
-            ("proxy_cache_targeted Cache-Control;", "\"cache-control\" is no targeted field"),
-            ("proxy_cache_targeted off x;", "\"off\" stands alone in \"proxy_cache_targeted\""),
-        ] {
-            let error = load(text).err().unwrap_or_else(|| panic!("{text} loads"));
-            assert_eq!(error.message, wanted, "{text}");
-            assert_eq!(error.at.map(|at| at.line), Some(3), "{text}");
+    /// Makes the stored answer as new as this one, or stale.
+    pub async fn freshen(self, ask: &Ask) {
+        let SaidByHead { key, asked, fields, length } = self;
+        if let Found { slot, entry: Some(entry), .. } = ask.zone.look(&key, &asked).await
+            && entry.status == 200
+        {
+            let now = wall().as_secs();
+            let received =
+                Received { status: 200, fields: &fields, asked: &asked, delay: Duration::ZERO, now };
+            let entry = update::freshened(&entry, &received, length, &ask.policy, Instant::now());
+            ask.zone.keep(&slot, Arc::new(entry));
         }
     }
-
-    #[test]
-    fn without_the_first_the_others_do_nothing() {
-        let policy = policy("proxy_cache_heuristic 10%; proxy_cache_targeted CDN-Cache-Control;");
-        assert_eq!((policy.rfc9111, policy.heuristic, policy.revalidate), (Rfc9111::Off, None, false));
-        assert!(policy.targeted.is_empty());
-    }
-
-    #[test]
-    fn a_level_has_what_it_says() {
-        let policy = policy(
-            "proxy_cache_rfc9111 responses; proxy_cache_heuristic 10% max=2h;
-             proxy_cache_targeted Edge-Cache-Control CDN-Cache-Control;",
-        );
-        assert_eq!(policy.rfc9111, Rfc9111::Responses);
-        assert_eq!(policy.heuristic, Some(Heuristic { percent: 10, max: Duration::from_secs(7200) }));
-        assert_eq!(policy.targeted, [Box::from("edge-cache-control"), Box::from("cdn-cache-control")]);
-        assert!(policy.revalidate);
-    }
-
-    #[test]
-    fn validation_can_be_switched_off_and_a_day_is_the_most() {
-        let policy = policy("proxy_cache_rfc9111 on; proxy_cache_revalidate off; proxy_cache_heuristic 50%;");
-        assert!(!policy.revalidate);
-        assert_eq!(policy.heuristic, Some(Heuristic { percent: 50, max: MOST }));
-    }
 }
+
+#[cfg(test)]
+#[path = "rfc9111_tests.rs"]
+mod tests;

@@ -100,3 +100,41 @@ async fn rfc9111_4_3_those_who_wait_for_a_validation_share_what_it_makes_fresh()
     assert_eq!((second.status, second.age()), (CacheStatus::Hit, Some(0)));
     assert!(!origin.0.was_asked());
 }
+
+#[tokio::test(start_paused = true)]
+async fn rfc9111_4_3_5_an_answer_to_head_freshens_the_stored_get_or_makes_it_stale() {
+    use crate::cache::freshness::Received;
+    use crate::cache::update::freshened;
+    let table: [(List, Option<u64>, bool); 6] = [
+        (&[("ETag", "\"1\"")], Some(3), true),
+        (&[("ETag", "\"1\"")], None, true),
+        (&[], None, true),
+        (&[("ETag", "\"2\"")], Some(3), false),
+        (&[("ETag", "\"1\"")], Some(4), false),
+        (&[("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")], Some(3), false),
+    ];
+    for (fields, length, same) in table {
+        let mut origin = Origin::new();
+        origin.stores(&[], 200, TAGGED).await;
+        pass(5).await;
+        let mut head = Fields::default();
+        head.add_static("X-New", "1");
+        fields.iter().for_each(|(name, value)| head.add_static(name, *value));
+        let key = Key::new(Bytes::from_static(b"/a"));
+        let asked = Head::from_parts(b"HEAD", b"/a", Version::Http11, std::iter::empty());
+        let kept = origin.0.zone.find(&key, &asked).entry.unwrap();
+        let now = wall().as_secs();
+        let received = Received { status: 200, fields: &head, asked: &asked, delay: D::ZERO, now };
+        let instant = tokio::time::Instant::now();
+        let entry = freshened(&kept, &received, length, &origin.0.policy, instant);
+        origin.0.zone.keep(&key, Arc::new(entry));
+        pass(9).await;
+        if same {
+            let got = origin.get(&[]).await.answered();
+            assert_eq!((got.age(), got.field("x-new").as_deref()), (Some(9), Some("1")), "{fields:?}");
+        } else {
+            let got = origin.confirms(&[], &[]).await;
+            assert_eq!(got.field("x-new"), None, "{fields:?} {length:?}");
+        }
+    }
+}

@@ -440,6 +440,7 @@ impl Filler {
             return entry;
         }
         zone.keep_for(slot, entry.clone(), self.job.fill.joined());
+        zone.note_variant(&self.job.key, slot);
         if !self.watch.as_ref().is_some_and(Watch::is_playlist) {
             zone.register(slot, &entry);
         }

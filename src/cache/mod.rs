@@ -38,6 +38,7 @@ pub mod stale;
 pub mod store;
 pub mod streams;
 pub mod update;
+pub mod variants;
 pub mod vary;
 pub mod wishes;
 pub mod zone;

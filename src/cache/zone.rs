@@ -11,6 +11,7 @@ use super::fill::{Fill, Reader};
 use super::key::{AsIs, Key};
 use super::store::Store;
 use super::streams::{Purge, Streams};
+use super::variants::Variants;
 use crate::http::date;
 use crate::http::head::Head;
 use moka::sync::Cache;
@@ -61,6 +62,7 @@ pub struct Zone {
     uses: Cache<u128, Arc<AtomicU32>, AsIs>,
     /// Keys whose last answer was not kept: requests for them do not wait for each other.
     apart: Cache<u128, (), AsIs>,
+    variants: Arc<Variants>,
     growing: AtomicU64,
     /// The number of the last fill; a resized zone goes on counting.
     sequence: Arc<AtomicU64>,
@@ -121,6 +123,7 @@ impl Zone {
         Zone {
             store,
             uses: Cache::builder().max_capacity(keys).time_to_idle(spec.inactive).build_with_hasher(AsIs),
+            variants: Arc::new(Variants::new(keys, spec.inactive)),
             apart: Cache::builder().max_capacity(keys).time_to_live(APART).build_with_hasher(AsIs),
             fills: Mutex::default(),
             recalls: Mutex::default(),
@@ -363,15 +366,19 @@ impl Zone {
             disk.forget(slot);
         }
         self.store.remove(slot.hash);
-        if let Some(disk) = self.disk.clone() {
-            let slot = slot.clone();
-            tokio::task::spawn_blocking(move || disk.remove(&slot));
+    }
+
+    /// Keeps in mind that a variant of `key` is kept; the oldest goes where there are too many.
+    pub fn note_variant(&self, key: &Key, slot: &Key) {
+        if let Some(oldest) = slot.variant.and_then(|variant| self.variants.note(key, variant)) {
+            self.forget(&oldest);
         }
     }
 
     /// Forgets what is kept under `key`, in all variants; when this is done nobody gets it any more.
     pub async fn invalidate(&self, key: &Key) {
         self.forget(key);
+        self.variants.take(key).iter().for_each(|slot| self.forget(slot));
     }
 
     /// From now on what is kept under `slot` is evicted before anything else; whether there is something.

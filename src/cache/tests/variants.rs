@@ -68,3 +68,21 @@ async fn vary_may_be_ignored() {
     site.kept("/a", &[("Vary", "*")], "one for all").await;
     assert_eq!(text(site.get_with("/a", accepts("br"))).await, (Hit, 200, "one for all".into()));
 }
+
+#[tokio::test]
+async fn a_client_that_makes_up_variants_pushes_out_its_own() {
+    let mut site = Site::new();
+    site.kept("/other", &[("Vary", "X-Kind")], "other").await;
+    let names: Vec<&'static str> = (0..300).map(|n| &*format!("{n}").leak()).collect();
+    for name in &names {
+        let request = site.get_with("/a", With { fields: vec![("X-Kind", name)], ..With::default() });
+        site.call().await.whole(200, &[("Vary", "X-Kind")], "made up");
+        text(request).await;
+        site.idle().await;
+    }
+    let (entries, _) = site.zone.store.held();
+    assert_eq!(entries, 2 + 256, "the main one, and the newest of its variants");
+    let newest = With { fields: vec![("X-Kind", names[299])], ..With::default() };
+    assert_eq!(text(site.get_with("/a", newest)).await.0, Hit);
+    assert_eq!(text(site.get("/other")).await, (Hit, 200, "other".into()));
+}

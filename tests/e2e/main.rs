@@ -19,6 +19,7 @@ mod compression;
 mod config_errors;
 mod docker;
 mod entrypoint;
+mod files_replaced;
 mod live;
 mod mirror;
 mod odd_upstreams;

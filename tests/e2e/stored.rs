@@ -14,10 +14,10 @@ const CONFIG: &str = "
     events { }
     http {
         access_log off;
-        proxy_temp_path {prefix}/temp 1 2;
         proxy_store_access group:r all:r;
         server {
             listen 8080;
+            proxy_temp_path {prefix}/temp 1 2;
             root {prefix}/files;
             location / { proxy_pass http://127.0.0.1:8000; proxy_store on; }
             location /kept/ { alias {prefix}/files/; }

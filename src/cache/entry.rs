@@ -2,6 +2,7 @@
 
 use super::disk::FileBlocks;
 use super::freshness::Lifetime;
+use super::pack;
 use super::seen::{Source, Tier};
 use super::vary::Vary;
 use crate::http::body::Body;
@@ -15,9 +16,6 @@ use tokio::time::Instant;
 
 /// What an entry costs beside its texts: structures, the map's and the lists' share.
 const OVERHEAD: usize = 512;
-
-/// A piece of a kept body is at most so large: no entry needs a larger stretch of memory at once.
-pub const PIECE: usize = 1 << 20;
 
 /// The longest entity tag that an upstream is asked with (NGX_HTTP_CACHE_ETAG_LEN).
 const LONGEST_TAG: usize = 128;
@@ -51,15 +49,15 @@ pub struct Entry {
 /// A kept body.
 #[derive(Clone, Debug)]
 pub enum EntryBody {
-    /// In pieces of at most [`PIECE`] bytes.
-    Memory(Box<[Bytes]>),
+    /// In pieces, [packed](pack).
+    Memory(Arc<[Bytes]>),
     /// In a file of the zone's directory: it is too large for memory.
     File(Arc<FileBlocks>),
 }
 
 impl Default for EntryBody {
     fn default() -> EntryBody {
-        EntryBody::Memory(Box::default())
+        EntryBody::Memory(Arc::default())
     }
 }
 
@@ -70,7 +68,7 @@ impl EntryBody {
             EntryBody::Memory(pieces) => match &**pieces {
                 [] => Body::Empty,
                 [one] => Body::Bytes(one.clone()),
-                pieces => Body::Pieces(pieces.iter().cloned().collect()),
+                _ => Body::Kept(pieces.clone(), 0),
             },
             EntryBody::File(blocks) => blocks.read(0..blocks.length()),
         }
@@ -81,7 +79,7 @@ impl EntryBody {
         match (self, other) {
             (EntryBody::Memory(one), EntryBody::Memory(other)) => {
                 let place = |piece: &Bytes| (piece.as_ptr(), piece.len());
-                one.len() == other.len() && one.iter().zip(other).all(|(a, b)| place(a) == place(b))
+                one.len() == other.len() && one.iter().zip(other.iter()).all(|(a, b)| place(a) == place(b))
             }
             (EntryBody::File(one), EntryBody::File(other)) => Arc::ptr_eq(one, other),
             _ => false,
@@ -99,7 +97,7 @@ impl EntryBody {
     /// Bytes of memory it takes, structures included.
     fn size(&self) -> usize {
         match self {
-            EntryBody::Memory(pieces) => pieces.iter().map(|piece| piece.len() + size_of::<Bytes>()).sum(),
+            EntryBody::Memory(pieces) => pack::weight(pieces),
             EntryBody::File(blocks) => blocks.size(),
         }
     }

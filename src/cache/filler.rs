@@ -3,12 +3,13 @@
 
 use super::counters::FillEnd;
 use super::disk::Draft;
-use super::entry::{Entry, EntryBody, Meta, PIECE, Times, Validators, pack_fields};
+use super::entry::{Entry, EntryBody, Meta, Times, Validators, pack_fields};
 use super::fill::{Fill, Opening, Told};
 use super::freshness::{self, Received, Refusal, Verdict, wall};
 use super::hls::watch::{self, Watch};
 use super::hls::{self, Hls};
 use super::key::Key;
+use super::pack::Packer;
 use super::passed;
 use super::policy::{Policy, Rfc9111, is_down};
 use super::pump::{Claim, Held, Pump};
@@ -20,7 +21,7 @@ use crate::http::head::Head;
 use crate::http::request::Attempt;
 use crate::http::response::Fields;
 use crate::upstream::{Answer, Failure, FailureKind};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -487,25 +488,22 @@ fn is_private(answer: &Answer, asked: &Head) -> bool {
         || asked.get("authorization").is_some()
 }
 
-/// Copies a body into stretches of memory that hold nothing else; what came in are parts of read
-/// buffers, which they would keep from being freed. Lets others run in between.
-async fn pack(pieces: Vec<Bytes>) -> Box<[Bytes]> {
-    let mut left: usize = pieces.iter().map(Bytes::len).sum();
-    let mut packed = Vec::with_capacity(left.div_ceil(PIECE));
-    let mut current = BytesMut::with_capacity(left.min(PIECE));
-    for mut piece in pieces {
-        while !piece.is_empty() {
-            let part = piece.split_to(piece.len().min(PIECE - current.len()));
-            current.extend_from_slice(&part);
-            left -= part.len();
-            if current.len() == PIECE || left == 0 {
-                let next = BytesMut::with_capacity(left.min(PIECE));
-                packed.push(std::mem::replace(&mut current, next).freeze());
-                tokio::task::yield_now().await;
-            }
+/// Bytes copied before others have their turn.
+const TURN: usize = 1 << 20;
+
+/// Copies a body into memory of its own. Lets others run in between.
+async fn pack(pieces: Vec<Bytes>) -> Arc<[Bytes]> {
+    let mut packer = Packer::new(pieces.iter().map(Bytes::len).sum());
+    let mut copied = 0;
+    for piece in pieces {
+        packer.push(&piece);
+        copied += piece.len();
+        if copied >= TURN {
+            copied = 0;
+            tokio::task::yield_now().await;
         }
     }
-    packed.into()
+    packer.finish()
 }
 
 /// Where an entry for `slot` is kept. A variant is found by what the main entry varies by; one that

@@ -26,6 +26,7 @@ pub mod hls;
 pub mod key;
 pub mod links;
 pub mod memory;
+pub mod pack;
 pub mod passed;
 pub mod policy;
 pub mod pump;

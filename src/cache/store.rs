@@ -107,6 +107,7 @@ mod tests {
     use super::*;
     use crate::cache::entry::{EntryBody, Meta, Times};
     use crate::cache::freshness::Lifetime;
+    use crate::cache::pack::Packer;
     use crate::http::response::Fields;
     use bytes::Bytes;
 
@@ -116,7 +117,11 @@ mod tests {
             status: 200,
             reason: Bytes::new(),
             fields: Fields::default(),
-            body: EntryBody::Memory(Box::new([Bytes::from(vec![0; length])])),
+            body: EntryBody::Memory({
+                let mut packer = Packer::new(length);
+                packer.push(&vec![0; length]);
+                packer.finish()
+            }),
             length: length as u64,
             vary: None,
             times: Times::new(Instant::now(), Lifetime::default()),

@@ -85,6 +85,8 @@ pub enum Body {
     Bytes(Bytes),
     /// In memory, in pieces.
     Pieces(VecDeque<Bytes>),
+    /// In memory, in pieces that are kept for others too; the next is the one at this index.
+    Kept(Arc<[Bytes]>, usize),
     /// From elsewhere.
     Stream(Box<dyn BodyStream>),
 }
@@ -101,6 +103,7 @@ impl Body {
             Body::Empty => Some(0),
             Body::Bytes(bytes) => Some(bytes.len() as u64),
             Body::Pieces(pieces) => Some(pieces.iter().map(|p| p.len() as u64).sum()),
+            Body::Kept(pieces, at) => Some(pieces.iter().skip(*at).map(|p| p.len() as u64).sum()),
             Body::Stream(_) => None,
         }
     }
@@ -115,6 +118,11 @@ impl Body {
                 Poll::Ready((!piece.is_empty()).then_some(Ok(piece)))
             }
             Body::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(Ok)),
+            Body::Kept(pieces, at) => {
+                let piece = pieces.get(*at).cloned();
+                *at += 1;
+                Poll::Ready(piece.map(Ok))
+            }
             Body::Stream(stream) => stream.poll_next(cx),
         }
     }

@@ -188,22 +188,25 @@ pub fn part(body: &Body, range: Range<u64>) -> Body {
     match body {
         Body::Empty => Body::Empty,
         Body::Bytes(bytes) => bytes.slice(range.start as usize..range.end as usize).into(),
-        Body::Pieces(pieces) => {
-            let mut at = 0;
-            let mut cut = VecDeque::new();
-            for piece in pieces {
-                let length = piece.len() as u64;
-                let (start, end) = (range.start.clamp(at, at + length), range.end.clamp(at, at + length));
-                if start < end {
-                    cut.push_back(piece.slice((start - at) as usize..(end - at) as usize));
-                }
-                at += length;
-            }
-            Body::Pieces(cut)
-        }
+        Body::Pieces(pieces) => part_of(pieces, range),
+        Body::Kept(pieces, at) => part_of(pieces.iter().skip(*at), range),
         // A stream that has no parts was not asked for several.
         Body::Stream(stream) => stream.part(range).unwrap_or_default(),
     }
+}
+
+fn part_of<'a>(pieces: impl IntoIterator<Item = &'a Bytes>, range: Range<u64>) -> Body {
+    let mut at = 0;
+    let mut cut = VecDeque::new();
+    for piece in pieces {
+        let length = piece.len() as u64;
+        let (start, end) = (range.start.clamp(at, at + length), range.end.clamp(at, at + length));
+        if start < end {
+            cut.push_back(piece.slice((start - at) as usize..(end - at) as usize));
+        }
+        at += length;
+    }
+    Body::Pieces(cut)
 }
 
 /// A range of a stream that can only be read onwards: what lies before is read and dropped, what
@@ -305,6 +308,7 @@ mod tests {
             for body in [
                 Body::Bytes(bytes.clone().into()),
                 Body::Pieces(pieces.clone()),
+                Body::Kept(pieces.iter().cloned().collect(), 0),
                 Body::Stream(Box::new(Onwards(pieces.clone()))),
             ] {
                 let got = runtime.block_on(whole(cut(body, start..end)));

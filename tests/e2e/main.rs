@@ -12,6 +12,7 @@ mod acceptance_shop;
 mod acceptance_signal;
 mod authority;
 mod cache_debug;
+mod cache_memory;
 mod caching_page;
 mod client_certificates;
 mod command_line;

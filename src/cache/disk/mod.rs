@@ -30,8 +30,9 @@ pub use blocks::FileBlocks;
 pub use draft::{Draft, DraftFile};
 
 use super::counters::Counters;
-use super::entry::{Entry, EntryBody, PIECE};
+use super::entry::{Entry, EntryBody};
 use super::key::Key;
+use super::pack::Packer;
 use super::zone::Zone;
 use crate::edge::privileges::Identity;
 use crate::observe::error_log::{Level, log};
@@ -402,25 +403,17 @@ impl Drop for Disk {
 }
 
 /// The body of a file, checked.
-fn whole(blocks: &FileBlocks, tail: &Tail) -> Result<Box<[Bytes]>, Damage> {
-    let mut pieces = Vec::new();
-    let mut piece = BytesMut::new();
+fn whole(blocks: &FileBlocks, tail: &Tail) -> Result<Arc<[Bytes]>, Damage> {
+    // The bound is memory's for one entry, so the length fits.
+    let mut packer = Packer::new(tail.body as usize);
     let mut block = BytesMut::with_capacity(BLOCK);
     let mut at = 0;
     while at < tail.body {
-        if piece.capacity() == piece.len() {
-            // The bound is memory's for one entry, so the length fits.
-            piece = BytesMut::with_capacity((tail.body - at).min(PIECE as u64) as usize);
-        }
         blocks.block(at, &mut block)?;
-        piece.extend_from_slice(&block);
+        packer.push(&block);
         at += block.len() as u64;
-        // A piece holds a whole number of blocks.
-        if piece.len() >= PIECE || at == tail.body {
-            pieces.push(std::mem::take(&mut piece).freeze());
-        }
     }
-    Ok(pieces.into())
+    Ok(packer.finish())
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub fn entry(key: &Key, body: Bytes) -> Entry {
         reason: Bytes::from_static(b"OK"),
         fields,
         length: body.len() as u64,
-        body: EntryBody::Memory(if body.is_empty() { Box::default() } else { Box::new([body]) }),
+        body: EntryBody::Memory(if body.is_empty() { Arc::default() } else { Arc::new([body]) }),
         vary: None,
         times: Times::new(tokio::time::Instant::now(), lifetime),
         failure: None,

@@ -57,7 +57,9 @@ pub(super) async fn send(
                 } else {
                     out.push(piece);
                 }
-                if flush_each || out.queued >= FULL || pace.is_some() {
+                // What is kept in memory waits for nothing and takes no more by being gathered.
+                let full = if matches!(response.body, Body::Kept(..)) { FULL_KEPT } else { FULL };
+                if flush_each || out.queued >= full || out.queue.len() >= SLICES || pace.is_some() {
                     out.write(&mut h1.io, &mut response.body).await?;
                 }
                 if let Some(pace) = &mut pace {
@@ -92,6 +94,12 @@ pub(super) async fn send(
 
 /// Bytes gathered before they are written.
 const FULL: usize = 64 * 1024;
+
+/// The same where the body is kept in memory.
+const FULL_KEPT: usize = 1024 * 1024;
+
+/// Pieces that are written at once.
+const SLICES: usize = 32;
 
 /// Bytes a client may send ahead while its answer is being produced.
 const AHEAD: usize = 64 * 1024;
@@ -242,7 +250,7 @@ impl Outgoing {
 
     async fn write_some(&mut self, io: &mut Io, body: &mut Body) -> io::Result<usize> {
         std::future::poll_fn(|cx| {
-            let mut slices = [IoSlice::new(&[]); 32];
+            let mut slices = [IoSlice::new(&[]); SLICES];
             let mut n = 0;
             for (slot, bytes) in slices.iter_mut().zip(&self.queue) {
                 *slot = IoSlice::new(bytes);

@@ -130,8 +130,6 @@ pub struct DiskCounters {
     pub dropped: Counter,
     /// Failures to write.
     pub failures: Counter,
-    /// Files found at the start that were not ours, and removed.
-    pub foreign: Counter,
     damaged: [Counter; Damage::ALL.len()],
     evictions: [Counter; DiskEviction::ALL.len()],
 }

@@ -198,6 +198,11 @@ impl Prepared {
 
     /// Starts the server without waiting for anything.
     pub fn spawn(self) -> Server {
+        let Process { pid, exit, stdout, stderr } = self.launch();
+        Server { pid, exit, stdout, stderr, prepared: self }
+    }
+
+    fn launch(&self) -> Process {
         let mut command = killed_with_this_thread();
         command
             .args(self.args())
@@ -219,7 +224,7 @@ impl Prepared {
             stderr_ends.join().unwrap();
             announce.send_replace(Some(status));
         });
-        Server { pid, exit, stdout, stderr, prepared: self }
+        Process { pid, exit, stdout, stderr }
     }
 
     fn args(&self) -> Vec<String> {
@@ -227,6 +232,14 @@ impl Prepared {
         let config = format!("{prefix}/nginx.conf");
         ["-p", &prefix, "-c", &config, "-e", "stderr", "-g", &self.globals].map(String::from).into()
     }
+}
+
+/// A process that was started, and what it says.
+struct Process {
+    pid: Pid,
+    exit: Arc<watch::Sender<Option<ExitStatus>>>,
+    stdout: Arc<watch::Sender<String>>,
+    stderr: Arc<watch::Sender<String>>,
 }
 
 /// A running server; dropping it kills it and removes its directory.
@@ -258,6 +271,19 @@ impl Server {
     pub fn signal(&self, signal: Signal) {
         assert!(self.exit.borrow().is_none(), "it has exited");
         kill_process(self.pid, signal).unwrap();
+    }
+
+    /// Ends it by a signal, all of its processes if that is KILL, starts it anew in the same directory, and
+    /// waits until it accepts. What it had reported is forgotten.
+    pub async fn restart(&mut self, signal: Signal) {
+        match signal {
+            Signal::KILL => kill_process_group(self.pid, signal).unwrap(),
+            signal => self.signal(signal),
+        }
+        self.exited().await;
+        let Process { pid, exit, stdout, stderr } = self.prepared.launch();
+        (self.pid, self.exit, self.stdout, self.stderr) = (pid, exit, stdout, stderr);
+        self.ready().await;
     }
 
     /// Replaces its configuration; nothing happens until it is told to reload. Ports stay what they were.

@@ -36,7 +36,7 @@ const MAGIC: [u8; 8] = *b"edgewtr\x01";
 /// What is wrong with a file; the words are the `reason` label of the metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
-    /// nginx's own form.
+    /// nginx's own form, or where nobody looks for it.
     Foreign,
     /// No tail at its end.
     Truncated,

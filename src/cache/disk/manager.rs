@@ -219,7 +219,7 @@ impl Disk {
                 return true;
             }
             // Where other levels have put it nobody looks for it.
-            Ok(_) | Err(Damage::Foreign) => self.counters.disk.foreign.inc(),
+            Ok(_) => self.counters.disk.damage(Damage::Foreign),
             Err(damage) => self.counters.disk.damage(damage),
         }
         // It may be on a disk that cannot be written to.

@@ -559,7 +559,7 @@ fn the_loader_learns_what_is_there_and_cleans_up() {
     assert!(!abandoned_path.exists() && open_path.exists());
     assert!(dir.path().join("notes.txt").exists());
     assert_eq!(files(dir.path()).len(), 30 + 2);
-    assert_eq!(again.counters.disk.foreign.get(), 2);
+    assert_eq!(again.counters.disk.damaged(Damage::Foreign), 2);
     assert_eq!(again.counters.disk.damaged(Damage::Truncated), 1);
     drop(open);
 }

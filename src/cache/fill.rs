@@ -190,7 +190,7 @@ impl Fill {
     /// A reader from the first byte; `None` when that is forgotten already.
     pub fn join(self: &Arc<Fill>) -> Option<Reader> {
         let mut state = self.state.lock();
-        // What passes would have all others wait until this one has caught up.
+        // In what passes all others would have to wait until this one has caught up.
         if state.start > 0 && (state.file.is_none() || state.passing) {
             return None;
         }
@@ -230,13 +230,13 @@ impl Fill {
     }
 
     /// Waits until a passing fill has room for `more` bytes in a window of `window`: until the slowest
-    /// reader has read on or is cut off. Returns the bytes held.
-    pub async fn room(&self, more: u64, window: u64) -> Result<u64, Abandoned> {
+    /// reader has read on or is cut off. Whether it can still be joined then.
+    pub async fn room(&self, more: u64, window: u64) -> Result<bool, Abandoned> {
         loop {
             let until = {
                 let mut state = self.state.lock();
                 if state.make_room(more, window)? {
-                    return Ok(state.held());
+                    return Ok(state.start == 0);
                 }
                 state.hurry(Instant::now())
             };

@@ -74,6 +74,8 @@ pub struct Pump<'a> {
     length: Option<u64>,
     /// Bytes that are in the fill.
     received: u64,
+    /// Whether others may still join.
+    open: bool,
     way: Way,
 }
 
@@ -86,7 +88,7 @@ enum Way {
 impl<'a> Pump<'a> {
     /// A body of `length` bytes, where that is known, that would be kept at `place`.
     pub fn new(job: &'a Job, claim: &'a mut Claim, place: &'a Key, length: Option<u64>) -> Pump<'a> {
-        Pump { job, claim, place, length, received: 0, way: Way::Memory }
+        Pump { job, claim, place, length, received: 0, open: true, way: Way::Memory }
     }
 
     /// Receives all of it.
@@ -161,8 +163,13 @@ impl<'a> Pump<'a> {
                 Ok(sum <= spill.most() && (sum - spill.handed() <= window || self.received == spill.handed()))
             }
             Way::Pass => {
-                let held = fill.room(bytes, window).await.map_err(|Abandoned| nobody())?;
-                self.claim.set(held);
+                if !fill.room(bytes, window).await.map_err(|Abandoned| nobody())? && self.open {
+                    // Its beginning is forgotten: who comes now is to ask for itself.
+                    self.open = false;
+                    let Job { zone, slot, .. } = self.job;
+                    zone.set_apart(slot);
+                    zone.leave(slot, fill);
+                }
                 Ok(true)
             }
         }
@@ -186,18 +193,16 @@ impl<'a> Pump<'a> {
             }
             None => {
                 zone.counters.refusal(Refusal::TooLarge);
-                self.pass();
+                fill.pass();
                 Way::Pass
             }
         }
     }
 
-    /// It goes on at the pace of its readers. Nobody else joins, and nothing is kept.
-    fn pass(&self) {
-        let Job { zone, fill, slot, .. } = self.job;
-        zone.set_apart(slot);
-        zone.leave(slot, fill);
-        fill.pass();
+    /// It goes on at the pace of its readers, and is not kept.
+    fn pass(&mut self) {
+        self.way = Way::Pass;
+        self.job.fill.pass();
     }
 
     /// Writes what there is once it is worth it.
@@ -224,7 +229,6 @@ impl<'a> Pump<'a> {
                     self.job.zone.counters.refusal(Refusal::TooLarge);
                 }
                 if !goes_on {
-                    self.way = Way::Pass;
                     self.pass();
                 }
                 return;
@@ -246,10 +250,7 @@ impl<'a> Pump<'a> {
                 self.write_on();
             }
             // What was written before is still there to be read.
-            Err(_) => {
-                self.way = Way::Pass;
-                self.pass();
-            }
+            Err(_) => self.pass(),
         }
     }
 

@@ -15,7 +15,7 @@ fn recipe(heading: &str, origin: &Origin) -> Plan {
     let (text, _) = block.split_once("```").expect("its end");
     let address = regex::Regex::new(r"10\.0\.0\.10(:\d+)?").unwrap();
     let text = address.replace_all(text, origin.addr().to_string());
-    Plan::new(&text.replace("/var/cache/nginx", "{prefix}"))
+    Plan::new(&text.replace("/var/cache/nginx", "{prefix}").replace("/etc/nginx/", "")).certificate()
 }
 
 async fn get(edge: &Server, target: &str, fields: &[(&str, &str)]) -> Response {
@@ -31,6 +31,53 @@ async fn failing_origin() -> (Origin, Arc<AtomicBool>) {
         false => Answer::ok(format!("at {}", request.target)).header("Set-Cookie", "visit=1"),
     });
     (origin.await, down)
+}
+
+const PLAYLIST: &str =
+    "#EXTM3U\n#EXT-X-TARGETDURATION:600\n#EXT-X-MEDIA-SEQUENCE:7\n#EXTINF:600,\n7.ts\n#EXTINF:600,\n8.ts\n";
+
+#[tokio::test]
+async fn viewers_of_a_live_stream_share_what_the_origin_is_asked_for() {
+    let origin = Origin::answering(|request| match request.path() {
+        "/live/tv.m3u8" => Answer::ok(PLAYLIST),
+        "/live/8.ts" => Answer::ok("segment"),
+        _ => Answer::status(404),
+    })
+    .await;
+    let edge = recipe("Live HLS", &origin).start().await;
+    for viewer in 1..=3 {
+        let query = format!("?token={viewer}&session_id=s{viewer}&_={viewer}");
+        assert_eq!(get(&edge, &format!("/live/tv.m3u8{query}"), &[]).await.body, PLAYLIST.as_bytes());
+        assert_eq!(get(&edge, &format!("/live/8.ts{query}"), &[]).await.body, b"segment");
+    }
+    assert_eq!((origin.hits("/live/tv.m3u8"), origin.hits("/live/8.ts")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_held_playlist_is_one_request_for_all_who_wait() {
+    let (release, held) = tokio::sync::watch::channel(false);
+    let origin = Origin::start(move |_| {
+        let mut held = held.clone();
+        async move {
+            held.wait_for(|released| *released).await.unwrap();
+            Answer::ok(PLAYLIST)
+        }
+    })
+    .await;
+    let edge = recipe("Low-latency HLS", &origin).start().await;
+    let mut viewers = Vec::new();
+    for viewer in 1..=3 {
+        let mut client = Client::tls(edge.addr(443), "localhost").await;
+        let target = format!("/live/tv.m3u8?_HLS_msn=8&token={viewer}");
+        client.send_request("GET", &target, &[], b"").await;
+        viewers.push(client);
+    }
+    origin.arrived(1).await;
+    release.send(true).unwrap();
+    for mut client in viewers {
+        assert_eq!(client.response("GET").await.body, PLAYLIST.as_bytes());
+    }
+    assert_eq!(origin.count(), 1);
 }
 
 #[tokio::test]

@@ -97,6 +97,8 @@ impl Draft {
         blocking(move || {
             let mut entry = Entry { length: writing.at, ..entry };
             let (length, name) = (writing.at, writing.name);
+            // What is older and was to be written to this name is not.
+            disk.cancel(&name);
             let sealed = writing.seal(&entry, key.variant, &clock)?;
             let (file, sums) = disk.publish(sealed, &key, || true)?;
             let blocks = FileBlocks::new(file, length, sums, name, &disk);

@@ -52,6 +52,12 @@ impl Health {
         self.failing.lock().take().is_some()
     }
 
+    /// The next try is now.
+    #[cfg(test)]
+    pub fn retry_now(&self) {
+        self.failing.lock().as_mut().map(|again| *again = Instant::now());
+    }
+
     /// Whether it does not work.
     pub fn is_failing(&self) -> bool {
         self.failing.lock().is_some()

@@ -193,6 +193,11 @@ impl Disk {
         }
     }
 
+    /// What waits for this name is not written.
+    fn cancel(&self, name: &Name) {
+        self.threads.queue.cancel(name);
+    }
+
     fn zone_in_memory(&self) -> Option<Arc<Zone>> {
         self.memory.lock().upgrade()
     }
@@ -333,7 +338,7 @@ impl Disk {
     /// Removes the entry under this key, also one that is about to be written; whether there was one.
     pub fn remove(&self, key: &Key) -> bool {
         let name = key.name();
-        self.threads.queue.cancel(&name);
+        self.cancel(&name);
         self.remove_name(&name)
     }
 

@@ -101,8 +101,9 @@ impl Queue {
 
     /// What is to become of the entry under this key, where that waits.
     pub fn find(&self, key: &Key) -> Option<Act> {
+        let name = key.name();
         let state = self.state.lock();
-        let job = state.waiting.get(&key.name())?;
+        let job = state.waiting.get(&name)?;
         (job.key.text == key.text && job.key.variant == key.variant).then(|| job.act.clone())
     }
 

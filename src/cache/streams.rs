@@ -62,7 +62,7 @@ pub struct Effect {
 }
 
 /// What is to be removed because its name may mean something else from now on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Purge {
     /// The entries known to be concerned.
     pub keys: Vec<Key>,

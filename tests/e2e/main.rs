@@ -24,6 +24,7 @@ mod config_errors;
 mod docker;
 mod entrypoint;
 mod files_replaced;
+mod hls_cache;
 mod live;
 mod mirror;
 mod odd_upstreams;

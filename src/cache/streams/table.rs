@@ -235,6 +235,10 @@ impl Table {
                 && !self.voids.contains_key(&hash)
             {
                 self.void(hash, sequence);
+                if let Some(resource) = self.resources.get_mut(&hash) {
+                    let keys = resource.keys.drain(..);
+                    effect.purge.get_or_insert_with(Purge::default).keys.extend(keys);
+                }
             }
             if self.resources.len() >= self.most_resources && !self.resources.contains_key(&hash) {
                 self.forget_one(effect);
@@ -338,8 +342,7 @@ impl Table {
                 && let Some(resource) = self.resources.remove(&hash)
             {
                 if resource.named && !resource.keys.is_empty() {
-                    let none = || Purge { keys: Vec::new(), origins: HashSet::default(), rewound: None };
-                    effect.purge.get_or_insert_with(none).keys.extend(resource.keys);
+                    effect.purge.get_or_insert_with(Purge::default).keys.extend(resource.keys);
                 }
                 return true;
             }

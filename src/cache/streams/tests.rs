@@ -165,7 +165,11 @@ async fn names_that_come_again_are_void_whether_or_not_they_are_known() {
     channel.lists(0, 1);
     assert!(void(0, SEQUENCE) && void(101, SEQUENCE) && !void(0, SEQUENCE + 1));
     assert!(!void(1, SEQUENCE), "it has not come again");
-    channel.lists(0, 3);
+    // It came from disk before anything was known.
+    channel.keeps("/live/s2.ts");
+    assert_eq!(purged(&channel.lists(0, 3)), ["/live/s2.ts"]);
+    channel.keeps("/live/s2.ts");
+    assert_eq!(purged(&channel.lists(1, 4)), [""; 0], "it has been asked for since");
     assert!(void(1, SEQUENCE) && void(2, SEQUENCE) && !void(2, SEQUENCE + 1));
     channel.lists(98, 110);
     assert!(void(105, SEQUENCE), "it came with others that had been there");

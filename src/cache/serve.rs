@@ -228,6 +228,8 @@ impl<V: Viewer> Visit<'_, V> {
             match joined {
                 Begun::Changed => {}
                 Begun::Started(fill) => break self.lead(upstream, missed, slot, stale, fill).await,
+                // Somebody was quicker, for whom it does not wait.
+                Begun::Joined(_) if !policy.share => break self.own(upstream, missed, slot, stale).await,
                 Begun::Joined(reader) => match self.wait(reader, &slot, stale.as_ref(), patience).await {
                     Waited::Served(served) => break served,
                     Waited::Again(slot) => variant = slot,

@@ -16,7 +16,9 @@ use crate::http::request::{Attempt, AttemptEnd};
 use crate::modules::proxy::Next;
 use crate::observe::error_log::Level;
 use bytes::{Bytes, BytesMut};
+use std::mem::take;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// What an attempt came to.
@@ -35,6 +37,31 @@ struct Answered {
     attempt: Attempt,
 }
 
+/// An attempt that goes on. It is noted when it fails, and when nobody waits for its end.
+struct UnderWay<'a> {
+    attempt: Attempt,
+    began: Instant,
+    ended: bool,
+    attempts: &'a mut Vec<Attempt>,
+}
+
+impl UnderWay<'_> {
+    /// There is an answer, with which the attempt goes on.
+    fn answered(mut self) -> Attempt {
+        self.ended = true;
+        take(&mut self.attempt)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.attempt.end.micros.store(self.began.elapsed().as_micros() as u64, Ordering::Relaxed);
+            self.attempts.push(take(&mut self.attempt));
+        }
+    }
+}
+
 impl Plan {
     /// Sends the request and reads the head of the answer, trying other servers as
     /// `proxy_next_upstream` allows.
@@ -44,7 +71,16 @@ impl Plan {
 
     /// The same, with the body taken from the client as it arrives (`proxy_request_buffering off`)
     /// when there is a client.
-    pub async fn fetch_from(self, mut client: Option<&mut Request>) -> Result<Answer, Failure> {
+    pub async fn fetch_from(self, client: Option<&mut Request>) -> Result<Answer, Failure> {
+        self.fetch_noting(client, &mut Vec::new()).await
+    }
+
+    /// The same. Where nobody waits for the end of it, the attempts there were are in `attempts`.
+    pub async fn fetch_noting(
+        self,
+        mut client: Option<&mut Request>,
+        attempts: &mut Vec<Attempt>,
+    ) -> Result<Answer, Failure> {
         let started = Instant::now();
         let conf = self.conf();
         let mut selection = self.group.selection(self.hash_key.clone(), self.client);
@@ -52,12 +88,11 @@ impl Plan {
         if *conf.next_upstream_tries > 0 {
             tries = tries.min(*conf.next_upstream_tries as usize);
         }
-        let mut attempts: Vec<Attempt> = Vec::new();
         let mut last: Option<Failure> = None;
         loop {
             let Some(mut taken) = selection.take() else {
                 if let Some(failure) = last {
-                    return Err(Failure { attempts, ..failure });
+                    return Err(Failure { attempts: take(attempts), ..failure });
                 }
                 self.group.no_live.inc();
                 self.log(
@@ -71,11 +106,12 @@ impl Plan {
                     ..Attempt::default()
                 });
                 let message = "no live upstreams".to_string();
+                let attempts = take(attempts);
                 return Err(Failure { status: 502, kind: FailureKind::NoLiveUpstreams, message, attempts });
             };
             // A kept connection that turns out dead does not count as a try.
             let mut reused = true;
-            let outcome = self.attempt(&mut taken, &mut client, &mut attempts, &mut reused).await;
+            let outcome = self.attempt(&mut taken, &mut client, attempts, &mut reused).await;
             tries = tries.saturating_sub(1);
             let spent =
                 !conf.next_upstream_timeout.is_zero() && started.elapsed() >= *conf.next_upstream_timeout;
@@ -105,12 +141,12 @@ impl Plan {
                         attempts.push(answered.attempt);
                         continue;
                     }
-                    return Ok(self.answer(*answered, taken, attempts));
+                    return Ok(self.answer(*answered, taken, take(attempts)));
                 }
                 Outcome::Failed(error, sent) => {
                     let (failure, why) = self.describe(error, &taken);
                     if failure.kind == FailureKind::Client {
-                        return Err(Failure { attempts, ..failure });
+                        return Err(Failure { attempts: take(attempts), ..failure });
                     }
                     if let Some(attempt) = attempts.last_mut() {
                         attempt.status = failure.status;
@@ -124,7 +160,7 @@ impl Plan {
                         taken.failed();
                     }
                     if tries == 0 || !may(why, sent) {
-                        return Err(Failure { attempts, ..failure });
+                        return Err(Failure { attempts: take(attempts), ..failure });
                     }
                     last = Some(failure);
                 }
@@ -143,7 +179,8 @@ impl Plan {
         let began = Instant::now();
         let kind = connect::kind(self.tls.as_ref());
         let end = Arc::new(AttemptEnd::default());
-        let mut attempt = Attempt { peer: taken.name(), end: end.clone(), ..Attempt::default() };
+        let attempt = Attempt { peer: taken.name(), end, ..Attempt::default() };
+        let mut under_way = UnderWay { attempt, began, ended: false, attempts };
         let kept = taken.group.pool.take(self.local.worker.index, taken.peer.id, kind);
         let mut connection = match kept {
             Some(connection) => {
@@ -162,9 +199,6 @@ impl Plan {
                         connection
                     }
                     Err(e) => {
-                        end.micros
-                            .store(began.elapsed().as_micros() as u64, std::sync::atomic::Ordering::Relaxed);
-                        attempts.push(attempt);
                         let error = match e {
                             ConnectError::Timeout => AttemptError::Timeout(
                                 "upstream timed out (110: Connection timed out) while connecting to upstream",
@@ -184,22 +218,22 @@ impl Plan {
                 }
             }
         };
+        let attempt = &mut under_way.attempt;
         attempt.connect = Some(began.elapsed());
         connection.requests += 1;
         let mut input = BytesMut::new();
-        let exchanged = self.exchange(&mut connection, client, &mut attempt, &mut input).await;
+        let exchanged = self.exchange(&mut connection, client, attempt, &mut input).await;
         match exchanged {
             Ok(head) => {
                 attempt.status = head.status;
                 attempt.head_size = head.size as u64;
                 attempt.header = Some(began.elapsed());
                 taken.group.latency.observe(began.elapsed());
+                let attempt = under_way.answered();
                 Outcome::Answer(Box::new(Answered { head, connection, input, began, attempt }))
             }
             Err(error) => {
-                end.micros.store(began.elapsed().as_micros() as u64, std::sync::atomic::Ordering::Relaxed);
                 let sent = attempt.bytes_sent > 0;
-                attempts.push(attempt);
                 Outcome::Failed(error, sent)
             }
         }
@@ -325,7 +359,7 @@ impl Plan {
         let conf = self.conf();
         let Answered { head, connection, input, began, attempt } = answered;
         let end = attempt.end.clone();
-        end.received.store(input.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        end.received.store(input.len() as u64, Ordering::Relaxed);
         attempts.push(attempt);
         let mut answer = Answer {
             status: head.status,

@@ -510,3 +510,58 @@ async fn fills_survive_a_reload_and_the_end_of_the_server() {
     assert!(server.exited().await.success());
     assert_eq!(origin.count(), 1);
 }
+
+/// As the cache's own request goes on without its client, nginx logs what came of it, and not 499.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_leave_are_logged_as_nginx_logs_them() {
+    const CONFIG: &str = "
+        worker_processes 1;
+        user root;
+        events { }
+        http {
+            log_format f '$uri $status $upstream_cache_status $upstream_addr $upstream_status';
+            access_log {prefix}/logs/access.log f;
+            proxy_cache_path {prefix}/cache keys_zone=z:1m;
+            server {
+                listen 8080;
+                proxy_cache_valid 200 10m;
+                proxy_cache_lock on;
+                location /kept/ { proxy_cache z; proxy_pass http://127.0.0.1:8000; }
+                location / { proxy_pass http://127.0.0.1:8000; }
+            }
+        }";
+    let mut origin = Scripted::start().await;
+    let server = Plan::new(CONFIG).upstream("127.0.0.1:8000", origin.addr).start().await;
+    let logged = async |line: String| {
+        eventually(&line, || async { server.read("logs/access.log")?.contains(&line).then_some(()) }).await
+    };
+    let asking = async |path: &str| {
+        let mut client = Client::connect(server.addr(8080)).await;
+        client.send_request("GET", path, &[], b"").await;
+        client
+    };
+    let client = asking("/plain").await;
+    let call = origin.asked("/plain").await;
+    drop(client);
+    logged(format!("/plain 499 - {} -\n", origin.addr)).await;
+    drop(call);
+    // The one that causes what is received for the cache, and then one that waits for it.
+    let client = asking("/kept/a").await;
+    let call = origin.asked("/kept/a").await;
+    drop(client);
+    call.whole("200 OK", b"kept").await;
+    logged(format!("/kept/a 200 MISS {} 200\n", origin.addr)).await;
+    let mut client = asking("/kept/c").await;
+    origin.asked("/kept/c").await.whole("200 OK", b"kept").await;
+    client.response("GET").await;
+    let leader = asking("/kept/b").await;
+    let call = origin.asked("/kept/b").await;
+    drop(asking("/kept/b").await);
+    // What comes after it on another connection is answered after it was seen.
+    let mut other = Client::connect(server.addr(8080)).await;
+    assert_eq!(other.get("/kept/c").await.text(), "kept");
+    call.whole("200 OK", b"kept").await;
+    drop(leader);
+    logged("/kept/b 200 HIT - -\n".into()).await;
+    logged(format!("/kept/b 200 MISS {} 200\n", origin.addr)).await;
+}

@@ -445,15 +445,14 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
     } else if *rq.loc().proxy.ignore_client_abort || rq.loc().proxy.store.is_some() {
         plan.fetch().await
     } else {
-        tokio::select! {
-            fetched = plan.fetch() => fetched,
-            () = rq.downstream.gone() => Err(Failure {
-                status: 499,
-                kind: FailureKind::Client,
-                message: "client prematurely closed connection".into(),
-                attempts: Vec::new(),
-            }),
-        }
+        let mut attempts = Vec::new();
+        let gone = tokio::select! {
+            fetched = plan.fetch_noting(None, &mut attempts) => Ok(fetched),
+            () = rq.downstream.gone() => Err("client prematurely closed connection".to_string()),
+        };
+        gone.unwrap_or_else(|message| {
+            Err(Failure { status: 499, kind: FailureKind::Client, message, attempts })
+        })
     };
     let mut answer = fetched?;
     if rq.loc().proxy.store.is_some() {

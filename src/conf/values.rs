@@ -78,6 +78,11 @@ pub fn time(text: &str) -> Option<Duration> {
     (total <= i64::MAX as u64).then(|| Duration::from_millis(total))
 }
 
+/// A time in whole seconds: as [`time`], without milliseconds.
+pub fn seconds(text: &str) -> Option<Duration> {
+    time(text).filter(|_| !text.contains("ms"))
+}
+
 /// `name=value` split, when `arg` begins so.
 pub fn parameter<'a>(arg: &'a str, name: &str) -> Option<&'a str> {
     arg.strip_prefix(name)?.strip_prefix('=')

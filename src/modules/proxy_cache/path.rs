@@ -111,6 +111,9 @@ fn read_parameter(zone: &mut Declared, arg: &str) -> ConfResult<()> {
         if zone.keys < LEAST_KEYS {
             return Err(ConfError::new(format!("keys zone \"{arg}\" is too small")));
         }
+    } else if arg == "levels=" {
+        // None at all, as without it.
+        zone.levels = Vec::new();
     } else if let Some(value) = parameter(arg, "levels") {
         let level = |text: &str| match text {
             "1" => Some(1),
@@ -124,7 +127,7 @@ fn read_parameter(zone: &mut Declared, arg: &str) -> ConfResult<()> {
     } else if let Some(value) = parameter(arg, "max_size") {
         zone.max_size = Some(size(value, "max_size")?);
     } else if let Some(value) = parameter(arg, "inactive") {
-        zone.inactive = time(value, "inactive")?;
+        zone.inactive = values::seconds(value).ok_or_else(|| bad("inactive"))?;
     } else if let Some(value) = parameter(arg, "min_free") {
         zone.min_free = size(value, "min_free")?;
     } else if let Some(value) = parameter(arg, "use_temp_path") {

@@ -37,6 +37,8 @@ pub struct Spec {
     pub name: Arc<str>,
     /// Bytes its entries may take.
     pub bound: u64,
+    /// Bytes of the largest body that is kept in memory.
+    pub largest: u64,
     /// Entries not used for so long go.
     pub inactive: Duration,
     /// The size of `keys_zone` in bytes.
@@ -404,9 +406,9 @@ impl Zone {
         kept as u64
     }
 
-    /// The largest body that is kept in memory: an eighth of the zone.
+    /// The largest body that is kept in memory.
     pub fn largest(&self) -> u64 {
-        self.spec.bound / 8
+        self.spec.largest
     }
 
     /// Takes `bytes` from what fills may hold together, half of the zone's bound; false when there

@@ -1,5 +1,6 @@
 //! The cache without a network: an origin that answers when the test says so, and viewers.
 
+mod admission;
 mod alone;
 mod bounds;
 mod fills;
@@ -158,7 +159,8 @@ impl Site {
 
     fn sized(bound: u64) -> Site {
         let (origin, calls) = mpsc::unbounded_channel();
-        let spec = Spec { name: Arc::from("z"), bound, inactive: Duration::from_secs(600), keys: MEGABYTE };
+        let (name, inactive) = (Arc::from("z"), Duration::from_secs(600));
+        let spec = Spec { name, bound, largest: bound / 8, inactive, keys: MEGABYTE };
         let ten = |status| Valid { status: Some(status), time: Duration::from_secs(10) };
         // Patience without end: where one waits in vain, the test must see it.
         let lock_timeout = Duration::from_secs(3600);

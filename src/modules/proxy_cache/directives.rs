@@ -16,9 +16,9 @@ pub const COMMANDS: &[Command] = &[
     Command::own(
         "memory_cache",
         Context::HTTP,
-        Arity::ONE,
+        Arity::SOME,
         memory_cache,
-        "the memory that all cache zones together may take (size=bytes)",
+        "the memory that all cache zones together may take (size=bytes), and the largest body kept in it (max_object=bytes)",
     ),
     Command::works("proxy_cache", proxy_cache, "the zone in which answers are kept, or off"),
     Command::works("proxy_cache_key", key, "what an answer is kept under"),

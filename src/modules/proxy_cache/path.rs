@@ -157,13 +157,48 @@ fn read_parameter(zone: &mut Declared, arg: &str) -> ConfResult<()> {
     Ok(())
 }
 
-/// Reads `memory_cache size=…`.
+/// `memory_cache`
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Bytes that all zones together may take; `None`: a share of what the container has.
+    pub size: Option<u64>,
+    /// Bytes of the largest body; `None`: an eighth of its zone's share.
+    pub max_object: Option<u64>,
+}
+
+impl Memory {
+    /// Bytes of the largest body in memory, of a zone that may take `bound`. What is received may take
+    /// half of it.
+    pub fn largest(&self, bound: u64) -> u64 {
+        self.max_object.unwrap_or(bound / 8).min(bound / 2)
+    }
+}
+
+/// Reads `memory_cache [size=…] [max_object=…]`.
 pub fn memory_cache(b: &mut Builder, d: &Directive) -> ConfResult<()> {
-    let value = parameter(d.arg(0), "size").ok_or_else(|| values::invalid_parameter(d.arg(0)))?;
-    let size = values::size(value)
-        .filter(|size| *size >= LEAST_MEMORY)
-        .ok_or_else(|| values::invalid_value().hint("a size in bytes, at least 64k, as in size=128m"))?;
-    if b.http.proxy_cache.memory.replace(size).is_some() {
+    let mut memory = Memory::default();
+    for arg in &d.args {
+        let (value, field, least, hint) = if let Some(value) = parameter(arg, "size") {
+            (value, &mut memory.size, LEAST_MEMORY, "a size in bytes, at least 64k, as in size=128m")
+        } else if let Some(value) = parameter(arg, "max_object") {
+            (value, &mut memory.max_object, 1, "a size in bytes, as in max_object=8m")
+        } else {
+            let known = "memory_cache [size=<bytes>] [max_object=<bytes>];";
+            return Err(values::invalid_parameter(arg).hint(known));
+        };
+        let size = values::size(value).filter(|size| *size >= least);
+        let size = size.ok_or_else(|| values::invalid_value().hint(hint))?;
+        if field.replace(size).is_some() {
+            return Err(ConfError::new(format!("duplicate parameter \"{arg}\"")));
+        }
+    }
+    if let (Some(size), Some(object)) = (memory.size, memory.max_object)
+        && object > size / 2
+    {
+        let message = "\"max_object\" must not be larger than half of \"size\"";
+        return Err(ConfError::new(message).hint("what is received may take half of the memory"));
+    }
+    if b.http.proxy_cache.memory.replace(memory).is_some() {
         return Err(ConfError::new("\"{}\" directive is duplicate"));
     }
     Ok(())

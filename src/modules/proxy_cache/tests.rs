@@ -68,6 +68,13 @@ fn mistakes_are_named_in_nginxs_words() {
         ("proxy_cache_key a; proxy_cache_key b;".into(), "\"proxy_cache_key\" directive is duplicate"),
         ("proxy_cache '';".into(), "zero size shared memory zone \"\""),
         ("memory_cache 10m;".into(), "invalid parameter \"10m\""),
+        ("memory_cache size=1m max=1m;".into(), "invalid parameter \"max=1m\""),
+        ("memory_cache size=1m size=2m;".into(), "duplicate parameter \"size=2m\""),
+        ("memory_cache max_object=0;".into(), "\"memory_cache\" directive invalid value"),
+        (
+            "memory_cache size=1m max_object=600k;".into(),
+            "\"max_object\" must not be larger than half of \"size\"",
+        ),
         ("memory_cache size=1k;".into(), "\"memory_cache\" directive invalid value"),
         ("memory_cache size=1m; memory_cache size=1m;".into(), "\"memory_cache\" directive is duplicate"),
     ];
@@ -293,6 +300,22 @@ fn temporary_files_are_where_the_first_location_says() {
     assert_eq!(temp(""), Some(dir.path().join("temp")));
     assert_eq!(temp("use_temp_path=on"), Some(dir.path().join("temp")));
     assert_eq!(temp("use_temp_path=off"), None);
+}
+
+#[test]
+fn the_largest_body_in_memory_is_an_eighth_of_a_zone_or_as_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let largest = |text: &str| {
+        let shared = AllShared::default();
+        runtime(dir.path(), text, &shared).unwrap().zones()[0].largest()
+    };
+    let zone = "proxy_cache_path c keys_zone=z:1m;";
+    assert_eq!(largest(&format!("memory_cache size=8m; {zone}")), 1 << 20);
+    assert_eq!(largest(&format!("memory_cache size=8m max_object=3m; {zone}")), 3 << 20);
+    assert_eq!(largest(&format!("memory_cache max_object=10k; {zone}")), 10 << 10);
+    // Zones share: the half of a zone is less than the half of all.
+    let two = "proxy_cache_path d keys_zone=y:1m;";
+    assert_eq!(largest(&format!("memory_cache size=8m max_object=3m; {zone} {two}")), 2 << 20);
 }
 
 #[test]

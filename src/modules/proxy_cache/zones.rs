@@ -1,6 +1,6 @@
 //! The zones: what the configuration declares, what outlives a reload.
 
-use super::path::Declared;
+use super::path::{Declared, Memory};
 use crate::cache::disk::Settings;
 use crate::cache::memory;
 use crate::cache::zone::{Spec, Zone};
@@ -17,8 +17,8 @@ use std::sync::{Arc, Weak};
 pub struct Http {
     /// The zones, in the order of their declaration.
     pub(super) zones: Vec<Declared>,
-    /// `memory_cache`, bytes.
-    pub(super) memory: Option<u64>,
+    /// `memory_cache`
+    pub(super) memory: Option<Memory>,
     /// Bytes for each zone.
     bounds: Vec<u64>,
     /// What the disk of each zone is to do.
@@ -47,7 +47,7 @@ pub(super) fn settle(b: &mut Builder) -> ConfResult<()> {
             ConfError::new(format!("{call} \"{path}\" failed ({cause})"))
         })?;
     }
-    let total = http.memory.unwrap_or_else(memory::default_bound);
+    let total = http.memory.and_then(|m| m.size).unwrap_or_else(memory::default_bound);
     let wants: Vec<Option<u64>> = http.zones.iter().map(|zone| zone.max_size).collect();
     let bounds = memory::divide(total, &wants);
     let temps = http.zones.iter().map(|zone| temp_of(b, &zone.name)).collect::<Vec<_>>();
@@ -102,6 +102,7 @@ impl Runtime {
             let spec = Spec {
                 name: declared.name.clone(),
                 bound: *bound,
+                largest: http.memory.unwrap_or_default().largest(*bound),
                 inactive: declared.inactive,
                 keys: declared.keys,
             };

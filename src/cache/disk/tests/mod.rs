@@ -300,6 +300,7 @@ fn zone(disk: &Arc<Disk>, bound: u64) -> Arc<Zone> {
     let spec = crate::cache::zone::Spec {
         name: "z".into(),
         bound,
+        largest: bound / 8,
         inactive: Duration::from_secs(600),
         keys: 1 << 20,
     };

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::client::{Client, Response, get};
 use crate::support::eventually;
@@ -121,4 +122,46 @@ async fn files_have_nginxs_names_and_rights() {
     for directory in file.ancestors().skip(1).take(3) {
         assert_eq!(mode(directory), 0o700, "{}", directory.display());
     }
+}
+
+/// A small file system at a directory of a server, until this is dropped.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    /// `None` where that may not be made.
+    fn at(directory: &Path) -> Option<Small> {
+        let options = ["-t", "tmpfs", "-o", "size=1m,mode=777", "tmpfs"];
+        let mount = Command::new("mount").args(options).arg(directory).output();
+        mount.is_ok_and(|mount| mount.status.success()).then(|| Small(directory.into()))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_one_line_in_the_log_and_nothing_to_clients() {
+    if is_nginx() {
+        return; // Its clients see broken answers.
+    }
+    let origin = Origin::answering(|request| Answer::ok(request.path().repeat(20_000))).await;
+    let plan = Plan::new(CONFIG).swap("PARAMETERS", "").upstream("127.0.0.1:9000", origin.addr());
+    let prepared = plan.file("cache/here", "").prepare();
+    let Some(_small) = Small::at(&prepared.prefix().join("cache")) else { return };
+    let edge = prepared.spawn();
+    edge.ready().await;
+    for round in 0..2 {
+        for n in 0..30 {
+            let target = format!("/object-{n:02}");
+            let answer = get(edge.addr(8000), &target).await;
+            assert_eq!((answer.status, answer.text()), (200, target.repeat(20_000)), "{round}");
+        }
+    }
+    edge.reported("No space left on device").await;
+    let lines = |level: &str| edge.stderr().lines().filter(|line| line.contains(level)).count();
+    assert_eq!((lines("[crit]"), lines("[error]"), lines("[alert]")), (1, 0, 0), "{}", edge.stderr());
+    assert_eq!(cache(&get(edge.addr(8000), "/object-29").await), "HIT", "from memory");
 }

@@ -148,7 +148,7 @@ fn load(disk: &Weak<Disk>, signal: &Signal) -> Option<()> {
     if removed > 0 {
         log(
             Level::Notice,
-            format_args!("{removed} files in \"{path}\" were no entries of ours and were removed"),
+            format_args!("{removed} files in \"{path}\" were not entries of this cache and were removed"),
         );
     }
     Some(())

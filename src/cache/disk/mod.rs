@@ -368,7 +368,10 @@ impl Disk {
 
     fn complain(&self, path: &Path, damage: Damage) {
         self.counters.disk.damage(damage);
-        if let Some(others) = self.damaged.pass() {
+        // The loader says in one line what nginx has left.
+        if damage != Damage::Foreign
+            && let Some(others) = self.damaged.pass()
+        {
             let (path, zone, what) = (path.display(), &self.zone, damage.as_str());
             let others = match others {
                 0 => String::new(),

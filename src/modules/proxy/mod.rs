@@ -416,6 +416,8 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
     let Some(pass) = rq.loc().proxy.pass.0.clone() else { return Ok(Flow::status(500)) };
     let Some((target, group)) = pass.resolve(rq).await? else { return Ok(Flow::status(502)) };
     rq.proxy_target = Some(Arc::new(target));
+    // Of an upstream asked before, for a page in place of whose answer this one is, it says no more.
+    rq.cache_status = None;
     let caching = crate::modules::proxy_cache::wants(rq);
     // A hit needs no plan.
     if caching && let Some(kept) = crate::modules::proxy_cache::ready(rq) {

@@ -131,7 +131,8 @@ fn accel_redirect(rq: &mut Request, fields: &Fields, kept: bool) -> Option<Flow>
         // Who cuts the ranges says so.
         let ours = (kept || *rq.loc().proxy.force_ranges) && is("accept-ranges");
         if STAY.iter().any(|s| is(s)) && !none && !ours {
-            rq.carried.add(name.clone(), value.clone());
+            let cookie = is("set-cookie").then(|| cookies::rewrite(rq, &rq.loc().proxy, value));
+            rq.carried.add(name.clone(), cookie.unwrap_or_else(|| value.clone()));
         }
     }
     if let Some(name) = target.strip_prefix(b"@") {

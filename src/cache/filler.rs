@@ -217,7 +217,16 @@ impl Filler {
             None => judged,
         };
         let judged = judged
-            .and_then(|verdict| Ok((verdict, self.vary(&fields)?)))
+            .and_then(|verdict| {
+                let vary = self.vary(&fields)?;
+                // What varies by something else now is not where requests would look for it, and what
+                // grows with each 304 has a bound.
+                match place(key, slot, vary.as_ref()).hash == slot.hash {
+                    _ if fields.size() > update::LARGEST => Err(Refusal::TooLarge),
+                    true => Ok((verdict, vary)),
+                    false => Err(Refusal::Vary),
+                }
+            })
             .map_err(Some)
             // Nothing is known of what is kept that was not known before.
             .and_then(|judged| update::confirms(&answer.fields, stale).then_some(judged).ok_or(None));
@@ -232,7 +241,7 @@ impl Filler {
                     Entry { fields, vary: vary.clone(), meta, ..stale.refreshed(times) }
                 };
                 let shared = entry(kept.as_ref().unwrap_or(&fields));
-                let shared = self.put(place(key, slot, shared.vary.as_ref()), shared);
+                let shared = self.put(slot, shared);
                 self.tell_last(Told::Entry(shared.clone()));
                 (if kept.is_some() { Arc::new(entry(&fields)) } else { shared }, FillEnd::Refreshed)
             }

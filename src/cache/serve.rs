@@ -194,7 +194,9 @@ impl<V: Viewer> Visit<'_, V> {
             let by_itself = usage == Use::Validate
                 || wishes.wants_new()
                 || stale.as_ref().is_some_and(|stale| policy.is_for_one(stale));
-            if by_itself && !keeps_nothing {
+            // What is not to be kept, or not yet, goes the way of such requests.
+            let counts = stale.is_none() && policy.min_uses > 1;
+            if by_itself && !keeps_nothing && !ask.far_range && !counts {
                 break self.own(upstream, missed, slot, stale).await;
             }
             // Whose turn it is to ask waits for nobody, but reads what is seen to be for all.

@@ -19,6 +19,9 @@ const NOT_STORED: [&str; 6] = [
     "proxy-authentication-info",
 ];
 
+/// So many bytes of fields a stored answer has at most after a 304 has added to them.
+pub const LARGEST: usize = 64 << 10;
+
 /// Fields that say how the stored body is framed and coded: a later answer does not change them (3.2).
 const OF_BODY: [&str; 3] = ["content-length", "content-encoding", "content-range"];
 

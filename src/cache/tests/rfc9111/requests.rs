@@ -159,3 +159,16 @@ async fn rfc8246_2_what_is_immutable_is_not_asked_for_by_a_reload_while_it_is_fr
     ])
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_wants_a_new_one_does_not_get_it_kept_before_its_time() {
+    let mut origin = Origin::with(|p| p.min_uses = 2);
+    for kept in [false, true] {
+        let (call, request) = origin.get(&[("Cache-Control", "no-cache")]).await.asked();
+        assert_eq!(call.plain, !kept);
+        call.whole(200, &[("Cache-Control", "max-age=60")], "new");
+        got(request).await;
+        origin.0.idle().await;
+    }
+    assert_eq!(origin.get(&[]).await.answered().status, CacheStatus::Hit);
+}

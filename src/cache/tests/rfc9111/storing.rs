@@ -238,3 +238,35 @@ async fn rfc9111_3_5_what_was_authorized_is_stored_only_where_the_response_says_
     ];
     table(rows).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn rfc9111_3_2_what_each_304_adds_to_has_a_bound() {
+    let mut origin = Origin::new();
+    origin.stores(&[], 200, &[("Cache-Control", "max-age=5"), ("ETag", "\"1\"")]).await;
+    for n in 0..8 {
+        pass(5).await;
+        let (call, request) = origin.get(&[]).await.asked();
+        if call.validators.is_none() {
+            assert!(n > 5, "it went after {n}");
+            return;
+        }
+        let name: &'static str = format!("X-{n}").leak();
+        call.whole(304, &[(name, &"x".repeat(10_000))], "");
+        assert_eq!(got(request).await.body, "old");
+        origin.0.idle().await;
+    }
+    panic!("it is still there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rfc9111_4_1_a_304_that_varies_by_something_else_moves_nothing() {
+    let mut origin = Origin::new();
+    const FIELDS: List = &[("Cache-Control", "max-age=5"), ("ETag", "\"1\""), ("Vary", "X-A")];
+    origin.stores(&[("X-A", "1")], 200, FIELDS).await;
+    origin.stores(&[("X-A", "2")], 200, FIELDS).await;
+    pass(5).await;
+    let got = origin.confirms(&[("X-A", "2")], &[("Vary", "X-B"), ("Cache-Control", "max-age=60")]).await;
+    assert_eq!(got.body, "old", "its requester gets it");
+    let (call, _) = origin.get(&[("X-A", "2")]).await.asked();
+    assert_eq!(call.validators, None, "the variant is gone");
+}

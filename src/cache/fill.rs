@@ -104,7 +104,7 @@ pub trait Home: Send + Sync {
 pub struct Fill {
     /// The text of the key it is for.
     pub key: Bytes,
-    started: Instant,
+    pub(super) started: Instant,
     pub(super) told: watch::Sender<Option<Told>>,
     pub(super) state: Mutex<State>,
     /// Wakes the filler of a passing fill when there may be room.

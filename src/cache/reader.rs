@@ -10,6 +10,8 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// One who reads a fill, from the first byte on, or a part of it.
 pub struct Reader {
@@ -41,6 +43,11 @@ impl Reader {
             // The sender lives as long as the fill, which we hold.
             Ok(None) | Err(_) => Told::Failed(502, FailureKind::Error, "the fill is gone".into()),
         }
+    }
+
+    /// When another fill may begin beside this one unless the head is there; `None`: never.
+    pub fn overdue_at(&self, age: Duration) -> Option<Instant> {
+        self.fill.started.checked_add(age)
     }
 
     /// Leaves the fill, whose answer is another's alone, and waits for its turn to ask for itself.

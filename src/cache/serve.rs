@@ -75,6 +75,8 @@ pub trait Viewer: Send {
     fn head(&self) -> &Head;
     /// Whether `proxy_no_cache` holds, given the answer if there is one.
     fn no_cache(&mut self, answer: Option<(u16, &Fields)>) -> bool;
+    /// It has waited for another's answer for as long as it may.
+    fn lost_patience(&mut self) {}
     /// Where a filler for it runs.
     fn home(&self) -> Option<Arc<dyn Home>> {
         None
@@ -129,7 +131,9 @@ enum Waited {
     Failing,
     /// What varies cannot be told apart by its key.
     Alone,
-    /// It took too long.
+    /// The other takes too long.
+    Overdue,
+    /// This one has waited too long.
     TimedOut,
 }
 
@@ -237,10 +241,11 @@ impl<V: Viewer> Visit<'_, V> {
                     Waited::Again(slot) => variant = slot,
                     Waited::Turn(mine) => turn = Some(mine),
                     // Each time another has asked, so that it comes to an end.
-                    Waited::Failing => turns = 0,
+                    Waited::Failing | Waited::Overdue => turns = 0,
                     Waited::Alone => break self.own(upstream, missed, slot, stale).await,
                     Waited::TimedOut => {
                         zone.counters.lock_timeouts.inc();
+                        self.viewer.lost_patience();
                         break self.plain(upstream, missed, stale).await;
                     }
                 },
@@ -263,7 +268,13 @@ impl<V: Viewer> Visit<'_, V> {
         patience: Instant,
     ) -> Waited {
         let policy = &self.ask.policy;
-        let Ok(told) = timeout_at(patience, reader.told()).await else { return Waited::TimedOut };
+        // One who waits may be the one that asks when the other takes too long.
+        let until = reader.overdue_at(policy.lock_age).map_or(patience, |overdue| overdue.min(patience));
+        let told = match timeout_at(until, reader.told()).await {
+            Ok(told) => told,
+            Err(_) if until < patience => return Waited::Overdue,
+            Err(_) => return Waited::TimedOut,
+        };
         let now = Instant::now();
         let missed = if stale.is_some() { CacheStatus::Expired } else { CacheStatus::Miss };
         let hit = |result| Waited::Served(Served { status: CacheStatus::Hit, result });

@@ -197,11 +197,13 @@ async fn idle(server: &Server) {
 /// A viewer over HTTP/1.1 or HTTP/2.
 enum Viewer {
     H1(Box<Client>),
-    H2 {
-        incoming: Incoming,
-        /// It ends with its connection.
-        _connection: Http2,
-    },
+    H2(Box<Stream>),
+}
+
+struct Stream {
+    incoming: Incoming,
+    /// It ends with its connection.
+    _connection: Http2,
 }
 
 impl Viewer {
@@ -211,7 +213,7 @@ impl Viewer {
             let client = Http2::connect(server.addr(8443), "localhost").await;
             let incoming = client.start("GET", path, &[], b"").await.unwrap();
             assert_eq!(incoming.response.status, 200);
-            return Viewer::H2 { incoming, _connection: client };
+            return Viewer::H2(Box::new(Stream { incoming, _connection: client }));
         }
         let mut client = Client::connect_narrow(server.addr(8080)).await;
         client.send_request("GET", path, &[], b"").await;
@@ -222,7 +224,7 @@ impl Viewer {
     async fn take(&mut self, length: usize) -> Vec<u8> {
         match self {
             Viewer::H1(client) => client.take(length).await,
-            Viewer::H2 { incoming, .. } => incoming.take(length).await,
+            Viewer::H2(stream) => stream.incoming.take(length).await,
         }
     }
 
@@ -232,8 +234,8 @@ impl Viewer {
         loop {
             let piece = match &mut self {
                 Viewer::H1(client) => client.try_piece().await.map_err(|e| e.to_string())?,
-                Viewer::H2 { incoming, .. } => {
-                    incoming.try_piece().await.map_err(|e| e.to_string())?.map(|piece| piece.to_vec())
+                Viewer::H2(stream) => {
+                    stream.incoming.try_piece().await.map_err(|e| e.to_string())?.map(|piece| piece.to_vec())
                 }
             };
             let Some(piece) = piece else { return Ok(all) };
@@ -348,7 +350,7 @@ async fn an_upstream_that_dies_is_an_error_to_all_and_leaves_nothing() {
         call.die(reset).await;
         viewers.push(first);
         for viewer in viewers {
-            let expected = if matches!(viewer, Viewer::H2 { .. }) { "stream error" } else { "closed after" };
+            let expected = if matches!(viewer, Viewer::H2(_)) { "stream error" } else { "closed after" };
             let error = viewer.rest().await.expect_err("a body that looks whole");
             assert!(error.contains(expected), "{error}");
         }

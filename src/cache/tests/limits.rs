@@ -43,6 +43,30 @@ async fn beside_a_fill_without_a_head_another_starts_after_the_lock_age() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_those_who_wait_one_asks_after_the_lock_age_and_the_others_wait_for_it() {
+    let mut site = Site::new();
+    let first = site.get("/a");
+    let stuck = site.call().await;
+    let waiting: Vec<_> = (0..10).map(|_| site.get("/a")).collect();
+    site.readers(11).await;
+    // The clock moves by itself when everybody waits.
+    let call = site.call().await;
+    site.readers(21).await;
+    assert!(!site.was_asked());
+    call.whole(200, &[], "quick");
+    let mut misses = 0;
+    for viewer in waiting {
+        let (status, _, body) = text(viewer).await;
+        assert_eq!(body, "quick");
+        misses += usize::from(status == Miss);
+    }
+    assert_eq!(misses, 1);
+    assert_eq!(site.zone.counters.lock_timeouts.get(), 0);
+    stuck.whole(200, &[], "slow");
+    assert_eq!(text(first).await, (Miss, 200, "slow".into()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fill_whose_head_is_there_is_shared_however_long_it_takes() {
     let mut site = Site::new();
     let first = site.get("/a");

@@ -8,6 +8,7 @@ use crate::cache::serve::Viewer;
 use crate::http::head::Head;
 use crate::http::request::Request;
 use crate::http::response::Fields;
+use crate::observe::error_log::Level;
 use crate::upstream::{Answer, Failure, Plan};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -54,6 +55,10 @@ impl Viewer for Asking<'_> {
             self.0.upstream_fields = Some(Arc::new(fields.clone()));
         }
         predicate::any(&self.0.loc().proxy_cache.no_cache, self.0)
+    }
+
+    fn lost_patience(&mut self) {
+        crate::observe::request_log(self.0, Level::Info, format_args!("cache lock timeout"));
     }
 
     fn home(&self) -> Option<Arc<dyn Home>> {

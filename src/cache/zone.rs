@@ -16,6 +16,7 @@ use crate::http::date;
 use crate::http::head::Head;
 use moka::sync::Cache;
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -342,13 +343,18 @@ impl Zone {
         {
             match &entry.body {
                 EntryBody::File(blocks) if blocks.was_described() => {}
+                EntryBody::File(_) => disk.write(slot, Act::Describe(entry.clone())),
                 body => match self.store.get(slot).is_some_and(|before| before.body.is_same(body)) {
                     true => disk.write(slot, Act::Describe(entry.clone())),
                     false => disk.write(slot, Act::Store(entry.clone())),
                 },
             }
         }
-        self.store.put(slot.hash, entry, readers > 1);
+        match entry.holds_file() && too_many_open() {
+            // It is found on disk when it is asked for.
+            true => _ = self.store.remove(slot.hash),
+            false => self.store.put(slot.hash, entry, readers > 1),
+        }
         self.apart.invalidate(&slot.hash);
     }
 
@@ -451,7 +457,14 @@ struct Recall {
 impl Recall {
     fn run(self, clock: &Clock) {
         let Recall { zone, key, tell } = &self;
-        let read = zone.disk.as_ref().and_then(|disk| disk.read(key, zone.largest(), clock));
+        // What is being read takes part in the bound of what grows.
+        let reserved = Cell::new(0);
+        let room = |size: u64| {
+            let room = size <= zone.largest() && zone.reserve(size);
+            reserved.set(if room { size } else { 0 });
+            room
+        };
+        let read = zone.disk.as_ref().and_then(|disk| disk.read(key, room, clock));
         // It may be of an earlier run of an encoder.
         let is_void = |entry: &Entry| zone.streams.is_void(&entry.meta.origin, entry.meta.sequence);
         if read.as_ref().is_some_and(is_void) {
@@ -463,6 +476,7 @@ impl Recall {
             zone.register(key, entry);
             zone.remember(key, entry);
         }
+        zone.release(reserved.get());
         tell.send_replace(Some(entry));
     }
 }

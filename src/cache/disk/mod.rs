@@ -242,9 +242,9 @@ impl Disk {
         size.div_ceil(self.block)
     }
 
-    /// Reads the entry under this key: whole and checked when its body is not larger than `most`
-    /// bytes, else with a body that is read later. A file that is damaged is removed.
-    pub fn read(self: &Arc<Disk>, key: &Key, most: u64, clock: &Clock) -> Option<Entry> {
+    /// Reads the entry under this key: whole and checked when there is `room` in memory for a body of
+    /// its size, else with a body that is read later. A file that is damaged is removed.
+    pub fn read(self: &Arc<Disk>, key: &Key, room: impl FnOnce(u64) -> bool, clock: &Clock) -> Option<Entry> {
         let name = key.name();
         let path = self.settings.load().place.path_of(&name);
         let locked = self.stripe(&name);
@@ -267,7 +267,7 @@ impl Disk {
         }
         drop(locked);
         let file = Arc::new(file);
-        match ends.and_then(|ends| self.read_body(&file, ends, key, most, clock)) {
+        match ends.and_then(|ends| self.read_body(&file, ends, key, room, clock)) {
             Ok(entry) => {
                 self.counters.disk.reads.add(u64::from(entry.is_some()));
                 entry
@@ -285,7 +285,7 @@ impl Disk {
         file: &Arc<File>,
         ends: Ends,
         key: &Key,
-        most: u64,
+        room: impl FnOnce(u64) -> bool,
         clock: &Clock,
     ) -> Result<Option<Entry>, Damage> {
         let Ends { tail, description } = ends;
@@ -299,7 +299,7 @@ impl Disk {
         }
         let sums = format::read_sums(file, &tail)?;
         let blocks = FileBlocks::new(file.clone(), tail.body, sums, key.name(), self);
-        entry.body = match tail.body <= most {
+        entry.body = match room(tail.body) {
             true => EntryBody::Memory(whole(&blocks, &tail)?),
             false => EntryBody::File(blocks),
         };

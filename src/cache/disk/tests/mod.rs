@@ -66,7 +66,7 @@ fn store(disk: &Arc<Disk>, key: &Key, entry: &Entry) -> std::io::Result<()> {
 }
 
 fn read(disk: &Arc<Disk>, key: &Key) -> Option<Entry> {
-    disk.read(key, 1 << 20, &Clock::now())
+    disk.read(key, |size| size <= 1 << 20, &Clock::now())
 }
 
 async fn text(body: Body) -> Result<Bytes, BodyError> {

@@ -87,3 +87,37 @@ async fn what_was_let_go_is_used_again() {
     assert!(said <= 128 << 20 && said > 126 << 20, "{said}");
     assert!(after <= full + full / 10, "{full} bytes were taken when it was full, {after} now");
 }
+
+#[tokio::test]
+async fn what_it_counts_is_told_and_promtool_has_nothing_to_say() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let (edge, _origin) = start("2m").await;
+    fill(&edge, 0..3).await;
+    fill(&edge, 1..3).await;
+    let page = get(edge.addr(8000), "/metrics").await.text();
+    let metrics = Metrics::parse(&page);
+    let zone = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, &[&[("zone", "z")], labels].concat());
+    assert_eq!(zone("edgewater_cache_requests_total", &[("status", "HIT")]), Some(2.0));
+    assert_eq!(zone("edgewater_cache_hit_age_seconds_count", &[]), Some(2.0));
+    assert_eq!(zone("edgewater_cache_hit_age_seconds_bucket", &[("le", "604800")]), Some(2.0));
+    assert_eq!(zone("edgewater_cache_readers_per_fill_count", &[]), Some(3.0));
+    assert_eq!(zone("edgewater_cache_readers_per_fill_sum", &[]), Some(3.0));
+    assert_eq!(zone("edgewater_cache_entries", &[("tier", "memory")]), Some(3.0));
+    assert_eq!(zone("edgewater_cache_max_bytes", &[("tier", "memory")]), Some(2_097_152.0));
+    assert!(zone("edgewater_cache_bytes", &[("tier", "disk")]).is_some());
+    fill(&edge, 10..30).await;
+    let metrics = Metrics::parse(&get(edge.addr(8000), "/metrics").await.text());
+    let evicted = [("zone", "z"), ("tier", "memory"), ("cause", "size")];
+    assert!(metrics.sum("edgewater_cache_evictions_total", &evicted).unwrap() >= 12.0);
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut child) = promtool.spawn() else {
+        eprintln!("skipped: promtool (package prometheus) is not installed");
+        return;
+    };
+    child.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let said = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success() && text.trim().is_empty(), "{text}");
+}

@@ -12,6 +12,7 @@
 //! slow, the slowest is not to blame, and `send_timeout` holds for each.
 
 use super::entry::{Entry, Meta};
+use super::freshness::Refusal;
 pub use super::reader::Reader;
 use super::vary::Vary;
 use crate::http::response::Fields;
@@ -42,6 +43,8 @@ pub struct Opening {
     pub vary: Option<Vary>,
     /// Stale from then on.
     pub fresh_until: Option<Instant>,
+    /// Why it will not be kept, as far as its head tells.
+    pub refusal: Option<Refusal>,
     /// Where and when it came from.
     pub meta: Meta,
 }

@@ -335,10 +335,12 @@ impl Filler {
         let meta = Meta { initial_age: verdict.initial_age, ..self.meta() };
         let kept = update::stored(&fields, &verdict, &self.job.policy, self.received / 1000);
         let fresh_until = Some(times.fresh_until);
+        let too_large = length.is_some_and(|length| !self.job.zone.may_keep(length));
+        let refusal = too_large.then_some(Refusal::TooLarge);
         let opening = |fields: &Fields| {
             let (reason, vary, meta) = (reason.clone(), vary.clone(), meta.clone());
             let fields = pack_fields(fields);
-            Arc::new(Opening { status, reason, fields, length, vary, fresh_until, meta })
+            Arc::new(Opening { status, reason, fields, length, vary, fresh_until, refusal, meta })
         };
         let own = opening(&fields);
         let opening = kept.map_or_else(|| own.clone(), |kept| opening(&kept));

@@ -71,11 +71,11 @@ impl Reader {
     pub fn answer(self, opening: &Opening) -> Answer {
         let source = Source {
             tier: Tier::Fill,
-            fresh_until: opening.fresh_until,
+            fresh_until: opening.fresh_until.filter(|_| opening.refusal.is_none()),
+            refusal: opening.refusal,
             received: opening.meta.received,
             initial_age: opening.meta.initial_age,
             readers: self.fill.readers(),
-            ..Source::default()
         };
         Answer {
             status: opening.status,

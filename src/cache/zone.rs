@@ -417,6 +417,11 @@ impl Zone {
         self.spec.largest
     }
 
+    /// Whether a body of this length has room in memory or on disk.
+    pub fn may_keep(&self, length: u64) -> bool {
+        length <= self.largest() || self.disk.as_ref().is_some_and(|disk| length <= disk.largest())
+    }
+
     /// Takes `bytes` from what fills may hold together, half of the zone's bound; false when there
     /// is not so much left.
     pub fn reserve(&self, bytes: u64) -> bool {

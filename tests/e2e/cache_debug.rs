@@ -109,6 +109,16 @@ async fn what_is_read_from_the_disk_is_told_from_what_is_in_memory() {
 }
 
 #[tokio::test]
+async fn what_is_too_large_to_be_kept_is_told() {
+    let origin = Origin::answering(|_| Answer::ok(vec![b'x'; 60_000])).await;
+    let text = CONFIG.replace("keys_zone=z:1m", "keys_zone=z:1m max_size=50k");
+    let edge = Plan::new(&text).upstream("127.0.0.1:9000", origin.addr()).start().await;
+    let answer = ask(&edge, [127, 0, 0, 2], "GET", "/large", &[]).await;
+    let wanted = "Edgewater;fwd=uri-miss;fwd-status=200;key=\"/large\";detail=too_large";
+    assert_eq!((told(&answer), answer.body.len()), ((vec![wanted], vec!["MISS"]), 60_000));
+}
+
+#[tokio::test]
 async fn what_is_said_of_each_way_through_the_cache() {
     let (edge, _origin) = start().await;
     let get = async |target: &str, fields: &[(&str, &str)]| {

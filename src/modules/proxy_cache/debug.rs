@@ -157,7 +157,7 @@ impl Told<'_> {
             status: Some(status),
             forward,
             forward_status: forward_status.filter(|_| forward.is_some()),
-            stored: filling && !collapsed,
+            stored: filling && !collapsed && seen.source.is_some_and(|source| source.refusal.is_none()),
             collapsed,
             ttl: seen.ttl(),
             key: &seen.key,

@@ -279,6 +279,9 @@ async fn a_first_viewer_that_stops_reading_does_not_slow_the_second() {
         let rest = first.rest().await.unwrap();
         let whole: Vec<u8> = (0..LARGE / PIECE).flat_map(piece).collect();
         assert!(rest == whole[PIECE..]);
+        idle(&server).await;
+        let stored = [("zone", "z"), ("end", "stored")];
+        assert_eq!(metric(&server, "edgewater_cache_fills_total", &stored).await, 1);
         assert_eq!(origin.count(), 1);
     }
 }

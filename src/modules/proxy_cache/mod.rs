@@ -7,7 +7,7 @@
 //! seconds; requests for the same key share one request to the upstream unless `proxy_cache_lock` is
 //! expressly `off`, and read its answer as it arrives; when the upstream fails, those who wait are
 //! told so and do not each ask again; a kept answer has a `Content-Length` even if the upstream gave
-//! none.
+//! none; requests that take the same codings share a variant.
 
 mod debug;
 mod directives;

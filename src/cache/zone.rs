@@ -391,6 +391,9 @@ impl Zone {
 
     /// From now on what is kept under `slot` is evicted before anything else; whether there is something.
     pub fn demote(&self, slot: &Key) -> bool {
+        if let Some(disk) = &self.disk {
+            disk.expend(slot);
+        }
         self.store.expendable(slot.hash)
     }
 

@@ -1,7 +1,7 @@
 //! Which files there are, how large, and in which order they were used.
 
 use super::names::Name;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 /// A file.
@@ -15,6 +15,8 @@ pub struct Slot {
     pub hash: u128,
     /// When it was used last.
     pub used: Instant,
+    /// Whether it goes before all others, unless it is used again.
+    pub expendable: bool,
     newer: usize,
     older: usize,
 }
@@ -29,6 +31,8 @@ pub struct Index {
     newest: usize,
     oldest: usize,
     blocks: u64,
+    /// What goes before all others, the first marked first; among them names that are gone or used again.
+    expendable: VecDeque<Name>,
 }
 
 impl Default for Index {
@@ -40,6 +44,7 @@ impl Default for Index {
             newest: NONE,
             oldest: NONE,
             blocks: 0,
+            expendable: VecDeque::new(),
         }
     }
 }
@@ -68,7 +73,7 @@ impl Index {
     /// A file is there, of this size, and was used just now.
     pub fn put(&mut self, name: Name, blocks: u64, hash: u128, used: Instant) {
         self.remove(&name);
-        let slot = Slot { name, blocks, hash, used, newer: NONE, older: NONE };
+        let slot = Slot { name, blocks, hash, used, expendable: false, newer: NONE, older: NONE };
         let at = match self.vacant.pop() {
             Some(at) => {
                 self.slots[at] = slot;
@@ -89,6 +94,7 @@ impl Index {
         if let Some(at) = self.places.get(name).copied() {
             self.unlink(at);
             self.slots[at].used = used;
+            self.slots[at].expendable = false;
             self.link(at);
         }
     }
@@ -100,6 +106,33 @@ impl Index {
         self.vacant.push(at);
         self.blocks -= self.slots[at].blocks;
         Some(self.slots[at])
+    }
+
+    /// A file goes before all others when room is needed, unless it is used again.
+    pub fn expend(&mut self, name: &Name) {
+        let Some(at) = self.places.get(name) else { return };
+        if std::mem::replace(&mut self.slots[*at].expendable, true) {
+            return;
+        }
+        self.expendable.push_back(*name);
+        if self.expendable.len() > 2 * self.places.len() {
+            let Index { places, slots, expendable, .. } = self;
+            let mut seen = HashSet::new();
+            let holds = |name: &Name| places.get(name).is_some_and(|at| slots[*at].expendable);
+            expendable.retain(|name| holds(name) && seen.insert(*name));
+        }
+    }
+
+    /// The file that goes when room is needed.
+    pub fn first_to_go(&mut self) -> Option<Slot> {
+        while let Some(name) = self.expendable.front() {
+            let slot = self.get(name).filter(|slot| slot.expendable).copied();
+            if slot.is_some() {
+                return slot;
+            }
+            self.expendable.pop_front();
+        }
+        self.oldest().copied()
     }
 
     /// The file that was not used for the longest time.
@@ -134,6 +167,31 @@ impl Index {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_expendable_goes_first_unless_it_is_used_again() {
+        let mut index = Index::default();
+        let now = Instant::now();
+        let name = |n: u8| [n; 16];
+        (0..6).for_each(|n| index.put(name(n), 1, 0, now));
+        for n in [4, 2, 3, 2] {
+            index.expend(&name(n));
+        }
+        index.touch(&name(2), now);
+        index.remove(&name(3));
+        index.expend(&name(99));
+        let mut order = Vec::new();
+        while let Some(slot) = index.first_to_go() {
+            index.remove(&slot.name);
+            order.push(slot.name[0]);
+        }
+        assert_eq!(order, [4, 0, 1, 5, 2]);
+        for n in 0..100 {
+            index.put(name(1), 1, 0, now);
+            index.expend(&name(1));
+            assert!(index.expendable.len() <= 3, "{n}: {}", index.expendable.len());
+        }
+    }
 
     proptest! {
         #[test]

@@ -240,8 +240,12 @@ impl Disk {
             let Some(cause) = cause else {
                 return Next::Wait(IDLE.min(settings.inactive.saturating_sub(idle)));
             };
+            let oldest = match cause {
+                DiskEviction::Inactive => oldest,
+                _ => self.index.lock().first_to_go().unwrap_or(oldest),
+            };
             // Whoever is answered from memory uses the file too, though nobody reads it.
-            let in_use = oldest.hash != 0 && self.in_memory(oldest.hash);
+            let in_use = !oldest.expendable && oldest.hash != 0 && self.in_memory(oldest.hash);
             if in_use && (chances > 0 || cause == DiskEviction::Inactive) {
                 chances = chances.saturating_sub(1);
                 self.index.lock().touch(&oldest.name, Instant::now());

@@ -176,6 +176,11 @@ impl Disk {
         self.threads.queue.push(key, Act::Remove, most.saturating_mul(2));
     }
 
+    /// The file of this key goes before all others when room is needed, unless it is used again.
+    pub fn expend(&self, key: &Key) {
+        self.index.lock().expend(&key.name());
+    }
+
     /// What is to become of the entry under this key, where that is not written yet. Does not wait.
     pub fn waiting(&self, key: &Key) -> Option<Act> {
         self.threads.queue.find(key)

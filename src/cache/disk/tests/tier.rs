@@ -180,6 +180,22 @@ fn what_is_too_much_goes_the_least_used_first() {
 }
 
 #[test]
+fn what_left_its_window_goes_before_what_was_used_less_lately() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk(dir.path(), |s| s.max_size = Some(10 * 4096));
+    let keys: Vec<Key> = (0..12).map(|n| key(&format!("/{n}"))).collect();
+    keys[..8].iter().for_each(|key| store(&disk, key, &entry(key, pattern(10))).unwrap());
+    disk.expend(&keys[5]);
+    disk.expend(&keys[6]);
+    disk.tidy();
+    let there = |n: usize| path(&disk, &keys[n]).exists();
+    assert!((0..8).all(there), "there is room");
+    keys[8..].iter().for_each(|key| store(&disk, key, &entry(key, pattern(10))).unwrap());
+    disk.tidy();
+    assert!(!there(5) && !there(6) && !there(0) && (1..5).all(there) && (7..12).all(there));
+}
+
+#[test]
 fn there_are_no_more_files_than_keys_and_none_that_nobody_uses() {
     use crate::cache::counters::DiskEviction;
     let dir = tempfile::tempdir().unwrap();

@@ -350,9 +350,8 @@ impl Zone {
                 },
             }
         }
-        match entry.holds_file() && too_many_open() {
-            // It is found on disk when it is asked for.
-            true => _ = self.store.remove(slot.hash),
+        match entry.holds_file() {
+            true => self.put_file(slot, entry),
             false => self.store.put(slot.hash, entry, readers > 1),
         }
         self.apart.invalidate(&slot.hash);
@@ -498,9 +497,26 @@ impl Drop for Recall {
 impl Zone {
     /// Puts into memory what was read from disk, unless it is there, or something newer.
     fn remember(&self, key: &Key, entry: &Arc<Entry>) {
-        if self.kept(key).is_some() || entry.holds_file() && too_many_open() {
+        if self.kept(key).is_some() {
             return;
         }
-        self.store.put(key.hash, entry.clone(), false);
+        match entry.holds_file() {
+            true => self.put_file(key, entry.clone()),
+            false => self.store.put(key.hash, entry.clone(), false),
+        }
+    }
+
+    /// Puts into memory an entry that holds its file open, unless there are too many such; it is found
+    /// on disk then. Once the file is evicted the entry goes too, or its bytes would not be free.
+    fn put_file(&self, slot: &Key, entry: Arc<Entry>) {
+        if too_many_open() {
+            self.store.remove(slot.hash);
+            return;
+        }
+        self.store.put(slot.hash, entry, false);
+        // It may have been evicted a moment ago.
+        if self.disk.as_ref().is_some_and(|disk| !disk.knows(&slot.name())) {
+            self.store.release_file(slot.hash);
+        }
     }
 }

@@ -228,6 +228,11 @@ impl Disk {
         !self.loaded.load(Ordering::Acquire) || self.index.lock().get(name).is_some()
     }
 
+    /// Whether there is a file of this name, as far as is known.
+    pub fn knows(&self, name: &Name) -> bool {
+        self.index.lock().get(name).is_some()
+    }
+
     /// Whether the disk works, as far as is known, or is to be tried again.
     pub fn may_write(&self) -> bool {
         self.health.may_write()

@@ -116,7 +116,7 @@ fn memory_is_honest_and_an_hour_of_live_streams_takes_no_more_than_its_first_min
         scope.spawn(worker(0, Box::new(|_| {})));
         // Full after a minute and a half, and settled after three; then once in five minutes.
         let sample = move |number: usize| {
-            if number >= 100 && (number - 100) % 150 == 0 {
+            if number >= 100 && (number - 100).is_multiple_of(150) {
                 tell.send(resident()).unwrap();
             }
         };

@@ -85,7 +85,10 @@ fn spread(kind: u128, n: u128) -> u128 {
     (kind << 100 | n).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835).rotate_left(64)
 }
 
-fn trace(parts: &[&dyn Fn(&mut Random, &mut Vec<Asked>)]) -> Vec<Asked> {
+/// What makes a part of a trace.
+type Part<'a> = &'a dyn Fn(&mut Random, &mut Vec<Asked>);
+
+fn trace(parts: &[Part]) -> Vec<Asked> {
     let (mut random, mut trace) = (Random(88_172_645_463_325_252), Vec::new());
     parts.iter().for_each(|part| part(&mut random, &mut trace));
     trace.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -3,6 +3,7 @@
 use super::CacheStatus;
 use super::disk::format::Damage;
 use super::freshness::Refusal;
+use super::purge::Kind;
 use crate::http::date::since_epoch;
 use crate::observe::metrics::{Counter, Gauge};
 use std::sync::OnceLock;
@@ -101,12 +102,19 @@ pub enum DiskEviction {
     Inactive,
     /// `keys_zone` has no room for more names.
     Keys,
+    /// It was purged.
+    Purged,
 }
 
 impl DiskEviction {
     /// All of them, in the order of their numbers.
-    pub const ALL: [DiskEviction; 4] =
-        [DiskEviction::Size, DiskEviction::Free, DiskEviction::Inactive, DiskEviction::Keys];
+    pub const ALL: [DiskEviction; 5] = [
+        DiskEviction::Size,
+        DiskEviction::Free,
+        DiskEviction::Inactive,
+        DiskEviction::Keys,
+        DiskEviction::Purged,
+    ];
 
     /// A word for it.
     pub fn as_str(self) -> &'static str {
@@ -115,6 +123,7 @@ impl DiskEviction {
             DiskEviction::Free => "min_free",
             DiskEviction::Inactive => "inactive",
             DiskEviction::Keys => "keys",
+            DiskEviction::Purged => "purged",
         }
     }
 }
@@ -176,8 +185,7 @@ pub struct Counters {
     pub readers: Counter,
     /// Requests that went upstream because another's fill took too long.
     pub lock_timeouts: Counter,
-    /// Purges that were asked for.
-    pub purges: Counter,
+    purges: [Counter; Kind::ALL.len()],
 }
 
 /// Upper bounds of the buckets of entries' ages at a hit, in seconds: below a segment's length, a
@@ -245,7 +253,7 @@ impl Default for Counters {
             filling: Gauge::default(),
             readers: Counter::default(),
             lock_timeouts: Counter::default(),
-            purges: Counter::default(),
+            purges: Default::default(),
         }
     }
 }
@@ -322,6 +330,16 @@ impl Counters {
     /// Answers that were not kept for this reason.
     pub fn refusals(&self, why: Refusal) -> u64 {
         self.refusals[why as usize].get()
+    }
+
+    /// A purge was carried out.
+    pub fn purge(&self, kind: Kind) {
+        self.purges[kind as usize].inc();
+    }
+
+    /// Purges of this kind that were carried out.
+    pub fn purges(&self, kind: Kind) -> u64 {
+        self.purges[kind as usize].get()
     }
 
     /// An entry left the memory.

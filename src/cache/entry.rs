@@ -7,6 +7,7 @@ use super::seen::{Source, Tier};
 use super::vary::Vary;
 use crate::http::body::Body;
 use crate::http::date;
+use crate::http::head::Head;
 use crate::http::response::Fields;
 use crate::upstream::{Answer, Failure, FailureKind};
 use bytes::{Bytes, BytesMut};
@@ -112,6 +113,9 @@ pub struct Meta {
     pub initial_age: Duration,
     /// The number of its fill in this zone; what was purged later does not come back.
     pub sequence: u64,
+    /// Of a main entry: the number of the first of those that followed each other under this key.
+    /// Variants from before it are not its own: the main entry from then was purged.
+    pub family: u64,
     /// Host and path of the request that brought it, where a live stream is known; else empty.
     pub origin: Bytes,
 }
@@ -178,6 +182,11 @@ impl Entry {
     /// Whether it holds a file open.
     pub fn holds_file(&self) -> bool {
         matches!(self.body, EntryBody::File(_))
+    }
+
+    /// Whether it is the variant for the request `asked` of a main entry of this `family`.
+    pub fn is_variant(&self, family: u64, asked: &Head) -> bool {
+        self.meta.sequence >= family && self.vary.as_ref().is_none_or(|vary| vary.suits(asked))
     }
 
     /// What to ask for it again with, if it has anything.

@@ -13,6 +13,7 @@
 
 use super::entry::{Entry, Meta};
 use super::freshness::Refusal;
+use super::purge::Mark;
 pub use super::reader::Reader;
 use super::vary::Vary;
 use crate::http::response::Fields;
@@ -107,6 +108,8 @@ pub trait Home: Send + Sync {
 pub struct Fill {
     /// The text of the key it is for.
     pub key: Bytes,
+    /// Whether it was purged.
+    pub mark: Arc<Mark>,
     pub(super) started: Instant,
     pub(super) told: watch::Sender<Option<Told>>,
     pub(super) state: Mutex<State>,
@@ -163,6 +166,7 @@ impl Fill {
     /// A fill for the key with this text, whose filler runs at `home`.
     pub fn new(key: Bytes, home: Option<Arc<dyn Home>>) -> Arc<Fill> {
         Arc::new(Fill {
+            mark: Mark::new(key.clone()),
             key,
             started: Instant::now(),
             told: watch::Sender::new(None),
@@ -185,9 +189,9 @@ impl Fill {
         });
     }
 
-    /// Whether there is no head yet since longer than `age`.
+    /// Whether nobody is to join it: it was purged, or there is no head yet since longer than `age`.
     pub fn is_overdue(&self, age: std::time::Duration) -> bool {
-        self.told.borrow().is_none() && self.started.elapsed() >= age
+        self.mark.is_purged() || self.told.borrow().is_none() && self.started.elapsed() >= age
     }
 
     /// A reader from the first byte; `None` when that is forgotten already.

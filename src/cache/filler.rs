@@ -13,6 +13,7 @@ use super::pack::Packer;
 use super::passed;
 use super::policy::{Policy, Rfc9111, is_down};
 use super::pump::{Claim, Held, Pump};
+use super::purge::Ticket;
 use super::streams;
 use super::update;
 use super::vary::Vary;
@@ -52,6 +53,8 @@ pub struct Job {
     pub asked: Head,
     /// What is kept and stale.
     pub stale: Option<Arc<Entry>>,
+    /// What [`super::purge::Purges::changes`] said before that was looked up.
+    pub seen: u64,
     /// Whether the requester is to be asked about `proxy_no_cache` when the answer is there.
     pub ask: bool,
     /// Whether a 206 is what was asked for.
@@ -95,12 +98,15 @@ pub fn spawn<U: Upstream>(job: Job, upstream: U) -> Requester {
     let (outcome, outcome_end) = oneshot::channel();
     let (question, question_end) = job.ask.then(oneshot::channel).unzip();
     job.zone.counters.filling.add(1);
-    let sequence = job.zone.next_sequence();
+    let purges = &job.zone.purges;
+    let ticket = purges.ticket(&job.fill.mark);
+    // A purge that comes from here on marks the fill.
+    let stale = job.stale.filter(|stale| purges.stands(job.seen, stale));
     if let Some(hls) = &job.hls {
         // It is told once: this is the fill's only filler.
         let _ = job.fill.origin.set(streams::hash(&hls.origin));
     }
-    let filler = Filler { job, sequence, received: 0, watch: None };
+    let filler = Filler { job: Job { stale, ..job }, ticket, received: 0, watch: None };
     tokio::spawn(filler.run(upstream, question, outcome));
     Requester { question: question_end, outcome: outcome_end }
 }
@@ -108,8 +114,8 @@ pub fn spawn<U: Upstream>(job: Job, upstream: U) -> Requester {
 /// A job under way. However it ends, nobody is left waiting: see its `Drop`.
 struct Filler {
     job: Job,
-    /// Its number in the zone.
-    sequence: u64,
+    /// What a purge finds it by.
+    ticket: Ticket,
     /// When the head came, milliseconds since 1970.
     received: u64,
     /// Tells whether it is a playlist, and how long that lives.
@@ -185,6 +191,7 @@ impl Filler {
             Some(lifetime) => {
                 let entry = stale.refreshed(Times::new(now, lifetime));
                 let meta = Meta { origin: stale.meta.origin.clone(), ..self.meta() };
+                self.ticket.opened(&entry.fields);
                 self.put(slot, Entry { meta, ..entry })
             }
             None => stale.clone(),
@@ -241,6 +248,7 @@ impl Filler {
                     Entry { fields, vary: vary.clone(), meta, ..stale.refreshed(times) }
                 };
                 let shared = entry(kept.as_ref().unwrap_or(&fields));
+                self.ticket.opened(&shared.fields);
                 let shared = self.put(slot, shared);
                 self.tell_last(Told::Entry(shared.clone()));
                 (if kept.is_some() { Arc::new(entry(&fields)) } else { shared }, FillEnd::Refreshed)
@@ -343,6 +351,7 @@ impl Filler {
             Arc::new(Opening { status, reason, fields, length, vary, fresh_until, refusal, meta })
         };
         let own = opening(&fields);
+        self.ticket.opened(&own.fields);
         let opening = kept.map_or_else(|| own.clone(), |kept| opening(&kept));
         drop(fields);
         let Job { zone, fill, slot, .. } = &self.job;
@@ -414,7 +423,8 @@ impl Filler {
         times: Times,
     ) -> std::io::Result<()> {
         let entry = self.entry(EntryBody::default(), opening, times);
-        self.put(place, draft.commit(place, entry).await?);
+        let mark = self.job.fill.mark.clone();
+        self.put(place, draft.commit(place, entry, move || !mark.is_purged()).await?);
         Ok(())
     }
 
@@ -433,25 +443,32 @@ impl Filler {
         }
     }
 
-    /// What is known of an entry that is made of the answer.
+    /// What is known of an entry that is made of the answer. As a main entry it follows the one that
+    /// is kept.
     fn meta(&self) -> Meta {
-        let origin = self.job.hls.as_ref().map(|hls| hls.origin.clone()).unwrap_or_default();
-        Meta { received: self.received, sequence: self.sequence, origin, ..Meta::default() }
+        let Job { zone, key, hls, .. } = &self.job;
+        let origin = hls.as_ref().map(|hls| hls.origin.clone()).unwrap_or_default();
+        let sequence = self.ticket.sequence();
+        let family = zone.store.get(key).map_or(sequence, |main| main.meta.family.min(sequence));
+        Meta { received: self.received, sequence, family, origin, ..Meta::default() }
     }
 
-    /// Gives the zone an entry; `slot` is where requests look for it.
+    /// Gives the zone an entry, unless it was purged; `slot` is where requests look for it.
     fn put(&self, slot: &Key, entry: Entry) -> Arc<Entry> {
         let entry = Arc::new(entry);
-        let zone = &self.job.zone;
+        let Job { zone, fill, .. } = &self.job;
         // It was asked for before the encoder began anew; or that happens now.
-        let is_void = || zone.streams.is_void(&entry.meta.origin, self.sequence);
+        let is_void = || zone.streams.is_void(&entry.meta.origin, self.ticket.sequence());
         if is_void() {
             if entry.holds_file() {
                 zone.forget(slot);
             }
             return entry;
         }
-        zone.keep_for(slot, entry.clone(), self.job.fill.joined());
+        let keep = || zone.keep_for(slot, entry.clone(), fill.joined());
+        if self.ticket.unless_purged(keep).is_none() {
+            return entry;
+        }
         zone.note_variant(&self.job.key, slot);
         if !self.watch.as_ref().is_some_and(Watch::is_playlist) {
             zone.register(slot, &entry);

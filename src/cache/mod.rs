@@ -30,6 +30,7 @@ pub mod pack;
 pub mod passed;
 pub mod policy;
 pub mod pump;
+pub mod purge;
 pub mod reader;
 pub mod seen;
 pub mod serve;

@@ -35,6 +35,11 @@ impl Reader {
         Reader { fill, id, at: range.start, end: range.end, file: None, parts: false }
     }
 
+    /// Whether what it reads was purged.
+    pub fn is_purged(&self) -> bool {
+        self.fill.mark.is_purged()
+    }
+
     /// Waits for the head.
     pub async fn told(&self) -> Told {
         let mut told = self.fill.told.subscribe();

@@ -105,7 +105,7 @@ pub fn fresh(zone: &Zone, key: &Key, asked: &Head, now: Instant) -> Option<Arc<E
 
 /// Answers a request.
 pub async fn serve<V: Viewer>(ask: &Ask, viewer: &mut V, upstream: V::Upstream) -> Served {
-    let served = Visit { ask, viewer, recalled: false }.answer(upstream).await;
+    let served = Visit { ask, viewer, recalled: false, seen: 0 }.answer(upstream).await;
     ask.zone.counters.request(served.status);
     served
 }
@@ -118,13 +118,15 @@ struct Visit<'a, V> {
     viewer: &'a mut V,
     /// Whether what was found last was on disk only.
     recalled: bool,
+    /// What the zone's purges said before anything was looked up.
+    seen: u64,
 }
 
 /// What came of waiting for another's fill.
 enum Waited {
     Served(Served),
-    /// Look again, at this variant if any is given.
-    Again(Option<Key>),
+    /// Look again, at this variant of a family if any is given.
+    Again(Option<(Key, u64)>),
     /// The answer was another's alone, and it is this request's turn to ask.
     Turn(Turn),
     /// The server failed another, perhaps not this one.
@@ -155,8 +157,9 @@ impl<V: Viewer> Visit<'_, V> {
         // Given back when this request has its answer, or has left.
         let mut turn: Option<Turn> = None;
         let served = loop {
-            let Found { slot, entry, recalled } = match variant.take() {
-                Some(slot) => zone.look_variant(slot, self.viewer.head()).await,
+            self.seen = zone.purges.changes();
+            let Found { slot, entry, recalled, .. } = match variant.take() {
+                Some((slot, family)) => zone.look_variant(slot, family, self.viewer.head()).await,
                 None => zone.look(key, self.viewer.head()).await,
             };
             self.recalled = recalled;
@@ -283,10 +286,16 @@ impl<V: Viewer> Visit<'_, V> {
             Waited::Served(Served { status: CacheStatus::Stale, result: policy.answer(entry) })
         };
         match told {
+            // It was not known that it would be purged when the request joined.
+            Told::Shared(_) | Told::Entry(_) if reader.is_purged() => Waited::Again(None),
             Told::Shared(opening) => match &opening.vary {
                 Some(vary) if !vary.suits(self.viewer.head()) => {
                     let other = self.ask.key.variant(vary.variant_for(self.viewer.head()));
-                    if other.hash == slot.hash { Waited::Alone } else { Waited::Again(Some(other)) }
+                    if other.hash == slot.hash {
+                        Waited::Alone
+                    } else {
+                        Waited::Again(Some((other, opening.meta.family)))
+                    }
                 }
                 _ => hit(Ok(policy.shared(reader.with_parts().answer(&opening), &opening.meta))),
             },
@@ -360,6 +369,7 @@ impl<V: Viewer> Visit<'_, V> {
             slot,
             asked: self.viewer.head().clone(),
             stale,
+            seen: self.seen,
             ask: *no_cache == NoCache::Depends,
             part: *part,
             hls: hls.clone(),

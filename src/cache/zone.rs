@@ -9,6 +9,7 @@ use super::disk::{Disk, Draft, Settings};
 use super::entry::{Entry, EntryBody};
 use super::fill::{Fill, Reader};
 use super::key::{AsIs, Key};
+use super::purge::{Mark, Purges, Refused, What, with_head};
 use super::store::Store;
 use super::streams::{Purge, Streams};
 use super::variants::Variants;
@@ -52,6 +53,8 @@ pub struct Zone {
     pub spec: Spec,
     /// The entries.
     pub store: Arc<Store>,
+    /// What is purged of it, and the numbers of its fills.
+    pub purges: Arc<Purges>,
     /// What it counts.
     pub counters: Arc<Counters>,
     /// Its files; `None` where it is in memory alone.
@@ -67,8 +70,6 @@ pub struct Zone {
     apart: Cache<u128, (), AsIs>,
     variants: Arc<Variants>,
     growing: AtomicU64,
-    /// The number of the last fill; a resized zone goes on counting.
-    sequence: Arc<AtomicU64>,
 }
 
 /// What a request for a key finds.
@@ -79,6 +80,8 @@ pub struct Found {
     pub entry: Option<Arc<Entry>>,
     /// Whether it was on disk only.
     pub recalled: bool,
+    /// The family of the main entry that is kept under the key (see [`super::entry::Meta::family`]).
+    pub family: u64,
 }
 
 /// What came of looking for a key on disk; `None` until that is known.
@@ -111,15 +114,16 @@ impl Zone {
     pub fn with_disk(spec: Spec, counters: Arc<Counters>, disk: Option<Arc<Disk>>) -> Zone {
         let store = Arc::new(Store::new(spec.bound, &counters));
         // Larger than those before a restart: what was purged then does not come back either.
-        let first = date::since_epoch().as_micros().try_into().unwrap_or(0);
-        Zone::with(spec, counters, store, Arc::new(AtomicU64::new(first)), disk)
+        let base = date::since_epoch().as_micros().try_into().unwrap_or(0);
+        let purges = Arc::new(Purges::new(base, store.clone(), disk.clone(), counters.clone()));
+        Zone::with(spec, counters, store, purges, disk)
     }
 
     fn with(
         spec: Spec,
         counters: Arc<Counters>,
         store: Arc<Store>,
-        sequence: Arc<AtomicU64>,
+        purges: Arc<Purges>,
         disk: Option<Arc<Disk>>,
     ) -> Zone {
         let keys = (spec.keys / KEY_SIZE).max(1);
@@ -132,7 +136,7 @@ impl Zone {
             recalls: Mutex::default(),
             disk,
             growing: AtomicU64::new(0),
-            sequence,
+            purges,
             counters,
             streams: Arc::new(Streams::new(spec.keys)),
             spec,
@@ -142,8 +146,8 @@ impl Zone {
     /// A zone of other bounds with the same entries and files. Its own bounds hold from the first
     /// [`Self::tend`] on: a configuration that does not come into force changes nothing.
     pub fn resized(&self, spec: Spec) -> Zone {
-        let (counters, store, sequence) = (self.counters.clone(), self.store.clone(), self.sequence.clone());
-        let zone = Zone::with(spec, counters, store, sequence, self.disk.clone());
+        let (counters, store, purges) = (self.counters.clone(), self.store.clone(), self.purges.clone());
+        let zone = Zone::with(spec, counters, store, purges, self.disk.clone());
         Zone { streams: self.streams.clone(), ..zone }
     }
 
@@ -158,17 +162,16 @@ impl Zone {
     /// What `key` has for the request `asked`.
     pub fn find(&self, key: &Key, asked: &Head) -> Found {
         match self.kept(key) {
-            Some(main) => match &main.vary {
-                None => Found { slot: key.clone(), entry: Some(main), recalled: false },
-                Some(vary) => {
-                    let variant = vary.variant_for(asked);
-                    if variant == vary.variant() {
-                        return Found { slot: key.clone(), entry: Some(main), recalled: false };
+            Some(main) => {
+                let family = main.meta.family;
+                match main.vary.as_ref().map(|vary| (vary.variant_for(asked), vary.variant())) {
+                    Some((wanted, own)) if wanted != own => {
+                        self.find_variant(key.variant(wanted), family, asked)
                     }
-                    self.find_variant(key.variant(variant), asked)
+                    _ => Found { slot: key.clone(), entry: Some(main), recalled: false, family },
                 }
-            },
-            None => Found { slot: key.clone(), entry: None, recalled: false },
+            }
+            None => Found { slot: key.clone(), entry: None, recalled: false, family: 0 },
         }
     }
 
@@ -176,11 +179,10 @@ impl Zone {
         self.store.get(key).filter(|entry| entry.is_sound())
     }
 
-    /// What the variant `slot` has for the request `asked`.
-    pub fn find_variant(&self, slot: Key, asked: &Head) -> Found {
-        let suits = |entry: &Arc<Entry>| entry.vary.as_ref().is_none_or(|vary| vary.suits(asked));
-        let entry = self.kept(&slot).filter(suits);
-        Found { slot, entry, recalled: false }
+    /// What the variant `slot` of a main entry of this `family` has for the request `asked`.
+    pub fn find_variant(&self, slot: Key, family: u64, asked: &Head) -> Found {
+        let entry = self.kept(&slot).filter(|entry| entry.is_variant(family, asked));
+        Found { slot, entry, recalled: false, family }
     }
 
     /// As [`Self::find`]; what is not in memory is looked for on disk.
@@ -189,28 +191,32 @@ impl Zone {
         if found.entry.is_some() || self.disk.is_none() {
             return found;
         }
-        let slot = match found.slot.variant {
+        let (slot, family) = match found.slot.variant {
             // The main one is in memory, and another variant than the request's.
-            Some(_) => found.slot,
+            Some(_) => (found.slot, found.family),
             None => match self.recall(key).await {
                 None => return found,
                 Some(main) => match &main.vary {
-                    Some(vary) if !vary.suits(asked) => key.variant(vary.variant_for(asked)),
-                    _ => return Found { entry: Some(main), recalled: true, ..found },
+                    Some(vary) if !vary.suits(asked) => {
+                        (key.variant(vary.variant_for(asked)), main.meta.family)
+                    }
+                    _ => {
+                        let family = main.meta.family;
+                        return Found { entry: Some(main), recalled: true, family, ..found };
+                    }
                 },
             },
         };
-        self.look_variant(slot, asked).await
+        self.look_variant(slot, family, asked).await
     }
 
     /// As [`Self::find_variant`]; what is not in memory is looked for on disk.
-    pub async fn look_variant(self: &Arc<Zone>, slot: Key, asked: &Head) -> Found {
-        let found = self.find_variant(slot, asked);
+    pub async fn look_variant(self: &Arc<Zone>, slot: Key, family: u64, asked: &Head) -> Found {
+        let found = self.find_variant(slot, family, asked);
         if found.entry.is_some() {
             return found;
         }
-        let suits = |entry: &Arc<Entry>| entry.vary.as_ref().is_none_or(|vary| vary.suits(asked));
-        let entry = self.recall(&found.slot).await.filter(suits);
+        let entry = self.recall(&found.slot).await.filter(|entry| entry.is_variant(family, asked));
         Found { recalled: entry.is_some(), entry, ..found }
     }
 
@@ -218,14 +224,21 @@ impl Zone {
     /// too large it is in memory from then on. However many ask, it is read once.
     pub async fn recall(self: &Arc<Zone>, key: &Key) -> Option<Arc<Entry>> {
         let disk = self.disk.as_ref()?;
-        match disk.waiting(key) {
-            Some(Act::Store(entry) | Act::Describe(entry)) => {
-                self.remember(key, &entry);
-                return Some(entry);
+        if disk.waiting(key).is_some() {
+            let ticket = self.purges.ticket(&Mark::new(key.text.clone()));
+            match disk.waiting(key) {
+                Some(Act::Store(entry) | Act::Describe(entry)) => {
+                    let found = ticket.found(&entry);
+                    return ticket
+                        .unless_purged(|| found.then(|| self.remember(key, &entry)))?
+                        .map(|()| entry);
+                }
+                Some(Act::Remove) => return None,
+                None => {}
             }
-            Some(Act::Remove) => return None,
-            None if !disk.may_have(&key.name()) => return None,
-            None => {}
+        }
+        if !disk.may_have(&key.name()) {
+            return None;
         }
         let mut told = {
             let mut recalls = self.recalls.lock();
@@ -303,6 +316,9 @@ impl Zone {
 
     /// Lets others read a fill that was nobody's but its requester's, if there is no other.
     pub fn admit(&self, slot: &Key, fill: &Arc<Fill>) {
+        if fill.mark.is_purged() {
+            return;
+        }
         self.fills.lock().entry(slot.hash).or_insert_with(|| fill.clone());
     }
 
@@ -357,16 +373,6 @@ impl Zone {
         self.apart.invalidate(&slot.hash);
     }
 
-    /// A number for a fill that begins now, larger than those before.
-    pub fn next_sequence(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// The number of the last fill that began.
-    pub fn last_sequence(&self) -> u64 {
-        self.sequence.load(Ordering::Relaxed)
-    }
-
     /// Forgets what is kept under `slot`.
     pub fn forget(&self, slot: &Key) {
         if let Some(disk) = &self.disk {
@@ -385,7 +391,21 @@ impl Zone {
     /// Forgets what is kept under `key`, in all variants; when this is done nobody gets it any more.
     pub async fn invalidate(&self, key: &Key) {
         self.forget(key);
-        self.variants.take(key).iter().for_each(|slot| self.forget(slot));
+        // Refused only where the process ends, or where more waits than a request may add to.
+        let _ = self.purge(What::Key(key.text.clone())).await;
+    }
+
+    /// Removes what is meant; how many entries that were. When this is done nobody gets what was asked
+    /// for before (see [`super::purge`]).
+    pub async fn purge(&self, what: What) -> Result<u64, Refused> {
+        let removed = self.purges.purge(what.clone()).await;
+        if let What::Key(text) = what {
+            // Nobody finds them any more; this is for their room.
+            for key in with_head(&text) {
+                self.variants.take(&key).iter().for_each(|slot| self.forget(slot));
+            }
+        }
+        removed
     }
 
     /// From now on what is kept under `slot` is evicted before anything else; whether there is something.
@@ -464,6 +484,7 @@ struct Recall {
 impl Recall {
     fn run(self, clock: &Clock) {
         let Recall { zone, key, tell } = &self;
+        let ticket = zone.purges.ticket(&Mark::new(key.text.clone()));
         // What is being read takes part in the bound of what grows.
         let reserved = Cell::new(0);
         let room = |size: u64| {
@@ -472,19 +493,28 @@ impl Recall {
             room
         };
         let read = zone.disk.as_ref().and_then(|disk| disk.read(key, room, clock));
-        // It may be of an earlier run of an encoder.
+        // It may be of an earlier run of an encoder, or purged.
         let is_void = |entry: &Entry| zone.streams.is_void(&entry.meta.origin, entry.meta.sequence);
-        if read.as_ref().is_some_and(is_void) {
-            zone.forget(key);
-        }
-        let read = read.filter(|entry| !is_void(entry));
-        let entry = read.map(Arc::new);
+        let entry = read.map(Arc::new).filter(|entry| {
+            let stands = ticket.found(entry) && !is_void(entry);
+            if let (false, Some(disk)) = (stands, &zone.disk) {
+                disk.remove(key);
+            }
+            stands
+        });
         if let Some(entry) = &entry {
             zone.register(key, entry);
-            zone.remember(key, entry);
         }
+        let entry = ticket.unless_purged(|| {
+            if let Some(entry) = &entry {
+                zone.remember(key, entry);
+            }
+            // Who comes after a purge does not get what this found before it.
+            zone.recalls.lock().remove(&key.hash);
+            entry
+        });
         zone.release(reserved.get());
-        tell.send_replace(Some(entry));
+        tell.send_replace(Some(entry.flatten()));
     }
 }
 

@@ -28,7 +28,7 @@ pub fn encode(entry: &Entry, variant: Option<u128>, clock: &Clock) -> Option<Vec
     // Every part of an entry is named, so that one that is added is not forgotten here.
     let Entry { key, status, reason, fields, body: _, length, vary, times, failure: _, meta } = entry;
     let Times { fresh_until, updating_until, error_until } = times;
-    let Meta { received, initial_age, sequence, origin } = meta;
+    let Meta { received, initial_age, sequence, family, origin } = meta;
     let mut out = Out(Vec::with_capacity(key.len() + fields.size() + fields.len() * 8 + 256));
     out.text(key);
     out.option(variant, |out, n| out.0.extend_from_slice(&n.to_le_bytes()));
@@ -42,6 +42,7 @@ pub fn encode(entry: &Entry, variant: Option<u128>, clock: &Clock) -> Option<Vec
     out.number(*received);
     out.number(initial_age.as_millis().try_into().unwrap_or(u64::MAX));
     out.number(*sequence);
+    out.number(*family);
     out.text(origin);
     out.option(vary.as_ref(), |out, vary| {
         let (names, variant) = vary.parts();
@@ -72,6 +73,7 @@ pub fn decode(bytes: Bytes, clock: &Clock) -> Option<Described> {
         received: from.number()?,
         initial_age: Duration::from_millis(from.number()?),
         sequence: from.number()?,
+        family: from.number()?,
         origin: from.text()?,
     };
     let vary = from.option(|from| {
@@ -169,7 +171,13 @@ mod tests {
             vary,
             times: Times::new(clock.instant, Lifetime { fresh: 5 * second, updating: second, error: second }),
             failure: None,
-            meta: Meta { received: 1, initial_age: second, sequence: 3, origin: Bytes::from_static(b"h/p") },
+            meta: Meta {
+                received: 1,
+                initial_age: second,
+                sequence: 3,
+                family: 2,
+                origin: Bytes::from_static(b"h/p"),
+            },
         }
     }
 

@@ -90,8 +90,13 @@ impl Draft {
     }
 
     /// Makes it the entry under `key` on disk: the one given, with this body. Its `body` and `length`
-    /// are not looked at.
-    pub async fn commit(mut self, key: &Key, entry: Entry) -> Result<Entry> {
+    /// are not looked at. An error, if that is not `wanted` any more when it is about to be.
+    pub async fn commit(
+        mut self,
+        key: &Key,
+        entry: Entry,
+        wanted: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<Entry> {
         let writing = self.writing.take().ok_or(ErrorKind::BrokenPipe)?;
         let (clock, key, disk) = (Clock::now(), key.clone(), self.disk.clone());
         blocking(move || {
@@ -100,7 +105,7 @@ impl Draft {
             // What is older and was to be written to this name is not.
             disk.cancel(&name);
             let sealed = writing.seal(&entry, key.variant, &clock)?;
-            let (file, sums) = disk.publish(sealed, &key, || true)?;
+            let (file, sums) = disk.publish(sealed, &key, wanted)?;
             let blocks = FileBlocks::new(file, length, sums, name, &disk);
             blocks.set_described();
             entry.body = EntryBody::File(blocks);

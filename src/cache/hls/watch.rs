@@ -101,7 +101,7 @@ pub fn confirmed(job: &Job, fields: &Fields, entry: &Entry) -> Option<Lifetime> 
     let facts = streams.facts(hls.source.stream).or_else(|| {
         // After a start. It has nothing yet that could have left.
         let playlist = kept(hls, entry)?;
-        streams.observe(&hls.source, &playlist, job.zone.last_sequence());
+        streams.observe(&hls.source, &playlist, job.zone.purges.last());
         Some(playlist.facts)
     })?;
     let received =
@@ -159,7 +159,7 @@ impl Reading {
                 {
                     streams.observe(&self.hls.source, &before, 0);
                 }
-                streams.observe(&self.hls.source, playlist, self.zone.last_sequence())
+                streams.observe(&self.hls.source, playlist, self.zone.purges.last())
             }
             Err(why) => {
                 self.complain(*why, pieces.is_empty());

@@ -6,6 +6,7 @@ mod bounds;
 mod fills;
 mod limits;
 mod playlists;
+mod purges;
 mod rfc9111;
 mod sharing;
 mod spilled;

@@ -4,6 +4,7 @@ use crate::cache::CacheStatus;
 use crate::cache::counters::{DiskEviction, Eviction, FillEnd};
 use crate::cache::disk::format::Damage;
 use crate::cache::freshness::Refusal;
+use crate::cache::purge::Kind;
 use crate::cache::zone::Zone;
 use crate::edge::Edge;
 use crate::observe::families::Families;
@@ -59,6 +60,20 @@ pub fn metrics(edge: &Edge, out: &mut Families) {
                 value,
             );
         }
+        for kind in Kind::ALL {
+            out.counter(
+                "edgewater_cache_purges_total",
+                "Purges carried out, by what was purged.",
+                &[("zone", name), ("kind", kind.as_str())],
+                counters.purges(kind),
+            );
+        }
+        out.gauge(
+            "edgewater_cache_purges_pending",
+            "Wildcards and tags that are purged and still being removed from disk.",
+            &[("zone", name)],
+            zone.purges.pending() as f64,
+        );
         for damage in Damage::ALL {
             out.counter(
                 "edgewater_cache_damaged_total",
@@ -69,7 +84,6 @@ pub fn metrics(edge: &Edge, out: &mut Families) {
         }
         let disk = &counters.disk;
         let totals = [
-            ("edgewater_cache_purges_total", "Purges that were asked for.", &counters.purges),
             ("edgewater_cache_disk_reads_total", "Answers read from disk.", &disk.reads),
             ("edgewater_cache_disk_writes_total", "Answers written to disk.", &disk.writes),
             (

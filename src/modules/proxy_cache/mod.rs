@@ -33,7 +33,7 @@ pub use zones::{Http, Runtime, Shared};
 use crate::cache::CacheStatus;
 use crate::cache::freshness::Refusal;
 use crate::cache::hls::Hls;
-use crate::cache::key::Key;
+use crate::cache::key::{HEAD, Key};
 use crate::cache::policy::{Heuristic, Policy, Rfc9111, UseStale, Valid};
 use crate::cache::serve::{self, Ask, NoCache};
 use crate::cache::zone::Zone;
@@ -328,7 +328,7 @@ pub fn hls(rq: &Request) -> Option<Hls> {
 
 fn key_text(active: &Active, rq: &Request, shown: Shown<'_>) -> Bytes {
     // An answer to HEAD that was asked for as HEAD has no body for anybody else.
-    let head = if rq.method == Method::Head && !converts_head(rq) { crate::cache::key::HEAD } else { b"" };
+    let head = if rq.method == Method::Head && !converts_head(rq) { HEAD } else { b"" };
     match (&active.key, &rq.proxy_target) {
         (Some(key), _) if head.is_empty() => key.eval(rq),
         (Some(key), _) => [&key.eval(rq), head].concat().into(),

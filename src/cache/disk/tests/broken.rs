@@ -77,7 +77,7 @@ async fn a_draft_on_a_full_disk_fails_and_what_was_written_can_be_read() {
     assert_eq!(failed.unwrap().kind(), ErrorKind::StorageFull);
     assert!(draft.written() >= 500_000 && disk.health.is_failing());
     assert_eq!(text(file.read(0..100_000)).await.unwrap(), pattern(100_000));
-    assert!(draft.commit(&key, entry(&key, Bytes::new())).await.is_err());
+    assert!(draft.commit(&key, entry(&key, Bytes::new()), || true).await.is_err());
     until("its name is gone", || files(small.0.path()).is_empty());
 }
 

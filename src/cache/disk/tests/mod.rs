@@ -224,7 +224,7 @@ async fn a_draft_is_read_while_it_grows_and_becomes_an_entry() {
         assert_eq!(text(file.read(50..written as u64)).await.unwrap(), body[50..written]);
     }
     assert!(read(&disk, &key).is_none(), "it is no entry yet");
-    let kept = draft.commit(&key, entry(&key, Bytes::new())).await.unwrap();
+    let kept = draft.commit(&key, entry(&key, Bytes::new()), || true).await.unwrap();
     assert_eq!(kept.length, body.len() as u64);
     for entry in [kept, read(&disk, &key).unwrap()] {
         assert!(entry.holds_file());
@@ -270,7 +270,7 @@ async fn a_damaged_block_breaks_off_the_answer_and_ends_the_entry() {
     let mut draft = disk.draft(&key).await.unwrap();
     let body = pattern((2 << 20) + 1);
     draft.append(body.clone()).await.unwrap();
-    let kept = draft.commit(&key, entry(&key, Bytes::new())).await.unwrap();
+    let kept = draft.commit(&key, entry(&key, Bytes::new()), || true).await.unwrap();
     let file = File::options().write(true).open(path(&disk, &key)).unwrap();
     file.write_all_at(&[!body[100_000]], 100_000).unwrap();
     let mut answer = kept.answer().unwrap().body;

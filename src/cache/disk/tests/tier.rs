@@ -146,7 +146,7 @@ async fn a_large_entry_is_confirmed_without_its_body_being_written() {
     let key = key("/large");
     let mut draft = zone.draft(&key).await.unwrap();
     draft.append(pattern(500_000)).await.unwrap();
-    let one = Arc::new(draft.commit(&key, entry(&key, Bytes::new())).await.unwrap());
+    let one = Arc::new(draft.commit(&key, entry(&key, Bytes::new()), || true).await.unwrap());
     zone.keep(&key, one.clone());
     assert!(disk.waiting(&key).is_none(), "all is in the file");
     let inode = std::fs::metadata(path(&disk, &key)).unwrap().ino();
@@ -240,7 +240,7 @@ async fn what_is_used_in_memory_stays_on_disk_and_what_goes_there_frees_its_file
     assert!(path(&disk, &hot).exists() && !path(&disk, &cold).exists());
     let mut draft = zone.draft(&large).await.unwrap();
     draft.append(pattern(100)).await.unwrap();
-    zone.keep(&large, Arc::new(draft.commit(&large, entry(&large, Bytes::new())).await.unwrap()));
+    zone.keep(&large, Arc::new(draft.commit(&large, entry(&large, Bytes::new()), || true).await.unwrap()));
     disk.remove(&hot);
     disk.settings.store(Arc::new(Settings { keys: 0, ..(*disk.settings()).clone() }));
     while !matches!(disk.tidy(), manager::Next::Wait(_)) {}

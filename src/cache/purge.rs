@@ -276,6 +276,16 @@ impl Purges {
                     *removed += u64::from(self.take(hash));
                 }
             });
+            // Meanwhile the rules hold for what is read from there.
+            if let Some(disk) = &self.disk {
+                let gone = disk.sweep(&mut |entry| {
+                    let meant = |(waiting, sequence, _): &&mut (Waiting, u64, u64)| {
+                        entry.meta.sequence < *sequence && waiting.what.means(&entry.key, &entry.fields)
+                    };
+                    begun.iter_mut().find(meant).map(|(_, _, removed)| *removed += 1).is_some()
+                });
+                (0..gone).for_each(|_| self.counters.disk.eviction(DiskEviction::Purged));
+            }
         }
         if let Some((_, last, _)) = begun.last() {
             self.swept.store(*last, Ordering::SeqCst);

@@ -418,6 +418,11 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
     rq.proxy_target = Some(Arc::new(target));
     // Of an upstream asked before, for a page in place of whose answer this one is, it says no more.
     rq.cache_status = None;
+    if crate::modules::proxy_cache::purge::wants(rq) {
+        // The key may be made of the body.
+        spool::read(rq).await.map_err(client_failure)?;
+        return crate::modules::proxy_cache::purge::answer(rq).await;
+    }
     let caching = crate::modules::proxy_cache::wants(rq);
     // A hit needs no plan.
     if caching && let Some(kept) = crate::modules::proxy_cache::ready(rq) {

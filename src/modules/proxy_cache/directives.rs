@@ -34,6 +34,30 @@ pub const COMMANDS: &[Command] = &[
         },
         "when not to answer from the cache",
     ),
+    Command::own(
+        "proxy_cache_purge",
+        HTTP_SERVER_LOCATION,
+        Arity::SOME,
+        |b, d| {
+            let predicates = predicates(b, d)?;
+            b.loc().proxy_cache.purge.edit().extend(predicates);
+            Ok(())
+        },
+        "when a request purges what is kept under its key, or, if that ends with *, under all that begin so",
+    ),
+    Command::own(
+        "proxy_cache_purge_tags",
+        HTTP_SERVER_LOCATION,
+        Arity::SOME,
+        |b, d| {
+            for arg in &d.args {
+                let tags = b.template(arg)?;
+                b.loc().proxy_cache.purge_tags.edit().push(tags);
+            }
+            Ok(())
+        },
+        "the tags (Cache-Tag, Surrogate-Key) by which a purge request purges instead of its key",
+    ),
     Command::works(
         "proxy_no_cache",
         |b, d| {

@@ -15,6 +15,7 @@ mod invalidate;
 mod metrics;
 mod path;
 mod predicate;
+pub mod purge;
 mod rfc9111;
 mod seen;
 mod temporary;
@@ -68,6 +69,10 @@ crate::settings! {
         inherit bypass: Vec<Predicate> = Vec::new(),
         /// `proxy_no_cache`
         inherit no_cache: Vec<Predicate> = Vec::new(),
+        /// `proxy_cache_purge`
+        inherit purge: Vec<Predicate> = Vec::new(),
+        /// `proxy_cache_purge_tags`
+        inherit purge_tags: Vec<Template> = Vec::new(),
         /// `proxy_cache_lock`; requests share one fill unless it says `off`.
         inherit lock: Option<bool> = None,
         /// `proxy_cache_lock_timeout`
@@ -191,7 +196,12 @@ pub fn wants(rq: &Request) -> bool {
         Method::Post => conf.methods.post,
         _ => false,
     };
-    kept && conf.active.as_ref().is_some_and(|active| match &active.zone {
+    kept && has_zone(rq)
+}
+
+/// Whether the request's location has a zone.
+fn has_zone(rq: &Request) -> bool {
+    rq.loc().proxy_cache.active.as_ref().is_some_and(|active| match &active.zone {
         Named::Index(_) => true,
         Named::Value(name) => !matches!(&name.eval(rq)[..], b"" | b"off"),
     })

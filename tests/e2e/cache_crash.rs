@@ -89,7 +89,7 @@ async fn killed_fifty_times_it_never_serves_a_wrong_byte_and_still_has_what_was_
             let hit = within("an answer", ask(addr, object)).await.expect("nobody has killed it");
             // Of the same object a second answer is from memory and proves nothing, and few are the same.
             asked += usize::from(crash > 0);
-            *if object % 6 == 0 { &mut large } else { &mut small } += usize::from(crash > 0 && hit);
+            *if object.is_multiple_of(6) { &mut large } else { &mut small } += usize::from(crash > 0 && hit);
         }
         let (done, some) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let killed = Arc::new(AtomicBool::new(false));

@@ -55,7 +55,9 @@ impl Health {
     /// The next try is now.
     #[cfg(test)]
     pub fn retry_now(&self) {
-        self.failing.lock().as_mut().map(|again| *again = Instant::now());
+        if let Some(again) = self.failing.lock().as_mut() {
+            *again = Instant::now();
+        }
     }
 
     /// Whether it does not work.

@@ -16,6 +16,7 @@ mod cache_debug;
 mod cache_disk;
 mod cache_fills;
 mod cache_memory;
+mod cache_purge;
 mod caching_page;
 mod client_certificates;
 mod command_line;

@@ -76,12 +76,14 @@ pub const UNKNOWN_ABSENCE: Duration = Duration::from_secs(1);
 
 /// What the origin states beside what the playlist says.
 ///
-/// A time that it states is the most a live playlist gets of the rule, and holds where it is shorter. One
-/// that has ended, or a master playlist, lives as long as the origin says where it says it.
+/// A time that it states is the most a live playlist gets of the rule, and holds where it is shorter. A
+/// master playlist lives as long as the origin says where it says it. One that has ended lives by the rule
+/// at least: origins commonly state one short time for all their playlists, and it changes no more.
 pub fn with_stated(facts: &Facts, rule: Duration, stated: Option<Duration>) -> Duration {
     match stated.filter(|stated| !stated.is_zero()) {
         None => rule,
-        Some(stated) if facts.kind == Kind::Master || facts.ended => stated,
+        Some(stated) if facts.kind == Kind::Master => stated,
+        Some(stated) if facts.ended => stated.max(rule),
         Some(stated) => stated.min(rule),
     }
 }
@@ -168,7 +170,7 @@ mod tests {
             assert_eq!(with_stated(&live, secs(3), stated.map(secs)), secs(wanted), "{stated:?}");
         }
         let ended = facts(&format!("{LIVE}#EXT-X-ENDLIST"));
-        for (stated, wanted) in [(None, 600), (Some(0), 600), (Some(60), 60), (Some(3600), 3600)] {
+        for (stated, wanted) in [(None, 600), (Some(0), 600), (Some(60), 600), (Some(3600), 3600)] {
             assert_eq!(with_stated(&ended, INACTIVE, stated.map(secs)), secs(wanted), "{stated:?}");
         }
         assert_eq!(with_stated(&facts(MASTER), secs(10), Some(secs(60))), secs(60));

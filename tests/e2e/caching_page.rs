@@ -81,6 +81,33 @@ async fn a_held_playlist_is_one_request_for_all_who_wait() {
 }
 
 #[tokio::test]
+async fn a_cms_purges_by_tag_by_key_and_by_wildcard() {
+    let origin = Origin::answering(|request| {
+        Answer::ok(request.target.clone()).header("Cache-Tag", "article-42, home").header("X-Page", "1")
+    })
+    .await;
+    let edge = recipe("Purging from a CMS", &origin).start().await;
+    let purge = async |target: &str, fields: &[(&str, &str)]| {
+        Client::connect(edge.addr(8081)).await.get_with(target, fields).await.status
+    };
+    for (count, (target, fields)) in
+        [("/", &[("Cache-Tag", "article-42")][..]), ("/news/today", &[]), ("/news/*", &[])]
+            .into_iter()
+            .enumerate()
+    {
+        for _ in 0..2 {
+            let page = get(&edge, "/news/today", &[]).await;
+            assert_eq!(page.body, b"/news/today");
+            assert!(!page.head.contains("Cache-Tag"), "{}", page.head);
+        }
+        assert_eq!(origin.hits("/news/today"), count + 1, "before {target}");
+        assert_eq!(purge(target, fields).await, 204, "{target}");
+    }
+    assert_eq!(purge("/news/tomorrow", &[]).await, 404);
+    assert_eq!(purge("/", &[("Cache-Tag", "article-43")]).await, 204);
+}
+
+#[tokio::test]
 async fn vod_is_fetched_and_kept_in_slices() {
     const SLICE: usize = 1 << 20;
     let film: Arc<Vec<u8>> = Arc::new((0..5 * SLICE / 2).map(|i| (i % 251) as u8).collect());

@@ -51,6 +51,11 @@ fn mistakes_are_named_in_nginxs_words() {
         (format!("{PATH} proxy_cache_path d keys_zone=z:1m;"), "duplicate zone \"z\""),
         ("proxy_cache q; proxy_cache_key x;".into(), "\"proxy_cache\" zone \"q\" is unknown"),
         ("proxy_cache z; proxy_cache z;".into(), "\"proxy_cache\" directive is duplicate"),
+        ("proxy_cache_purge;".into(), "invalid number of arguments in \"proxy_cache_purge\" directive"),
+        (
+            "proxy_cache_purge_tags;".into(),
+            "invalid number of arguments in \"proxy_cache_purge_tags\" directive",
+        ),
         ("proxy_cache_valid x;".into(), "invalid time value \"x\""),
         ("proxy_cache_valid 99 1m;".into(), "invalid status \"99\""),
         ("proxy_cache_valid 600 1m;".into(), "invalid status \"600\""),

@@ -160,7 +160,9 @@ impl<'a> Pump<'a> {
                 if !is_wanted(spill, self.length, sum, self.job) {
                     return Err(nobody());
                 }
-                Ok(sum <= spill.most() && (sum - spill.handed() <= window || self.received == spill.handed()))
+                // What is on its way to the disk is still held.
+                let waits = sum - spill.written();
+                Ok(sum <= spill.most() && (waits <= window || self.received == spill.written()))
             }
             Way::Pass => {
                 if !fill.room(bytes, window).await.map_err(|Abandoned| nobody())? && self.open {

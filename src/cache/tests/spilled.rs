@@ -106,6 +106,36 @@ async fn who_stops_reading_slows_nobody_and_still_gets_it_all() {
     assert_eq!(std::fs::read_dir(spilling.temp.path()).unwrap().count(), 0);
 }
 
+#[test]
+fn what_is_on_its_way_to_a_slow_disk_is_part_of_the_window() {
+    // One thread for files, and it is busy.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let mut spilling = Spilling::new(1 << 30);
+        let (pieces, mut bodies) = spilling.started(1).await;
+        let mut quick = bodies.remove(0);
+        // The file is there.
+        let before = WINDOW / PIECE + 2;
+        for n in 0..before {
+            pieces.send(Ok(piece(n))).unwrap();
+            take(&mut quick, PIECE).await;
+        }
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || wait.recv());
+        for n in before..64 {
+            pieces.send(Ok(piece(n))).unwrap();
+        }
+        settle().await;
+        let held = spilling.site.zone.growing();
+        assert!(held <= WINDOW + PIECE, "{held} bytes are held");
+        drop(go);
+        assert!(busy.await.unwrap().is_err());
+        drop(pieces);
+        assert!(rest(quick).await == body(64)[(before * PIECE) as usize..]);
+    });
+}
+
 #[tokio::test]
 async fn a_known_length_spills_from_the_first_byte() {
     let mut spilling = Spilling::new(1 << 30);

@@ -56,6 +56,14 @@ pub fn name(pair: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr(b'%', name).is_some() { Cow::Owned(unescape(name)) } else { Cow::Borrowed(name) }
 }
 
+/// Whether a text has a parameter as a whole: `a=1` is not in `a=12`.
+pub fn has_whole(text: &[u8], pair: &[u8]) -> bool {
+    memchr::memmem::find_iter(text, pair).any(|at| {
+        let (before, after) = (text[..at].last(), text.get(at + pair.len()));
+        before.is_none_or(|b| matches!(b, b'?' | b'&' | b'\0')) && after.is_none_or(|b| *b == b'&')
+    })
+}
+
 /// Whether a parameter of this name is a delivery directive.
 pub fn is_directive(name: impl AsRef<[u8]>) -> bool {
     name.as_ref().starts_with(DIRECTIVE.as_bytes())
@@ -150,6 +158,21 @@ mod tests {
         assert_eq!(of("/a?b?t=1"), None);
         assert_eq!(of("/a?"), None);
         assert_eq!(of("/t=1"), None);
+    }
+
+    #[test]
+    fn a_parameter_is_found_as_a_whole_only() {
+        for (text, found) in [
+            ("/a?_HLS_msn=1", true),
+            ("/a?x&_HLS_msn=1&y", true),
+            ("/a?_HLS_msn=12&_HLS_msn=1", true),
+            ("/a?_HLS_msn=12", false),
+            ("/a?x_HLS_msn=1", false),
+            ("/a_HLS_msn=1", false),
+            ("/a", false),
+        ] {
+            assert_eq!(has_whole(text.as_bytes(), b"_HLS_msn=1"), found, "{text}");
+        }
     }
 
     #[test]

@@ -127,9 +127,10 @@ pub type Shown<'a> = Option<&'a dyn Fn(&[u8]) -> Option<Bytes>>;
 pub fn key(rq: &Request, text: impl Fn(Shown<'_>) -> Bytes) -> Key {
     let ignored = |name: &[u8]| args::is_ignored(&rq.loc().hls.ignore_args, name);
     let mut key = args::evaluated(rq, &ignored, &text);
-    let mut separator = b'?';
+    // No path has such a byte: what is added is not what another request has in its path.
+    let mut separator = b'\0';
     for pair in args::pairs(&rq.args).filter(|pair| args::is_directive(args::name(pair))) {
-        if memchr::memmem::find(&key, pair).is_none() {
+        if !args::has_whole(&key, pair) {
             key = [&key[..], &[separator], pair].concat().into();
             separator = b'&';
         }

@@ -119,12 +119,32 @@ fn delivery_directives_are_always_part_of_the_key() {
         ["/a.m3u8?token=1", "/a.m3u8?_HLS_msn=1&_HLS_part=2", "/a.m3u8?token=2&_HLS_msn=1&_HLS_part=3"];
     assert_eq!(
         asked("proxy_cache_key $uri;", "hls on;", &targets),
-        ["MISS /a.m3u8", "MISS /a.m3u8?_HLS_msn=1&_HLS_part=2", "MISS /a.m3u8?_HLS_msn=1&_HLS_part=3"]
+        [
+            "MISS /a.m3u8",
+            "MISS /a.m3u8\\x00_HLS_msn=1&_HLS_part=2",
+            "MISS /a.m3u8\\x00_HLS_msn=1&_HLS_part=3"
+        ]
     );
     assert_eq!(
         asked("proxy_cache_key $request_uri;", "hls on;", &targets),
         ["MISS /a.m3u8", "MISS /a.m3u8?_HLS_msn=1&_HLS_part=2", "MISS /a.m3u8?_HLS_msn=1&_HLS_part=3"]
     );
+}
+
+#[test]
+fn no_request_can_have_the_key_of_another_state_of_a_playlist() {
+    // Which of two that are alike counts is the server's to say.
+    let (plain, twice, one) = ("/a.m3u8?_HLS_msn=12", "/a.m3u8?_HLS_msn=12&_HLS_msn=1", "/a.m3u8?_HLS_msn=1");
+    let within = ["/a.m3u8?x=_HLS_msn=1", "/a.m3u8?x=_HLS_msn=1&_HLS_msn=1"];
+    for (key, targets) in [
+        ("proxy_cache_key $uri;", [plain, twice, one, "/a.m3u8%3F_HLS_msn=1"]),
+        ("proxy_cache_key $uri;", [plain, twice, one, "/a.m3u8%3F_HLS_msn=1?_HLS_msn=1"]),
+        ("proxy_cache_key $uri:$arg_x;", [one, within[0], within[1], "/a.m3u8"]),
+        ("proxy_cache_key $request_uri;", [plain, twice, one, within[0]]),
+    ] {
+        let lines = asked(key, "hls on;", &targets);
+        assert!(lines.iter().all(|line| line.starts_with("MISS ")), "{key}: {lines:?}");
+    }
 }
 
 #[test]

@@ -195,6 +195,8 @@ struct Draft<'a> {
     dated: Option<(u64, i64)>,
     defined: HashMap<String, String>,
     listed: Vec<Listed>,
+    /// Bytes of text that were made of variables.
+    made: usize,
     /// Whether the URI of the next line is that of a variant.
     variant: bool,
     query: &'a [u8],
@@ -283,6 +285,13 @@ impl Draft<'_> {
 
     fn list(&mut self, uri: &str, role: Role) {
         let Some(uri) = self.replaced(uri) else { return };
+        // A short line may stand for a long text, again and again.
+        if let Cow::Owned(text) = &uri {
+            self.made += text.len();
+            if self.made > LARGEST {
+                return;
+            }
+        }
         // Segments that are ranges of one file.
         if self.listed.last().is_some_and(|last| last.uri == uri && last.role == role) {
             return;
@@ -324,11 +333,12 @@ impl Draft<'_> {
         let (mut out, mut rest) = (String::new(), uri);
         while let Some((before, after)) = rest.split_once("{$") {
             let (name, after) = after.split_once('}')?;
-            out.push_str(before);
-            out.push_str(self.defined.get(name)?);
-            if out.len() > LONGEST {
+            let value = self.defined.get(name)?;
+            if out.len() + before.len() + value.len() > LONGEST {
                 return None;
             }
+            out.push_str(before);
+            out.push_str(value);
             rest = after;
         }
         out.push_str(rest);

@@ -67,6 +67,21 @@ fn variables_are_replaced() {
 }
 
 #[test]
+fn a_short_text_that_stands_for_a_long_one_is_bounded() {
+    let with = |length: usize| {
+        let uris: String = (0..50_000).map(|n| format!("{{$v}}{n}\n")).collect();
+        let value = "v".repeat(length);
+        format!("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-DEFINE:NAME=\"v\",VALUE=\"{value}\"\n{uris}")
+    };
+    for length in [8000, 400_000] {
+        let listed = listed(&with(length));
+        let sum: usize = listed.iter().map(|(uri, ..)| uri.len()).sum();
+        assert!(sum <= LARGEST, "{sum}");
+        assert_eq!(listed.is_empty(), length > 8192);
+    }
+}
+
+#[test]
 fn a_master_playlist_lists_nothing() {
     let text = "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"en\",URI=\"en.m3u8\"\n\
         #EXT-X-STREAM-INF:BANDWIDTH=1,AUDIO=\"a\"\nlow.m3u8\n#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI=\"i.m3u8\"\n";

@@ -59,6 +59,8 @@ pub struct Job {
     pub ask: bool,
     /// Whether a 206 is what was asked for.
     pub part: bool,
+    /// Whether the request was not to be answered from the cache.
+    pub bypass: bool,
     /// Where playlists are known: what the request brings along.
     pub hls: Option<Arc<Hls>>,
 }
@@ -161,8 +163,12 @@ impl Filler {
     fn failed(&self, failure: Failure, now: Instant, outcome: oneshot::Sender<Outcome>) -> FillEnd {
         let Job { policy, slot, stale, .. } = &self.job;
         let covered = stale.as_ref().is_some_and(|s| policy.serves_on_failure(s, failure.kind, now));
-        // A failure of our own making is kept like an answer, as nginx keeps it.
+        // A failure of our own making is kept like an answer, as nginx keeps it; but that of a request
+        // which passed by what is kept says nothing of that.
+        let is_fresh = || self.job.zone.store.get(slot).is_some_and(|entry| entry.is_fresh(now));
         if !covered
+            && !self.job.bypass
+            && !is_fresh()
             && matches!(failure.status, 502 | 504)
             && let Some(fresh) = policy.valid(failure.status)
         {

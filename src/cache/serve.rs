@@ -158,7 +158,7 @@ impl<V: Viewer> Visit<'_, V> {
         let mut turn: Option<Turn> = None;
         let served = loop {
             self.seen = zone.purges.changes();
-            let Found { slot, entry, recalled, .. } = match variant.take() {
+            let Found { slot, entry, recalled, family } = match variant.take() {
                 Some((slot, family)) => zone.look_variant(slot, family, self.viewer.head()).await,
                 None => zone.look(key, self.viewer.head()).await,
             };
@@ -194,7 +194,7 @@ impl<V: Viewer> Visit<'_, V> {
                     break self.kept(CacheStatus::Updating, entry);
                 }
                 if policy.background_update && !wishes.no_store() {
-                    break self.update(upstream, slot, entry);
+                    break self.update(upstream, (slot, family), entry);
                 }
             }
             // What others ask for, or will get, is not for this one.
@@ -230,7 +230,8 @@ impl<V: Viewer> Visit<'_, V> {
                     if !shared {
                         break self.own(upstream, missed, slot, stale).await;
                     }
-                    zone.begin(&slot, policy.lock_age, stale.as_ref(), || self.fill(&slot))
+                    let place = (&slot, family);
+                    zone.begin(place, policy.lock_age, stale.as_ref(), || self.fill(&slot))
                 }
             };
             turns += 1;
@@ -327,7 +328,7 @@ impl<V: Viewer> Visit<'_, V> {
     }
 
     /// Serves a stale entry and has it updated by nobody's request.
-    fn update(&mut self, upstream: V::Upstream, slot: Key, entry: &Arc<Entry>) -> Served {
+    fn update(&mut self, upstream: V::Upstream, (slot, family): (Key, u64), entry: &Arc<Entry>) -> Served {
         // Nobody will be there to ask when the answer comes.
         let no_cache = match self.ask.no_cache {
             NoCache::Depends => self.viewer.no_cache(None),
@@ -336,7 +337,7 @@ impl<V: Viewer> Visit<'_, V> {
         let mut status = CacheStatus::Stale;
         if !no_cache {
             let overdue = self.ask.policy.lock_age;
-            match self.ask.zone.begin(&slot, overdue, Some(entry), || self.fill(&slot)) {
+            match self.ask.zone.begin((&slot, family), overdue, Some(entry), || self.fill(&slot)) {
                 Begun::Started(fill) => {
                     let job = Job { ask: false, ..self.job(slot, Some(entry.clone()), fill) };
                     filler::spawn(job, upstream);
@@ -360,7 +361,7 @@ impl<V: Viewer> Visit<'_, V> {
     }
 
     fn job(&self, slot: Key, stale: Option<Arc<Entry>>, fill: Arc<Fill>) -> Job {
-        let Ask { zone, policy, key, no_cache, part, hls, .. } = self.ask;
+        let Ask { zone, policy, key, bypass, no_cache, part, hls, .. } = self.ask;
         Job {
             zone: zone.clone(),
             fill,
@@ -372,6 +373,7 @@ impl<V: Viewer> Visit<'_, V> {
             seen: self.seen,
             ask: *no_cache == NoCache::Depends,
             part: *part,
+            bypass: *bypass,
             hls: hls.clone(),
         }
     }

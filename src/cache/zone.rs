@@ -286,10 +286,10 @@ impl Zone {
     }
 
     /// Puts a `new` fill for `slot` into the table, unless there is one or what is kept is no longer
-    /// `seen`.
+    /// `seen`. A variant that is not of this `family` is as good as none.
     pub fn begin(
         &self,
-        slot: &Key,
+        (slot, family): (&Key, u64),
         overdue: Duration,
         seen: Option<&Arc<Entry>>,
         new: impl FnOnce() -> Arc<Fill>,
@@ -305,7 +305,8 @@ impl Zone {
         }
         // A fill puts what it got into the store before it leaves the table.
         let now = Instant::now();
-        let newer = self.store.get(slot).filter(|entry| entry.is_fresh(now));
+        let is_own = |entry: &Arc<Entry>| slot.variant.is_none() || entry.meta.sequence >= family;
+        let newer = self.kept(slot).filter(|entry| entry.is_fresh(now) && is_own(entry));
         if newer.is_some_and(|entry| !seen.is_some_and(|seen| Arc::ptr_eq(&entry, seen))) {
             return Begun::Changed;
         }

@@ -253,7 +253,7 @@ async fn what_was_kept_a_moment_ago_is_not_asked_for_again() {
     // One who saw nothing there, and one who saw something older, look again.
     use super::super::zone::Begun;
     let older = Arc::new(kept.refreshed(kept.times));
-    assert!(matches!(site.zone.begin(&key, patience, None, new), Begun::Changed));
-    assert!(matches!(site.zone.begin(&key, patience, Some(&older), new), Begun::Changed));
-    assert!(matches!(site.zone.begin(&key, patience, Some(&kept), new), Begun::Started(_)));
+    assert!(matches!(site.zone.begin((&key, 0), patience, None, new), Begun::Changed));
+    assert!(matches!(site.zone.begin((&key, 0), patience, Some(&older), new), Begun::Changed));
+    assert!(matches!(site.zone.begin((&key, 0), patience, Some(&kept), new), Begun::Started(_)));
 }

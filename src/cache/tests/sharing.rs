@@ -191,6 +191,23 @@ async fn a_growing_answer_that_was_its_requesters_own_is_shared_once_it_may_be()
 }
 
 #[tokio::test]
+async fn the_failure_of_who_bypasses_is_nobody_elses() {
+    let mut site = Site::new();
+    site.policy.valid.push(Valid { status: None, time: Duration::from_secs(10) });
+    site.kept("/a", &[], "kept").await;
+    for path in ["/a", "/b"] {
+        let request = site.get_with(path, With { bypass: true, ..With::default() });
+        site.call().await.fail(504, FailureKind::Timeout);
+        assert_eq!(failed(request).await, (CacheStatus::Bypass, 504));
+        site.idle().await;
+    }
+    assert_eq!(text(site.get("/a")).await, (Hit, 200, "kept".into()));
+    let request = site.get("/b");
+    site.call().await.whole(200, &[], "b");
+    assert_eq!(text(request).await, (Miss, 200, "b".into()));
+}
+
+#[tokio::test]
 async fn bypass_asks_and_keeps_unless_no_cache_says_not_to() {
     let mut site = Site::new();
     site.kept("/a", &[], "old").await;

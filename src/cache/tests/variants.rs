@@ -86,3 +86,28 @@ async fn a_client_that_makes_up_variants_pushes_out_its_own() {
     assert_eq!(text(site.get_with("/a", newest)).await.0, Hit);
     assert_eq!(text(site.get("/other")).await, (Hit, 200, "other".into()));
 }
+
+#[tokio::test]
+async fn a_variant_of_a_main_entry_that_is_gone_is_asked_for_once() {
+    let mut site = Site::new();
+    for (encoding, body) in [("gzip", "G"), ("br", "old")] {
+        let request = site.get_with("/a", accepts(encoding));
+        site.call().await.whole(200, &[VARY], body);
+        text(request).await;
+        site.idle().await;
+    }
+    // Evicted; another takes its place, and what the variant is one of nobody knows.
+    site.zone.store.remove(Key::new(Bytes::from_static(b"/a")).hash);
+    let gzip = site.get_with("/a", accepts("gzip"));
+    site.call().await.whole(200, &[VARY], "G");
+    text(gzip).await;
+    site.idle().await;
+    let requests: Vec<_> = (0..4).map(|_| site.get_with("/a", accepts("br"))).collect();
+    let call = site.call().await;
+    settle().await;
+    assert!(!site.was_asked(), "they share one");
+    call.whole(200, &[VARY], "B");
+    for request in requests {
+        assert_eq!(text(request).await.2, "B");
+    }
+}

@@ -18,6 +18,9 @@ const MOST_LISTERS: usize = 16;
 /// So many names of a stream are remembered for the day on which it rewinds.
 const MOST_NAMES: usize = 32_768;
 
+/// Of all streams together so many names, and listed resources, are remembered for each resource that is known.
+const NAMES_EACH: usize = 32;
+
 /// A version that may be an older copy is taken for a new beginning when so many in a row have gone on from
 /// there: a copy that lags has caught up by then.
 const PATIENCE: u32 = 4;
@@ -47,6 +50,8 @@ pub struct Table {
     /// Resources that no playlist lists, the longest first, with their tickets.
     unlisted: VecDeque<(u128, u64)>,
     tickets: u64,
+    /// What all streams remember together: names, and what they list.
+    remembered: usize,
     most_streams: usize,
     most_resources: usize,
 }
@@ -94,6 +99,7 @@ impl Table {
             voided: VecDeque::new(),
             unlisted: VecDeque::new(),
             tickets: 0,
+            remembered: 0,
             most_streams,
             most_resources,
         }
@@ -141,6 +147,7 @@ impl Table {
             self.make_room(now);
         }
         let stream = self.streams.entry(id).or_insert_with(|| Stream::new(facts, now));
+        let remembered = stream.remembered();
         let step = stream.step(&facts, items);
         stream.heard = now;
         if matches!(step, Step::Older | Step::Unsure) {
@@ -163,8 +170,29 @@ impl Table {
         if facts.kind == Kind::Media {
             self.note_directories(id, directories);
         }
+        self.remembered -= remembered;
+        self.remembered += self.streams.get(&id).map_or(0, Stream::remembered);
+        self.forget_streams(id, now);
         self.forget_excess(&mut effect);
         (step, effect)
+    }
+
+    /// Where streams remember too much together, this one's names go, and then those streams that were not heard of
+    /// for longest: who asks for one playlist in a thousand ways gets no more room by it.
+    fn forget_streams(&mut self, id: u128, now: Instant) {
+        let most = self.most_resources.saturating_mul(NAMES_EACH);
+        if self.remembered > most
+            && let Some(stream) = self.streams.get_mut(&id)
+        {
+            let before = stream.names.len();
+            let listed = &stream.listed;
+            stream.names.retain(|name| listed.contains_key(name));
+            stream.names.shrink_to_fit();
+            self.remembered -= before - stream.names.len();
+        }
+        while self.remembered > most && self.streams.len() > 1 {
+            self.forget_stream(Some(id), now);
+        }
     }
 
     /// What is to be removed of a stream that began anew: all it lists, has listed, and lists now.
@@ -282,6 +310,7 @@ impl Table {
             let stream = id.and_then(|id| self.streams.get_mut(&id)).filter(|s| s.names.len() < MOST_NAMES);
             let number = stream.as_ref().map_or(0, |stream| stream.facts.next);
             let stream = stream.map(|stream| stream.names.push_back(hash)).and(id);
+            self.remembered += usize::from(stream.is_some());
             self.tickets += 1;
             let ticket = self.tickets;
             self.resources.insert(hash, Resource { ticket, stream, ..Resource::new(Role::Segment, number) });
@@ -312,8 +341,15 @@ impl Table {
         if self.streams.len() < self.most_streams {
             return;
         }
-        let oldest = self.streams.iter().min_by_key(|(_, stream)| stream.heard).map(|(id, _)| *id);
+        self.forget_stream(None, now);
+    }
+
+    /// Forgets the stream that was not heard of for longest, but not `other`.
+    fn forget_stream(&mut self, other: Option<u128>, now: Instant) {
+        let others = self.streams.iter().filter(|(id, _)| Some(**id) != other);
+        let oldest = others.min_by_key(|(_, stream)| stream.heard).map(|(id, _)| *id);
         let Some((id, stream)) = oldest.and_then(|id| Some((id, self.streams.remove(&id)?))) else { return };
+        self.remembered -= stream.remembered();
         for hash in stream.listed.into_keys() {
             // Nothing left its window: nobody looks at it.
             self.unlist(hash, id, now, &mut Effect::default());
@@ -365,6 +401,11 @@ impl Stream {
             frozen: None,
             again: None,
         }
+    }
+
+    /// How much it remembers.
+    fn remembered(&self) -> usize {
+        self.names.len() + self.listed.len()
     }
 
     /// Whether its last version is recent enough to say what is in the window. What has ended stays as it is.
@@ -439,5 +480,10 @@ impl Resource {
 impl Table {
     pub fn queued(&self) -> usize {
         self.unlisted.len()
+    }
+
+    /// What streams remember, counted anew, and as it is known.
+    pub fn remembered(&self) -> (usize, usize) {
+        (self.streams.values().map(Stream::remembered).sum(), self.remembered)
     }
 }

@@ -296,3 +296,22 @@ async fn nothing_grows_without_bound() {
     }
     assert!(forgotten > 0, "what is forgotten is no longer kept");
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_playlist_asked_for_in_a_thousand_ways_takes_no_more_room() {
+    let streams = Streams::bounded(4096, 100);
+    let playlist = parse(text(0, 500, "s").as_bytes(), b"").unwrap();
+    let live = Channel { streams, source: source("/live/a.m3u8") };
+    for n in 0..100u64 {
+        live.says(&text(n, n + 5, "s"));
+        pass(1).await;
+        let other = Source { stream: u128::from(n), ..source("/live/a.m3u8") };
+        live.streams.observe(&other, &playlist, SEQUENCE);
+        let (sum, known) = live.streams.table.read().remembered();
+        assert_eq!(sum, known);
+        assert!(sum <= 3200, "{sum}");
+    }
+    // Which of them are heard of stays.
+    assert!(live.streams.facts(live.source.stream).is_some());
+    assert!(live.streams.facts(99).is_some() && live.streams.facts(0).is_none());
+}

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// The least size of a `keys_zone` nginx accepts: two pages.
 const LEAST_KEYS: u64 = 8192;
 
+/// Longer than any `inactive` has to be: what counts it down takes no more than a thousand years.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// The least memory that is worth having.
 const LEAST_MEMORY: u64 = 64 << 10;
 
@@ -45,13 +48,16 @@ pub struct Declared {
 /// Bytes of `keys_zone` that one key takes in nginx, about.
 const KEY_SIZE: u64 = 128;
 
-/// The part of the memory of a zone that may wait to be written.
+/// More than an entry takes beside its body.
+const BESIDE_BODY: u64 = 256 << 10;
+
+/// The part of the memory of a zone that may wait to be written, if its largest body is no more.
 const PENDING_SHARE: u64 = 4;
 
 impl Declared {
-    /// What that says of the disk. The zone may take `bound` bytes of memory, and the first location
-    /// that uses it makes temporary files in `temp`.
-    pub fn settings(&self, bound: u64, temp: Option<PathBuf>) -> Settings {
+    /// What that says of the disk. The zone may take `bound` bytes of memory, `largest` of them for one
+    /// body, and the first location that uses it makes temporary files in `temp`.
+    pub fn settings(&self, bound: u64, largest: u64, temp: Option<PathBuf>) -> Settings {
         Settings {
             place: Place { root: self.path.clone(), levels: self.levels.clone() },
             temp: temp.filter(|_| self.use_temp_path),
@@ -59,7 +65,8 @@ impl Declared {
             min_free: self.min_free,
             inactive: self.inactive,
             keys: usize::try_from(self.keys / KEY_SIZE).unwrap_or(usize::MAX).max(1),
-            pending: bound / PENDING_SHARE,
+            // What memory holds must have room there, or it would never be written.
+            pending: (bound / PENDING_SHARE).max(largest.saturating_add(BESIDE_BODY)),
             manager: self.manager,
             loader: self.loader,
         }
@@ -127,7 +134,7 @@ fn read_parameter(zone: &mut Declared, arg: &str) -> ConfResult<()> {
     } else if let Some(value) = parameter(arg, "max_size") {
         zone.max_size = Some(size(value, "max_size")?);
     } else if let Some(value) = parameter(arg, "inactive") {
-        zone.inactive = values::seconds(value).ok_or_else(|| bad("inactive"))?;
+        zone.inactive = values::seconds(value).ok_or_else(|| bad("inactive"))?.min(LONGEST);
     } else if let Some(value) = parameter(arg, "min_free") {
         zone.min_free = size(value, "min_free")?;
     } else if let Some(value) = parameter(arg, "use_temp_path") {

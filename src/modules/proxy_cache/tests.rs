@@ -324,6 +324,25 @@ fn the_largest_body_in_memory_is_an_eighth_of_a_zone_or_as_is_said() {
 }
 
 #[test]
+fn what_memory_may_hold_has_room_in_what_waits_to_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    for memory in ["size=64k", "size=8m", "size=64m max_object=32m", "size=1g"] {
+        let text = format!("memory_cache {memory}; proxy_cache_path c keys_zone=z:1m;");
+        let runtime = runtime(dir.path(), &text, &AllShared::default()).unwrap();
+        let (pending, largest) = (runtime.settings[0].pending, runtime.zones()[0].largest());
+        assert!(pending >= largest + (64 << 10), "{memory}: {pending}, {largest}");
+    }
+}
+
+#[test]
+fn a_time_longer_than_anything_lasts_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "proxy_cache_path c keys_zone=z:1m inactive=60000w;";
+    let runtime = runtime(dir.path(), text, &AllShared::default()).unwrap();
+    assert!(runtime.zones()[0].spec.inactive > Duration::from_secs(90 * 365 * 86_400));
+}
+
+#[test]
 fn zones_divide_the_memory() {
     let dir = tempfile::tempdir().unwrap();
     let shared = AllShared::default();

@@ -57,7 +57,9 @@ pub(super) fn settle(b: &mut Builder) -> ConfResult<()> {
         b.note(NoteLevel::Notice, note);
     }
     let http = &mut b.http.proxy_cache;
-    http.settings = http.zones.iter().zip(&bounds).zip(temps).map(|((z, b), t)| z.settings(*b, t)).collect();
+    let memory = http.memory.unwrap_or_default();
+    let settings = http.zones.iter().zip(&bounds).zip(temps);
+    http.settings = settings.map(|((z, b), t)| z.settings(*b, memory.largest(*b), t)).collect();
     http.bounds = bounds;
     Ok(())
 }

@@ -49,6 +49,8 @@ pub struct Purges {
     pending: AtomicUsize,
     /// The last purge for which all stores were swept.
     swept: AtomicU64,
+    /// What this process gave no number up to.
+    base: u64,
     store: Arc<Store>,
     disk: Option<Arc<Disk>>,
     counters: Arc<Counters>,
@@ -170,6 +172,7 @@ impl Purges {
     /// The purges of these; the first number is above `base`.
     pub fn new(base: u64, store: Arc<Store>, disk: Option<Arc<Disk>>, counters: Arc<Counters>) -> Purges {
         Purges {
+            base,
             store,
             disk,
             counters,
@@ -203,6 +206,12 @@ impl Purges {
         under_way.headless.insert(sequence);
         drop(under_way);
         Ticket { purges: self.clone(), sequence, mark: mark.clone() }
+    }
+
+    /// The number of an entry that was on disk. Where the clock was set back since then it may be one that
+    /// is still to come; what is purged from now on purges it too.
+    pub fn number_of(&self, sequence: u64) -> u64 {
+        if sequence > self.last() { self.base } else { sequence }
     }
 
     /// The last number given.
@@ -279,8 +288,9 @@ impl Purges {
             // Meanwhile the rules hold for what is read from there.
             if let Some(disk) = &self.disk {
                 let gone = disk.sweep(&mut |entry| {
+                    let number = self.number_of(entry.meta.sequence);
                     let meant = |(waiting, sequence, _): &&mut (Waiting, u64, u64)| {
-                        entry.meta.sequence < *sequence && waiting.what.means(&entry.key, &entry.fields)
+                        number < *sequence && waiting.what.means(&entry.key, &entry.fields)
                     };
                     begun.iter_mut().find(meant).map(|(_, _, removed)| *removed += 1).is_some()
                 });

@@ -496,6 +496,11 @@ impl Recall {
         let read = zone.disk.as_ref().and_then(|disk| disk.read(key, room, clock));
         // It may be of an earlier run of an encoder, or purged.
         let is_void = |entry: &Entry| zone.streams.is_void(&entry.meta.origin, entry.meta.sequence);
+        let read = read.map(|mut entry| {
+            let number = zone.purges.number_of(entry.meta.sequence);
+            (entry.meta.sequence, entry.meta.family) = (number, entry.meta.family.min(number));
+            entry
+        });
         let entry = read.map(Arc::new).filter(|entry| {
             let stands = ticket.found(entry) && !is_void(entry);
             if let (false, Some(disk)) = (stands, &zone.disk) {

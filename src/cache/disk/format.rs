@@ -27,6 +27,9 @@ use std::fs::File;
 /// Bytes of the body that have one checksum.
 pub const BLOCK: usize = 64 * 1024;
 
+/// Bytes of the largest body: the checksums of its blocks are held in memory.
+pub const MOST_BODY: u64 = 1 << 40;
+
 /// Bytes of the tail.
 pub const TAIL: usize = 32;
 
@@ -125,7 +128,9 @@ impl Tail {
             .checked_add(sums_size(tail.body))
             .and_then(|n| n.checked_add(u64::from(tail.description))?.checked_add(TAIL as u64));
         match least {
-            Some(least) if least <= size && tail.description as usize <= MOST => Ok(tail),
+            Some(least) if least <= size && tail.description as usize <= MOST && tail.body <= MOST_BODY => {
+                Ok(tail)
+            }
             _ => Err(Damage::Tail),
         }
     }
@@ -263,6 +268,13 @@ pub fn fill(file: &File, buffer: &mut [u8], at: u64) -> Result<(), Damage> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_tail_that_says_more_than_a_body_may_be_is_none() {
+        let of = |body| Tail { body, description: 5, sums_crc: 1, description_crc: 2 }.encode();
+        assert!(Tail::decode(&of(MOST_BODY), u64::MAX).is_ok());
+        assert_eq!(Tail::decode(&of(MOST_BODY + 1), u64::MAX), Err(Damage::Tail));
+    }
 
     proptest! {
         #[test]

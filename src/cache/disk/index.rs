@@ -33,6 +33,8 @@ pub struct Index {
     blocks: u64,
     /// What goes before all others, the first marked first; among them names that are gone or used again.
     expendable: VecDeque<Name>,
+    /// What is to be removed and is no entry any more.
+    condemned: HashSet<Name>,
 }
 
 impl Default for Index {
@@ -45,6 +47,7 @@ impl Default for Index {
             oldest: NONE,
             blocks: 0,
             expendable: VecDeque::new(),
+            condemned: HashSet::new(),
         }
     }
 }
@@ -73,6 +76,7 @@ impl Index {
     /// A file is there, of this size, and was used just now.
     pub fn put(&mut self, name: Name, blocks: u64, hash: u128, used: Instant) {
         self.remove(&name);
+        self.condemned.remove(&name);
         let slot = Slot { name, blocks, hash, used, expendable: false, newer: NONE, older: NONE };
         let at = match self.vacant.pop() {
             Some(at) => {
@@ -106,6 +110,30 @@ impl Index {
         self.vacant.push(at);
         self.blocks -= self.slots[at].blocks;
         Some(self.slots[at])
+    }
+
+    /// There may be a file of this name, and it is to be removed unless a new one comes; of `most` such
+    /// names that is remembered.
+    pub fn condemn(&mut self, name: Name, most: usize) {
+        self.remove(&name);
+        if self.condemned.len() < most {
+            self.condemned.insert(name);
+        }
+    }
+
+    /// Whether the file of this name is to be removed.
+    pub fn is_condemned(&self, name: &Name) -> bool {
+        self.condemned.contains(name)
+    }
+
+    /// One that is to be removed.
+    pub fn condemned(&self) -> Option<Name> {
+        self.condemned.iter().next().copied()
+    }
+
+    /// That one needs not be removed any more; whether it was to be.
+    pub fn pardon(&mut self, name: &Name) -> bool {
+        self.condemned.remove(name)
     }
 
     /// A file goes before all others when room is needed, unless it is used again.

@@ -4,12 +4,14 @@
 //! `proxy_cache_path` say, so that the disk has time for requests.
 
 use super::format::{self, Damage};
+use super::index::{Index, Slot};
 use super::names::{self, Kind, Name};
 use super::{Disk, Pace};
 use crate::cache::counters::DiskEviction;
 use crate::observe::error_log::{Level, log};
 use parking_lot::{Condvar, Mutex};
-use std::fs::{DirEntry, File};
+use std::fs::DirEntry;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -134,7 +136,8 @@ fn load(disk: &Weak<Disk>, signal: &Signal) -> Option<()> {
         let settings = disk.settings();
         (settings.place.root.clone(), settings.temp.clone(), settings.loader)
     };
-    let mut loading = Loading { disk, signal, stretch: Stretch::new(pace), removed: 0 };
+    let tended = Instant::now();
+    let mut loading = Loading { disk, signal, stretch: Stretch::new(pace), tended, removed: 0 };
     loading.directory(&root, DEPTH)?;
     if let Some(temp) = temp {
         loading.directory(&temp, 0)?;
@@ -158,16 +161,21 @@ struct Loading<'a> {
     disk: &'a Weak<Disk>,
     signal: &'a Signal,
     stretch: Stretch,
+    /// When the memory was tended last.
+    tended: Instant,
     removed: u64,
 }
 
 impl Loading<'_> {
     fn directory(&mut self, path: &Path, depth: usize) -> Option<()> {
+        let is_level = |entry: &DirEntry| names::is_level(entry.file_name().as_encoded_bytes());
         // What cannot be read has no entries; it may be gone, or never have been ours.
         let Ok(entries) = std::fs::read_dir(path) else { return Some(()) };
         for entry in entries.flatten() {
             match entry.file_type() {
-                Ok(kind) if kind.is_dir() && depth > 0 => self.directory(&entry.path(), depth - 1)?,
+                Ok(kind) if kind.is_dir() && depth > 0 && is_level(&entry) => {
+                    self.directory(&entry.path(), depth - 1)?
+                }
                 Ok(kind) if kind.is_file() => self.file(&entry)?,
                 _ => {}
             }
@@ -190,6 +198,7 @@ impl Loading<'_> {
         }
         drop(disk);
         if self.stretch.step() {
+            self.manage()?;
             if !self.signal.pause(self.stretch.pace.sleep) {
                 return None;
             }
@@ -197,22 +206,45 @@ impl Loading<'_> {
         }
         Some(())
     }
+
+    /// With many files all is not learned for minutes; the bounds hold meanwhile too.
+    fn manage(&mut self) -> Option<()> {
+        if self.tended.elapsed() >= IDLE {
+            self.disk.upgrade()?.zone_in_memory().inspect(|zone| zone.tend());
+            self.tended = Instant::now();
+        }
+        loop {
+            let next = self.disk.upgrade().map(|disk| disk.excess().map(|_| disk.tidy()))?;
+            let Some(Next::Pause(length)) = next else { return Some(()) };
+            if !self.signal.pause(length) {
+                return None;
+            }
+        }
+    }
 }
 
 impl Disk {
     /// Adds a file to the index; false: it was no entry, and was removed.
-    fn learn(&self, name: &Name, path: &Path) -> bool {
+    pub(super) fn learn(&self, name: &Name, path: &Path) -> bool {
         let right = self.settings.load().place.path_of(name) == path;
         let _locked = self.stripe(name);
-        if right && self.index.lock().get(name).is_some() {
+        let index = self.index.lock();
+        // The manager removes the condemned.
+        if right && (index.get(name).is_some() || index.is_condemned(name)) {
             return true;
         }
-        let read = |path: &Path| {
-            let file = File::open(path).map_err(|_| Damage::Unreadable)?;
-            let size = file.metadata().map_err(|_| Damage::Unreadable)?.len();
-            format::read_tail(&file, size).map(|_| size)
+        drop(index);
+        let read = match names::open(path) {
+            Ok((file, size)) => format::read_tail(&file, size).map(|_| size),
+            Err(e) if e.kind() == ErrorKind::NotFound => return true,
+            Err(e) if names::is_lost(&e) => Err(Damage::Unreadable),
+            // It is looked into when it is asked for.
+            Err(_) => match std::fs::symlink_metadata(path) {
+                Ok(about) => Ok(about.len()),
+                Err(_) => return true,
+            },
         };
-        match read(path) {
+        match read {
             Ok(size) if right => {
                 let blocks = self.blocks_of(size);
                 self.index.lock().put(*name, blocks, 0, Instant::now());
@@ -232,6 +264,12 @@ impl Disk {
         let settings = self.settings();
         let mut stretch = Stretch::new(settings.manager);
         let mut chances = CHANCES;
+        while let Some(name) = self.condemned() {
+            self.remove_wanted(&name, |index| index.pardon(&name));
+            if stretch.step() {
+                return Next::Pause(settings.manager.sleep);
+            }
+        }
         loop {
             let oldest = self.index.lock().oldest().copied();
             let Some(oldest) = oldest else { return Next::Wait(IDLE) };
@@ -246,12 +284,16 @@ impl Disk {
             };
             // Whoever is answered from memory uses the file too, though nobody reads it.
             let in_use = !oldest.expendable && oldest.hash != 0 && self.in_memory(oldest.hash);
+            if in_use && cause == DiskEviction::Inactive && idle < IDLE {
+                // With a shorter `inactive` than that they would be looked at without end.
+                return Next::Wait(IDLE);
+            }
             if in_use && (chances > 0 || cause == DiskEviction::Inactive) {
                 chances = chances.saturating_sub(1);
                 self.index.lock().touch(&oldest.name, Instant::now());
             } else {
                 chances = CHANCES;
-                self.evict(&oldest.name, oldest.hash, cause);
+                self.evict(&oldest, cause);
             }
             if stretch.step() {
                 return Next::Pause(settings.manager.sleep);
@@ -280,13 +322,21 @@ impl Disk {
         None
     }
 
-    fn evict(&self, name: &Name, hash: u128, cause: DiskEviction) {
-        if self.remove_name(name) {
+    fn condemned(&self) -> Option<Name> {
+        self.index.lock().condemned()
+    }
+
+    fn evict(&self, slot: &Slot, cause: DiskEviction) {
+        // It may have been used, or written anew, a moment ago.
+        let same = |index: &mut Index| index.get(&slot.name).is_some_and(|now| now.used == slot.used);
+        if self.remove_wanted(&slot.name, same) {
             self.counters.disk.eviction(cause);
         }
         // An entry that holds the file open would keep its bytes from being free.
-        if let Some(zone) = self.zone_in_memory() {
-            zone.store.release_file(hash);
+        if let Some(zone) = self.zone_in_memory()
+            && !self.knows(&slot.name)
+        {
+            zone.store.release_file(slot.hash);
         }
     }
 

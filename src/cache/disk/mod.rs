@@ -172,8 +172,12 @@ impl Disk {
     pub fn forget(&self, key: &Key) {
         // Even with the queue full of what is to be removed it is not found any more.
         self.index.lock().remove(&key.name());
-        let most = self.settings.load().pending;
-        self.threads.queue.push(key, Act::Remove, most.saturating_mul(2));
+        let settings = self.settings.load();
+        if !self.threads.queue.push(key, Act::Remove, settings.pending.saturating_mul(2)) {
+            // Nor after a restart; the manager takes it away.
+            self.index.lock().condemn(key.name(), settings.keys);
+            self.threads.signal.wake();
+        }
     }
 
     /// The file of this key goes before all others when room is needed, unless it is used again.
@@ -214,7 +218,7 @@ impl Disk {
 
     /// Bytes of the largest file that makes sense.
     pub fn largest(&self) -> u64 {
-        self.settings.load().max_size.unwrap_or(u64::MAX)
+        self.settings.load().max_size.unwrap_or(u64::MAX).min(format::MOST_BODY)
     }
 
     /// Files, and the bytes that they take.
@@ -258,18 +262,16 @@ impl Disk {
         let name = key.name();
         let path = self.settings.load().place.path_of(&name);
         let locked = self.stripe(&name);
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        if self.index.lock().is_condemned(&name) {
+            return None;
+        }
+        let (file, size) = match names::open(&path) {
+            Ok(opened) => opened,
             Err(e) => {
-                self.index.lock().remove(&name);
-                drop(locked);
-                if e.kind() != ErrorKind::NotFound {
-                    self.complain(&path, Damage::Unreadable);
-                }
+                self.not_opened(&name, &path, e);
                 return None;
             }
         };
-        let size = file.metadata().map_or(0, |m| m.len());
         let ends = format::read_ends(&file, size);
         if ends.is_ok() {
             let blocks = self.blocks_of(size);
@@ -286,6 +288,21 @@ impl Disk {
                 self.remove_damaged(&name, &file, damage);
                 None
             }
+        }
+    }
+
+    /// The file of this name cannot be opened; its stripe is held.
+    fn not_opened(&self, name: &Name, path: &Path, e: std::io::Error) {
+        if e.kind() == ErrorKind::NotFound {
+            self.index.lock().remove(name);
+        } else if names::is_lost(&e) {
+            self.index.lock().remove(name);
+            // It may be on a disk that cannot be written to; it is a miss in any case.
+            let _ = std::fs::remove_file(path);
+            self.complain(path, Damage::Unreadable);
+        } else if self.damaged.pass().is_some() {
+            let (path, zone, cause) = (path.display(), &self.zone, crate::conf::values::os_error(&e));
+            log(Level::Crit, format_args!("open() \"{path}\" failed ({cause}), cache \"{zone}\""));
         }
     }
 
@@ -356,6 +373,19 @@ impl Disk {
         let path = self.settings.load().place.path_of(name);
         let _locked = self.stripe(name);
         self.index.lock().remove(name);
+        std::fs::remove_file(path).is_ok()
+    }
+
+    /// As [`Self::remove_name`], if that is still `wanted`.
+    fn remove_wanted(&self, name: &Name, wanted: impl FnOnce(&mut Index) -> bool) -> bool {
+        let path = self.settings.load().place.path_of(name);
+        let _locked = self.stripe(name);
+        let mut index = self.index.lock();
+        if !wanted(&mut index) {
+            return false;
+        }
+        index.remove(name);
+        drop(index);
         std::fs::remove_file(path).is_ok()
     }
 

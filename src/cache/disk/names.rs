@@ -1,6 +1,6 @@
 //! Where the files of a zone are: nginx's names in nginx's directories.
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -136,6 +136,27 @@ impl Place {
             done => done.map(|()| None),
         }
     }
+}
+
+/// Whether a directory of this name may be one of [`Place::levels`]. Others are not ours: another
+/// zone may have its own place there.
+pub fn is_level(name: &[u8]) -> bool {
+    matches!(name.len(), 1 | 2) && name.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Opens the file of an entry, and says how large it is. As nginx does it, so that a pipe of that name
+/// is not waited for; what is no file is [`ErrorKind::InvalidInput`].
+pub fn open(path: &Path) -> Result<(File, u64)> {
+    let no_wait = OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(no_wait).open(path)?;
+    let about = file.metadata()?;
+    if about.is_file() { Ok((file, about.len())) } else { Err(ErrorKind::InvalidInput.into()) }
+}
+
+/// Whether a file that could not be opened so never will be, and is worth no place.
+pub fn is_lost(e: &Error) -> bool {
+    // Else there were too many files open, say: it is as good as before.
+    matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput)
 }
 
 /// Does something in a directory, which is made when it is not there.

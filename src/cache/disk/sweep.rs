@@ -2,7 +2,7 @@
 //! worked off yet.
 
 use super::clock::Clock;
-use super::names::Name;
+use super::names::{self, Name};
 use super::{Disk, description, format};
 use crate::cache::entry::Entry;
 use std::fs::File;
@@ -44,14 +44,13 @@ impl Disk {
     fn remove_if(&self, name: &Name, meant: &mut dyn FnMut(&Entry) -> bool) -> bool {
         let path = self.settings.load().place.path_of(name);
         let locked = self.stripe(name);
-        let described = File::open(&path).ok().and_then(|file| {
-            let size = file.metadata().ok()?.len();
+        let described = names::open(&path).ok().and_then(|(file, size)| {
             let ends = format::read_ends(&file, size).ok()?;
             description::decode(ends.description, &Clock::now())
         });
-        // What cannot be read is no hit for anybody; it is removed when it is asked for.
-        let meant = described.is_some_and(|described| meant(&described.entry));
-        if meant {
+        let meant = described.as_ref().is_some_and(|described| meant(&described.entry));
+        // What cannot be read now, as there are too many files open, may be readable later and be meant.
+        if meant || described.is_none() {
             self.index.lock().remove(name);
             let _ = std::fs::remove_file(&path);
         }
@@ -76,7 +75,7 @@ impl Disk {
 
     /// What [`Self::save_note`] kept; `Ok(None)`: nothing. Waits for the disk.
     pub fn load_note(&self, what: &str) -> Result<Option<Vec<u8>>> {
-        let file = match File::open(self.note(what)) {
+        let (file, _) = match names::open(&self.note(what)) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             file => file?,
         };

@@ -13,7 +13,7 @@ use crate::cache::entry::{Entry, EntryBody};
 use crate::cache::key::Key;
 use bytes::BytesMut;
 use parking_lot::{Condvar, Mutex};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{ErrorKind, Result};
 use std::os::unix::fs::FileExt;
@@ -62,6 +62,7 @@ struct State {
 }
 
 struct Current {
+    key: Key,
     name: Name,
     act: Act,
     /// Whether it is still to be written.
@@ -70,6 +71,9 @@ struct Current {
 
 /// Bytes that a job takes beside its entry.
 const JOB: u64 = 256;
+
+/// Jobs that are looked at under one lock.
+const LOOKED_AT: usize = 64;
 
 impl Queue {
     /// Has something done, unless that makes more than `most` bytes wait; false then.
@@ -94,17 +98,22 @@ impl Queue {
         state.bytes += bytes;
         state.order.push_back(name);
         state.waiting.insert(name, Job { key: key.clone(), act, clock: Clock::now(), bytes });
+        state.compact();
         drop(state);
         self.work.notify_one();
         true
     }
 
-    /// What is to become of the entry under this key, where that waits.
+    /// What is to become of the entry under this key, where that waits or is being done.
     pub fn find(&self, key: &Key) -> Option<Act> {
         let name = key.name();
         let state = self.state.lock();
-        let job = state.waiting.get(&name)?;
-        (job.key.text == key.text && job.key.variant == key.variant).then(|| job.act.clone())
+        let current = state.current.as_ref().filter(|current| current.name == name && current.wanted);
+        let (of, act) = match (state.waiting.get(&name), current) {
+            (Some(job), _) => (&job.key, &job.act),
+            (None, current) => current.map(|current| (&current.key, &current.act))?,
+        };
+        (of.text == key.text && of.variant == key.variant).then(|| act.clone())
     }
 
     /// What waits for this name is not done, and what is being done comes to nothing.
@@ -114,18 +123,27 @@ impl Queue {
 
     /// As [`Self::cancel`] for all entries that are `meant`; how many were waiting.
     pub fn cancel_if(&self, meant: &mut dyn FnMut(&Entry) -> bool) -> u64 {
-        let mut state = self.state.lock();
         let mut of = |act: &Act| match act {
             Act::Store(entry) | Act::Describe(entry) => meant(entry),
             Act::Remove => false,
         };
-        if let Some(current) = &mut state.current {
-            current.wanted = current.wanted && !of(&current.act);
+        let names: Vec<Name> = self.state.lock().waiting.keys().copied().collect();
+        let mut cancelled = 0;
+        // In parts: workers wait for the lock. What is meant is looked at while it waits, or while it is
+        // being done, or is done when this returns.
+        for names in names.chunks(LOOKED_AT).chain([&[][..]]) {
+            let mut state = self.state.lock();
+            if let Some(current) = &mut state.current {
+                current.wanted = current.wanted && !of(&current.act);
+            }
+            for name in names {
+                if state.waiting.get(name).is_some_and(|job| of(&job.act)) {
+                    state.cancel(name);
+                    cancelled += 1;
+                }
+            }
         }
-        let names: Vec<Name> =
-            state.waiting.iter().filter(|(_, job)| of(&job.act)).map(|(name, _)| *name).collect();
-        names.iter().for_each(|name| _ = state.cancel(name));
-        names.len() as u64
+        cancelled
     }
 
     /// Whether what is being written to this name is still to be.
@@ -167,7 +185,8 @@ impl Queue {
             while let Some(name) = state.order.pop_front() {
                 if let Some(job) = state.waiting.remove(&name) {
                     state.bytes -= job.bytes;
-                    state.current = Some(Current { name, act: job.act.clone(), wanted: true });
+                    let (key, act) = (job.key.clone(), job.act.clone());
+                    state.current = Some(Current { key, name, act, wanted: true });
                     return Some(job);
                 }
             }
@@ -178,6 +197,16 @@ impl Queue {
 }
 
 impl State {
+    /// Drops names that do not wait any more, where they are more than those that do: one may be asked
+    /// for again and again while the disk stands still.
+    fn compact(&mut self) {
+        if self.order.len() > 2 * self.waiting.len() + 64 {
+            let mut seen = HashSet::with_capacity(self.waiting.len());
+            let waiting = &self.waiting;
+            self.order.retain(|name| waiting.contains_key(name) && seen.insert(*name));
+        }
+    }
+
     fn cancel(&mut self, name: &Name) -> Option<Act> {
         if let Some(current) = self.current.as_mut().filter(|current| current.name == *name) {
             current.wanted = false;
@@ -195,20 +224,22 @@ impl State {
 pub fn run(disk: &Weak<Disk>, queue: &Queue) {
     while let Some(job) = queue.next() {
         let Some(disk) = disk.upgrade() else { return };
+        let name = job.key.name();
         let done = match &job.act {
+            // A new file may have come in between.
             Act::Remove => {
-                disk.remove_name(&job.key.name());
+                disk.remove_wanted(&name, |_| queue.is_wanted(&name));
                 Ok(())
             }
             _ if !disk.may_write() => Err(ErrorKind::Unsupported.into()),
-            Act::Store(entry) => store(&disk, &job, entry, || queue.is_wanted(&job.key.name())),
-            Act::Describe(entry) => describe(&disk, &job, entry, || queue.is_wanted(&job.key.name())),
+            Act::Store(entry) => store(&disk, &job, entry, || queue.is_wanted(&name)),
+            Act::Describe(entry) => describe(&disk, &job, entry, || queue.is_wanted(&name)),
         };
         match done {
             Err(e) if e.kind() != ErrorKind::Interrupted => {
                 disk.counters.disk.dropped.inc();
                 // What is there is not the newest any more.
-                disk.remove_name(&job.key.name());
+                disk.remove_wanted(&name, |_| queue.is_wanted(&name));
             }
             _ => {}
         }
@@ -294,3 +325,51 @@ fn same_body(file: &File, size: u64, entry: &Entry) -> Option<Tail> {
 
 /// How long a process that ends waits for what is not written yet.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{entry, key, pattern};
+    use super::*;
+
+    const MOST: u64 = 1 << 20;
+
+    #[test]
+    fn names_that_wait_no_more_are_bounded_while_the_disk_stands_still() {
+        let queue = Queue::default();
+        queue.push(&key("/first"), Act::Remove, MOST);
+        for _ in 0..10_000 {
+            assert!(queue.push(&key("/again"), Act::Remove, MOST));
+        }
+        assert!(queue.state.lock().order.len() <= 2 * 2 + 65);
+        let mut left = 0;
+        while !queue.state.lock().waiting.is_empty() {
+            left += usize::from(queue.next().is_some());
+        }
+        assert_eq!(left, 2);
+    }
+
+    #[test]
+    fn what_is_being_written_is_found_until_it_is_not_wanted() {
+        let queue = Queue::default();
+        let key = key("/a");
+        queue.push(&key, Act::Store(Arc::new(entry(&key, pattern(10)))), MOST);
+        assert!(queue.next().is_some());
+        assert!(matches!(queue.find(&key), Some(Act::Store(entry)) if entry.length == 10));
+        assert!(queue.find(&key.variant(1)).is_none());
+        queue.cancel(&key.name());
+        assert!(queue.find(&key).is_none());
+    }
+
+    #[test]
+    fn a_sweep_looks_at_all_that_waits_and_at_what_is_being_written() {
+        let queue = Queue::default();
+        for n in 0..3 * LOOKED_AT {
+            let key = key(&format!("/{n}"));
+            queue.push(&key, Act::Store(Arc::new(entry(&key, pattern(1)))), MOST);
+        }
+        assert!(queue.next().is_some());
+        assert_eq!(queue.cancel_if(&mut |_| true), 3 * LOOKED_AT as u64 - 1);
+        let state = queue.state.lock();
+        assert!(state.waiting.is_empty() && state.current.as_ref().is_some_and(|current| !current.wanted));
+    }
+}

@@ -1,6 +1,7 @@
 //! Files: what is written is read, and what is not what was written is found out.
 
 mod broken;
+mod found;
 mod tier;
 
 use super::*;

@@ -2,6 +2,7 @@
 
 use super::disk::FileBlocks;
 use super::freshness::Lifetime;
+use super::key::HEAD;
 use super::pack;
 use super::seen::{Source, Tier};
 use super::vary::Vary;
@@ -17,6 +18,9 @@ use tokio::time::Instant;
 
 /// What an entry costs beside its texts: structures, the map's and the lists' share.
 const OVERHEAD: usize = 736;
+
+/// The field of an answer to HEAD that is kept for its value.
+const LENGTH: &str = "Content-Length";
 
 /// The longest entity tag that an upstream is asked with (NGX_HTTP_CACHE_ETAG_LEN).
 const LONGEST_TAG: usize = 128;
@@ -222,11 +226,15 @@ impl Entry {
             let message = "the upstream failed a short while ago".to_string();
             return Err(Failure { status: self.status, kind, message, attempts: Vec::new() });
         }
+        let (fields, length) = match self.key.ends_with(HEAD) {
+            true => self.without_body(),
+            false => (self.fields.clone(), Some(self.length)),
+        };
         Ok(Answer {
             status: self.status,
             reason: self.reason.clone(),
-            fields: self.fields.clone(),
-            length: Some(self.length),
+            fields,
+            length,
             body: self.body.read(),
             ranges: takes_ranges(&self.fields),
             kept: true,
@@ -234,6 +242,20 @@ impl Entry {
             tunnel: None,
             attempts: Vec::new(),
         })
+    }
+
+    /// The upstream has said how long the body is that an answer to HEAD does not have. Of other entries that
+    /// is known; so here alone the field is one of those that are kept.
+    pub fn state_length(&mut self, length: u64) {
+        self.fields.set(LENGTH, length.to_string());
+    }
+
+    /// The fields of an answer to HEAD, and the length that they state.
+    fn without_body(&self) -> (Fields, Option<u64>) {
+        let mut fields = self.fields.clone();
+        let length = fields.get("content-length").and_then(|n| std::str::from_utf8(n).ok()?.parse().ok());
+        fields.remove("content-length");
+        (fields, length)
     }
 
     fn source(&self) -> Source {

@@ -8,7 +8,7 @@ use super::fill::{Fill, Opening, Told};
 use super::freshness::{self, Received, Refusal, Verdict, wall};
 use super::hls::watch::{self, Watch};
 use super::hls::{self, Hls};
-use super::key::Key;
+use super::key::{HEAD, Key};
 use super::pack::Packer;
 use super::passed;
 use super::policy::{Policy, Rfc9111, is_down};
@@ -18,6 +18,7 @@ use super::streams;
 use super::update;
 use super::vary::Vary;
 use super::zone::Zone;
+use crate::http::body::Body;
 use crate::http::head::Head;
 use crate::http::request::Attempt;
 use crate::http::response::Fields;
@@ -349,7 +350,12 @@ impl Filler {
         let meta = Meta { initial_age: verdict.initial_age, ..self.meta() };
         let kept = update::stored(&fields, &verdict, &self.job.policy, self.received / 1000);
         let fresh_until = Some(times.fresh_until);
-        let too_large = length.is_some_and(|length| !self.job.zone.may_keep(length));
+        // The answer to HEAD, above all, says how long a body is that does not come.
+        let (coming, stated) = match &body {
+            Body::Empty => (None, length.filter(|_| self.job.slot.text.ends_with(HEAD))),
+            _ => (length, None),
+        };
+        let too_large = coming.is_some_and(|length| !self.job.zone.may_keep(length));
         let refusal = too_large.then_some(Refusal::TooLarge);
         let opening = |fields: &Fields| {
             let (reason, vary, meta) = (reason.clone(), vary.clone(), meta.clone());
@@ -372,7 +378,7 @@ impl Filler {
         let _ = outcome.send(Outcome::Shared(own, attempts));
         let mut claim = Claim::new(zone.clone());
         let place = place(&self.job.key, slot, opening.vary.as_ref());
-        let pumped = Pump::new(&self.job, &mut claim, place, length).run(&mut body).await;
+        let pumped = Pump::new(&self.job, &mut claim, place, coming).run(&mut body).await;
         let times = match (&pumped, &self.watch) {
             (Ok(_), Some(watch)) => match watch.times(zone) {
                 Ok(times) => times,
@@ -382,7 +388,7 @@ impl Filler {
         };
         match pumped {
             Ok(Held::Memory) => {
-                self.keep(place, &opening, times).await;
+                self.keep(place, &opening, times, stated).await;
                 FillEnd::Stored
             }
             Ok(Held::File(draft)) => match self.commit(draft, place, &opening, times).await {
@@ -410,12 +416,16 @@ impl Filler {
     }
 
     /// Keeps what is whole and in memory, at `place`.
-    async fn keep(&self, place: &Key, opening: &Opening, times: Times) {
+    async fn keep(&self, place: &Key, opening: &Opening, times: Times, stated: Option<u64>) {
         let Job { zone, fill, slot, .. } = &self.job;
         let body = pack(fill.pieces_from(0)).await;
         // From here on readers read what is kept, so that nothing is held twice.
         fill.replace(&body);
-        self.put(place, self.entry(EntryBody::Memory(body), opening, times));
+        let mut entry = self.entry(EntryBody::Memory(body), opening, times);
+        if let Some(length) = stated {
+            entry.state_length(length);
+        }
+        self.put(place, entry);
         zone.leave(slot, fill);
         fill.finish(Ok(()));
     }

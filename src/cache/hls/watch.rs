@@ -60,6 +60,10 @@ fn hold_body(
     answer: &mut Answer,
 ) -> Arc<OnceLock<Verdict>> {
     let verdict = Arc::new(OnceLock::new());
+    // The answer to HEAD is none.
+    if matches!(answer.body, Body::Empty) {
+        return verdict;
+    }
     let reading = Reading {
         hls: hls.clone(),
         zone: zone.clone(),
@@ -162,7 +166,7 @@ impl Reading {
                 streams.observe(&self.hls.source, playlist, self.zone.purges.last())
             }
             Err(why) => {
-                self.complain(*why, pieces.is_empty());
+                self.complain(*why);
                 Effect::default()
             }
         };
@@ -170,11 +174,7 @@ impl Reading {
         effect
     }
 
-    fn complain(&self, why: Mistake, empty: bool) {
-        // The answer to HEAD has no body.
-        if empty {
-            return;
-        }
+    fn complain(&self, why: Mistake) {
         let counters = &self.zone.streams.counters;
         counters.mistake(why);
         if counters.may_complain(Instant::now()) {
@@ -193,7 +193,7 @@ impl Reading {
 
     /// It is larger than a playlist may be.
     fn give_up(self) {
-        self.complain(Mistake::TooLarge, false);
+        self.complain(Mistake::TooLarge);
         let _ = self.verdict.set(Err(Mistake::TooLarge));
     }
 }

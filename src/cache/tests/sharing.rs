@@ -295,3 +295,23 @@ fn a_fillers_home_is_held_while_somebody_reads() {
     drop(part);
     assert_eq!(held(), 0);
 }
+
+#[tokio::test]
+async fn the_answer_to_head_is_kept_with_the_length_it_states() {
+    let mut site = Site::new();
+    for (path, length) in
+        [("/a\0HEAD", Some(100)), ("/b\0HEAD", None), ("/c\0HEAD", Some(0)), ("/d\0HEAD", Some(1 << 40))]
+    {
+        let first = site.get(path);
+        site.call().await.answer(200, &[("X-A", "1")], length, Body::Empty);
+        for (request, status) in [(first, Miss), (site.get(path), Hit)] {
+            let served = request.await.unwrap();
+            let answer = served.result.unwrap();
+            assert_eq!((served.status, answer.length), (status, length), "{path:?}");
+            assert!(answer.fields.get("content-length").is_none(), "the length stands beside the fields");
+            assert_eq!(whole(answer).await.unwrap(), "");
+            site.idle().await;
+        }
+        assert!(!site.was_asked());
+    }
+}

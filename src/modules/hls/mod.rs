@@ -10,7 +10,7 @@ pub use metrics::metrics;
 
 use crate::cache::hls::Hls;
 use crate::cache::hls::life::{Live, Rules};
-use crate::cache::key::{self, Key};
+use crate::cache::key::{self, HEAD, Key};
 use crate::cache::streams::{self, Described, Source};
 use crate::conf::table::{Arity, HTTP_SERVER_LOCATION};
 use crate::conf::values::{self, flag, parameter};
@@ -126,7 +126,12 @@ pub type Shown<'a> = Option<&'a dyn Fn(&[u8]) -> Option<Bytes>>;
 /// variables it takes through the function it is given.
 pub fn key(rq: &Request, text: impl Fn(Shown<'_>) -> Bytes) -> Key {
     let ignored = |name: &[u8]| args::is_ignored(&rq.loc().hls.ignore_args, name);
-    let mut key = args::evaluated(rq, &ignored, &text);
+    let key = args::evaluated(rq, &ignored, &text);
+    // That it is of an answer to HEAD stays its end.
+    let (mut key, end) = match key.strip_suffix(HEAD) {
+        Some(rest) => (key.slice(..rest.len()), HEAD),
+        None => (key, &b""[..]),
+    };
     // No path has such a byte: what is added is not what another request has in its path.
     let mut separator = b'\0';
     for pair in args::pairs(&rq.args).filter(|pair| args::is_directive(args::name(pair))) {
@@ -135,7 +140,7 @@ pub fn key(rq: &Request, text: impl Fn(Shown<'_>) -> Bytes) -> Key {
             separator = b'&';
         }
     }
-    Key::new(key)
+    Key::new(if end.is_empty() { key } else { [&key[..], end].concat().into() })
 }
 
 /// What a request brings along where playlists are known; `key` is its key, `text` as of [`key`].

@@ -29,6 +29,18 @@ pub enum Mark {
     Date,
 }
 
+impl Mark {
+    /// The field's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mark::ETag => "ETag",
+            Mark::LastModified => "Last-Modified",
+            Mark::Server => "Server",
+            Mark::Date => "Date",
+        }
+    }
+}
+
 const MARKS: [Mark; 4] = [Mark::ETag, Mark::LastModified, Mark::Server, Mark::Date];
 
 const NOWHERE: u16 = u16::MAX;
@@ -221,6 +233,8 @@ pub struct Response {
     pub last_modified: Option<Seconds>,
     /// `ETag` with its quotes and, when weak, its `W/`.
     pub etag: Option<Bytes>,
+    /// How an upstream writes the names of the fields that are kept apart, by [`Mark`], where it is not as here.
+    pub names: [Bytes; 4],
     /// Whether ranges may be cut from the body (it is whole and its length known).
     pub ranges: bool,
     /// Whether only one range may be cut at a time.
@@ -248,6 +262,23 @@ pub struct Response {
 }
 
 impl Response {
+    /// The name of a field that is kept apart from the others, as it is sent.
+    pub fn name_of(&self, mark: Mark) -> &[u8] {
+        match &self.names[mark as usize][..] {
+            b"" => mark.name().as_bytes(),
+            written => written,
+        }
+    }
+
+    /// Says that a field that is kept apart comes after those that are here now, and how an upstream
+    /// writes its name.
+    pub fn mark(&mut self, mark: Mark, written: &Bytes) {
+        self.fields.mark(mark);
+        if written[..] != *mark.name().as_bytes() {
+            self.names[mark as usize] = written.clone();
+        }
+    }
+
     /// A response without a body.
     pub fn new(status: u16) -> Response {
         Response { status, ..Response::default() }

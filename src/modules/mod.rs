@@ -267,6 +267,7 @@ pub struct HttpConf {
     pub limit_conn: limit_conn::Zones,
     pub limit_req: limit_req::Zones,
     pub log: log::Http,
+    pub names: limit_zone::names::Names,
     pub proxy_cache: proxy_cache::Http,
     pub upstream: upstream::Http,
 }

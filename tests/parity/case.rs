@@ -45,7 +45,8 @@
 //! --- check server                   instead of a script: pieces of configuration, one a line (⏎ is a line's end),
 //! ok listen 127.0.0.1:80;            in this context, each tested with `-t`; `ok` and `no` say what nginx says,
 //!                                    `{{port}}` is a free port,
-//! no listen 70000;                   and the line that is named as wrong is compared
+//! no listen 70000;                   and the line that is named as wrong is compared; with `said` after the context, so
+//!                                    is what is said of it
 //! --- differs                        a difference on purpose: nginx's transcript line, ours, and why
 //! why: 1.31 answers 431
 //! nginx: < HTTP/1.1 400 Bad Request
@@ -130,6 +131,8 @@ pub struct Check {
     pub context: String,
     pub text: String,
     pub accepted: bool,
+    /// Whether the message is compared.
+    pub said: bool,
 }
 
 /// One step of the script.
@@ -327,6 +330,7 @@ fn section(case: &mut Case, head: &str, lines: &[&str]) -> Result<(), String> {
                     context: context.to_owned(),
                     text: text.replace('⏎', "\n"),
                     accepted,
+                    said: words.get(2) == Some(&"said"),
                 });
             }
         }

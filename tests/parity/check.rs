@@ -14,6 +14,8 @@ use crate::transcript::Transcript;
 
 static LINE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"piece\.conf:([0-9]+)").unwrap());
 
+static PLACE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r" in [^ ]*\.conf:[0-9]+$").unwrap());
+
 /// Tests each piece with `-t` and writes down the verdict.
 pub fn run(
     case: &Case,
@@ -43,8 +45,19 @@ pub fn run(
             ["not supported yet", "is not supported:"].iter().any(|words| message.contains(words));
         let unsupported = if unsupported { ", as not supported yet" } else { "" };
         transcript.note(&format!("refused at {line}{unsupported}"));
+        if check.said {
+            transcript.note(&said(&message, dir));
+        }
     }
     Ok(())
+}
+
+/// What a refusal says, without who says it and where it was said: the first line that tells an error.
+fn said(message: &str, dir: &Path) -> String {
+    let line = message.lines().find_map(|line| Some(line.split_once("[emerg] ")?.1)).unwrap_or("no [emerg]");
+    // Addresses of files, which both have of their own, and the place, of which the line is compared.
+    let line = line.replace(&dir.display().to_string(), "<dir>");
+    PLACE.replace_all(&line, "").into_owned()
 }
 
 /// The piece stands in a file of its own, so that its lines have the same numbers whatever is around it.

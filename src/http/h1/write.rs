@@ -121,17 +121,17 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
 /// Writes a field that is kept apart from the others, where there is one.
 fn write_marked(mark: Mark, response: &Response, out: &mut Vec<u8>) {
     let modified;
-    let (name, value) = match mark {
-        Mark::ETag => ("ETag", response.etag.as_deref()),
-        Mark::Server => ("Server", response.server.as_deref()),
-        Mark::Date => ("Date", response.date.as_deref()),
+    let value = match mark {
+        Mark::ETag => response.etag.as_deref(),
+        Mark::Server => response.server.as_deref(),
+        Mark::Date => response.date.as_deref(),
         Mark::LastModified => {
             modified = response.last_modified.map(date::http_date);
-            ("Last-Modified", modified.as_ref().map(String::as_bytes))
+            modified.as_ref().map(String::as_bytes)
         }
     };
     if let Some(value) = value {
-        write_field(name.as_bytes(), value, out);
+        write_field(response.name_of(mark), value, out);
     }
 }
 

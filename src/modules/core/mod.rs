@@ -17,6 +17,7 @@ use crate::http::phases::Content;
 use crate::http::router::{Found, Locations};
 use crate::http::temp_file::TempPath;
 use crate::http::template::Template;
+use crate::modules::limit_zone::names::{self, Holds};
 use crate::observe::error_log::{Level, Target};
 use crate::settings;
 use bytes::Bytes;
@@ -596,7 +597,7 @@ fn client_body_temp_path(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 }
 
 /// A directory for temporary files and the digits of its levels (ngx_conf_set_path_slot).
-pub fn temp_path(b: &Builder, d: &Directive) -> ConfResult<TempPath> {
+pub fn temp_path(b: &mut Builder, d: &Directive) -> ConfResult<TempPath> {
     let text = d.arg(0);
     let directory = b.path(text.strip_suffix('/').unwrap_or(text));
     let mut levels = Vec::new();
@@ -608,6 +609,7 @@ pub fn temp_path(b: &Builder, d: &Directive) -> ConfResult<TempPath> {
             return Err(invalid_value());
         }
     }
+    names::path(b, text, Holds::Temporary(levels.clone()))?;
     Ok(TempPath { directory, levels, shared: false })
 }
 

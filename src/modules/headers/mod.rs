@@ -186,6 +186,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
                 response.fields.mark(Mark::ETag);
             }
             response.etag = (!value.is_empty()).then_some(value);
+            response.names[Mark::ETag as usize] = Bytes::new();
         } else if !value.is_empty() {
             response.fields.add(added.name.clone(), value);
         }
@@ -196,6 +197,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
 /// compared with it.
 fn set_last_modified(response: &mut Response, value: Bytes) {
     response.fields.remove("last-modified");
+    response.names[Mark::LastModified as usize] = Bytes::new();
     response.last_modified = date::parse_http_date(&value);
     let same = response.last_modified.is_some_and(|at| date::http_date(at).as_bytes() == &value[..]);
     if !value.is_empty() && !same {

@@ -8,7 +8,8 @@ mod zone;
 
 use super::limit_req::{level_arg, status_arg};
 pub use super::limit_zone::declare::Zones;
-use super::limit_zone::declare::{Declared, other_use, zone_missing, zone_parameter};
+use super::limit_zone::declare::{Declared, zone_missing, zone_parameter};
+use super::limit_zone::names::{self, Use};
 use super::limit_zone::{Alive, Named};
 use crate::conf::build::Http;
 use crate::conf::values::{flag, number};
@@ -110,17 +111,13 @@ fn limit_conn_zone(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     if zone.name.is_empty() {
         return Err(zone_missing());
     }
-    if b.http.limit_req.has(&zone.name) || b.http.upstream.has_zone(&zone.name) {
-        return Err(other_use(&zone.name));
-    }
+    names::zone(b, &zone.name, Use::LimitConn, 0)?;
     b.http.limit_conn.declare(zone)
 }
 
 fn limit_conn(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let name = d.arg(0);
-    if b.http.limit_req.has(name) {
-        return Err(other_use(name));
-    }
+    names::zone(b, name, Use::LimitConn, 0)?;
     let zone = b.http.limit_conn.position(name);
     if b.loc().limit_conn.limits.iter().any(|limit| limit.zone == zone) {
         return Err(ConfError::new("\"{}\" directive is duplicate"));

@@ -7,7 +7,8 @@ mod account;
 mod zone;
 
 pub use super::limit_zone::declare::Zones;
-use super::limit_zone::declare::{Declared, other_use, zone_missing, zone_parameter};
+use super::limit_zone::declare::{Declared, zone_missing, zone_parameter};
+use super::limit_zone::names::{self, Use};
 use super::limit_zone::{Alive, Named};
 use crate::conf::build::Http;
 use crate::conf::values::{flag, number, number_arg, one_of, parameter};
@@ -118,9 +119,7 @@ fn limit_req_zone(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     if zone.name.is_empty() {
         return Err(zone_missing());
     }
-    if b.http.limit_conn.has(&zone.name) || b.http.upstream.has_zone(&zone.name) {
-        return Err(other_use(&zone.name));
-    }
+    names::zone(b, &zone.name, Use::LimitReq, 0)?;
     b.http.limit_req.declare(zone)
 }
 
@@ -140,9 +139,7 @@ fn limit_req(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     for arg in &d.args {
         let positive = |text| number(text).filter(|n| *n > 0).map(|n: u64| n.saturating_mul(1000));
         if let Some(name) = parameter(arg, "zone") {
-            if b.http.limit_conn.has(name) {
-                return Err(other_use(name));
-            }
+            names::zone(b, name, Use::LimitReq, 0)?;
             zone = Some(b.http.limit_req.position(name));
         } else if let Some(text) = parameter(arg, "burst") {
             burst = positive(text).ok_or_else(|| ConfError::new(format!("invalid burst value \"{arg}\"")))?;

@@ -60,11 +60,6 @@ impl Zones {
         Ok(())
     }
 
-    /// Whether a zone of this name is declared or used.
-    pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|zone| &*zone.name == name)
-    }
-
     /// An error when the zone was used and never declared.
     pub fn check(&self, position: usize) -> ConfResult<()> {
         let zone = &self.0[position];

@@ -2,6 +2,7 @@
 //! keys they hold, the table of the keys.
 
 pub mod declare;
+pub mod names;
 pub mod shards;
 pub mod table;
 

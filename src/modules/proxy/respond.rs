@@ -80,7 +80,7 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
 
 fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool) -> Response {
     let mut response = Response { status, upstream: true, ..Response::default() };
-    for (name, value) in fields.iter() {
+    for (at, (name, value)) in fields.iter().enumerate() {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         if is_hidden(conf, name) {
             continue;
@@ -88,20 +88,25 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool)
         if is("content-type") {
             // An empty one is none.
             response.content_type = Some(value.clone()).filter(|value| !value.is_empty());
+        } else if (is("etag") || is("last-modified"))
+            && fields.iter().skip(at + 1).any(|(later, _)| later.eq_ignore_ascii_case(name))
+        {
+            // Of several the last is heeded, and all are sent.
+            response.fields.add(name.clone(), value.clone());
         } else if is("etag") {
             response.etag = Some(value.clone());
-            response.fields.mark(Mark::ETag);
+            response.mark(Mark::ETag, name);
         } else if is("server") {
             response.server = Some(value.clone());
-            response.fields.mark(Mark::Server);
+            response.mark(Mark::Server, name);
         } else if is("date") {
             response.date = Some(value.clone());
-            response.fields.mark(Mark::Date);
+            response.mark(Mark::Date, name);
         } else if is("last-modified")
             && let Some(at) = parse_http_date(value)
         {
             response.last_modified = Some(at);
-            response.fields.mark(Mark::LastModified);
+            response.mark(Mark::LastModified, name);
         } else if is("location") || is("refresh") {
             let rewritten = rewrite_redirect(rq, conf, is("refresh"), value);
             response.complete_location |= is("location") && rewritten.is_some();

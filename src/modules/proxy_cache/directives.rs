@@ -8,6 +8,7 @@ use crate::cache::policy::{IgnoreHeaders, Valid};
 use crate::conf::table::{Arity, HTTP_SERVER_LOCATION};
 use crate::conf::values::{self, flag, size_arg, time_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
+use crate::modules::limit_zone::names::{self, Use};
 use crate::modules::proxy::store::Keeps;
 
 /// The directives.
@@ -171,7 +172,11 @@ fn proxy_cache(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         "" => return Err(ConfError::new("zero size shared memory zone \"\"")),
         name => {
             crate::modules::proxy::store::choose(b, Keeps::Cache)?;
-            Some((b.template(name)?, d.at.clone()))
+            let zone = b.template(name)?;
+            if zone.constant().is_some() {
+                names::zone(b, name, Use::Cache, 0)?;
+            }
+            Some((zone, d.at.clone()))
         }
     };
     b.loc().proxy_cache.zone.set(zone)

@@ -7,7 +7,8 @@
 //! seconds; requests for the same key share one request to the upstream unless `proxy_cache_lock` is
 //! expressly `off`, and read its answer as it arrives; when the upstream fails, those who wait are
 //! told so and do not each ask again; a kept answer has a `Content-Length` even if the upstream gave
-//! none; requests that take the same codings share a variant.
+//! none; requests that take the same codings share a variant; a failure is not kept where `proxy_no_cache`
+//! holds; what is no whole answer (206, 304) is not kept where nobody asked for a part.
 
 mod debug;
 mod directives;

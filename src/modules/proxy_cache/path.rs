@@ -5,12 +5,14 @@ use crate::cache::disk::{Pace, Settings};
 use crate::conf::diag::At;
 use crate::conf::values::{self, parameter};
 use crate::conf::{Builder, ConfError, ConfResult, Directive};
+use crate::modules::limit_zone::declare::PAGE;
+use crate::modules::limit_zone::names::{self, Holds, Use};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The least size of a `keys_zone` nginx accepts: two pages.
-const LEAST_KEYS: u64 = 8192;
+/// The least size of a `keys_zone` that nginx starts with: two pages it asks for, and the third it needs.
+const LEAST_KEYS: u64 = 3 * PAGE;
 
 /// Longer than any `inactive` has to be: what counts it down takes no more than a thousand years.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -94,11 +96,15 @@ pub fn proxy_cache_path(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     if zone.name.is_empty() {
         return Err(ConfError::new("\"{}\" must have \"keys_zone\" parameter"));
     }
-    let zones = &mut b.http.proxy_cache.zones;
-    if let Some(other) = zones.iter().find(|other| other.path == zone.path) {
+    names::path(b, d.arg(0), Holds::Cache)?;
+    // nginx compares texts and would have two zones in `/c` and `/c/`, each of which removes files of the
+    // other.
+    if let Some(other) = b.http.proxy_cache.zones.iter().find(|other| other.path == zone.path) {
         let path = zone.path.display();
         return Err(ConfError::new(format!("the same path name \"{path}\" used in {} and", other.at)));
     }
+    names::zone(b, &zone.name, Use::Cache, zone.keys)?;
+    let zones = &mut b.http.proxy_cache.zones;
     if zones.iter().any(|other| other.name == zone.name) {
         return Err(ConfError::new(format!("duplicate zone \"{}\"", zone.name)));
     }
@@ -116,7 +122,9 @@ fn read_parameter(zone: &mut Declared, arg: &str) -> ConfResult<()> {
         zone.name = Arc::from(name);
         zone.keys = values::size(keys).ok_or_else(invalid)?;
         if zone.keys < LEAST_KEYS {
-            return Err(ConfError::new(format!("keys zone \"{arg}\" is too small")));
+            return Err(
+                ConfError::new(format!("keys zone \"{arg}\" is too small")).hint("it has at least 12k")
+            );
         }
     } else if arg == "levels=" {
         // None at all, as without it.

@@ -9,6 +9,7 @@ pub use variables::VARIABLES;
 
 use crate::conf::values::{flag, number, number_arg, os_error, size, size_arg, time_arg};
 use crate::conf::{At, Builder, Command, ConfError, ConfResult, Directive, NoteLevel};
+use crate::modules::limit_zone::names::{self, Use};
 use crate::settings;
 use crate::tls::certificates::NamedFile;
 use crate::tls::ciphers::{self, Chosen};
@@ -350,6 +351,7 @@ fn session_cache(b: &mut Builder, d: &Directive) -> ConfResult<()> {
                     if bytes < LEAST {
                         return Err(ConfError::new(format!("session cache \"{arg}\" is too small")));
                     }
+                    names::zone(b, name, Use::Sessions, bytes)?;
                     merge(&mut cache, Cache::Shared(name.to_string(), bytes));
                 } else {
                     return Err(invalid());

@@ -1,6 +1,7 @@
 //! The directives of upstreams.
 
-use super::super::limit_zone::declare::{PAGE, other_use, zone_size};
+use super::super::limit_zone::declare::{PAGE, zone_size};
+use super::super::limit_zone::names::{self, Use};
 use crate::conf::diag::At;
 use crate::conf::values::{number, number_arg, time, time_arg};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, NoteLevel};
@@ -296,9 +297,7 @@ fn zone(b: &mut Builder, d: &Directive) -> ConfResult<()> {
             );
         }
     }
-    if b.http.limit_req.has(name) || b.http.limit_conn.has(name) {
-        return Err(other_use(name));
-    }
+    names::zone(b, name, Use::Upstream, 0)?;
     let zones = &mut b.http.upstream.zones;
     match zones.iter_mut().find(|(known, _)| known == name) {
         Some((_, known)) if *known == 0 => *known = size,

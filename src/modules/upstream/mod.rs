@@ -35,11 +35,6 @@ impl Http {
     pub fn find(&self, name: &str) -> Option<usize> {
         self.groups.iter().position(|g| g.name == name)
     }
-
-    /// Whether a zone of this name is declared or used.
-    pub fn has_zone(&self, name: &str) -> bool {
-        self.zones.iter().any(|(known, _)| known == name)
-    }
 }
 
 /// Completes what depends on all of `http`: who looks names up, which zones there are.

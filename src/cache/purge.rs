@@ -8,7 +8,7 @@
 //! the last head is there that was asked for before them.
 //!
 //! Purges that wait at the same time are carried out together, by one sweep, on a thread that may
-//! take its time.
+//! take its time. Those of keys need none and do not wait for it.
 
 mod rules;
 pub mod tags;
@@ -54,7 +54,17 @@ pub struct Purges {
     store: Arc<Store>,
     disk: Option<Arc<Disk>>,
     counters: Arc<Counters>,
-    queue: Mutex<Queue>,
+    /// By [`Lane`].
+    queues: [Mutex<Queue>; 2],
+}
+
+/// Purges are carried out one after the other in each of these.
+#[derive(Clone, Copy)]
+enum Lane {
+    /// What is found by its key.
+    Keys,
+    /// What everything has to be looked at for.
+    Sweeps,
 }
 
 /// What has been asked for and is not kept yet.
@@ -181,7 +191,7 @@ impl Purges {
             under_way: Mutex::new(UnderWay { last: base, ..UnderWay::default() }),
             pending: AtomicUsize::new(0),
             swept: AtomicU64::new(base),
-            queue: Mutex::default(),
+            queues: Default::default(),
         }
     }
 
@@ -228,16 +238,20 @@ impl Purges {
     /// any of them any more. Goes on when the asker leaves.
     pub async fn purge(self: &Arc<Purges>, what: What) -> Result<u64, Refused> {
         let (done, removed) = oneshot::channel();
-        if self.enqueue(Waiting { what, done })? {
-            let purges = Working(self.clone());
-            tokio::task::spawn_blocking(move || purges.0.work());
+        let lane = match what {
+            What::Key(_) => Lane::Keys,
+            What::Prefix(_) | What::Tags(_) => Lane::Sweeps,
+        };
+        if self.enqueue(lane, Waiting { what, done })? {
+            let working = Working(self.clone(), lane);
+            tokio::task::spawn_blocking(move || working.0.work(lane));
         }
         removed.await.unwrap_or(Err(Refused::Interrupted))
     }
 
     /// Whether somebody has to begin to work.
-    fn enqueue(&self, waiting: Waiting) -> Result<bool, Refused> {
-        let mut queue = self.queue.lock();
+    fn enqueue(&self, lane: Lane, waiting: Waiting) -> Result<bool, Refused> {
+        let mut queue = self.queues[lane as usize].lock();
         if queue.waiting.len() >= MOST_WAITING {
             return Err(Refused::TooMany);
         }
@@ -246,9 +260,9 @@ impl Purges {
     }
 
     /// Carries out what waits, and what comes meanwhile.
-    fn work(&self) {
+    fn work(&self, lane: Lane) {
         loop {
-            let mut queue = self.queue.lock();
+            let mut queue = self.queues[lane as usize].lock();
             let batch = queue.waiting.len().min(BATCH);
             if batch == 0 {
                 queue.working = false;
@@ -256,11 +270,11 @@ impl Purges {
             }
             let batch: Vec<Waiting> = queue.waiting.drain(..batch).collect();
             drop(queue);
-            self.carry_out(batch);
+            self.carry_out(lane, batch);
         }
     }
 
-    fn carry_out(&self, batch: Vec<Waiting>) {
+    fn carry_out(&self, lane: Lane, batch: Vec<Waiting>) {
         let mut begun = Vec::with_capacity(batch.len());
         for waiting in batch {
             match self.begin(&waiting.what) {
@@ -269,38 +283,18 @@ impl Purges {
                 Err(refused) => drop(waiting.done.send(Err(refused))),
             }
         }
-        let mut sweeps = false;
-        for (waiting, _, removed) in &mut begun {
-            match &waiting.what {
-                What::Key(text) => *removed += self.remove(text),
-                What::Prefix(_) | What::Tags(_) => sweeps = true,
-            }
-        }
-        if sweeps {
-            self.store.each(|hash, entry| {
-                let meant = |(waiting, sequence, _): &&mut (Waiting, u64, u64)| {
-                    entry.meta.sequence < *sequence && waiting.what.means(&entry.key, &entry.fields)
-                };
-                if let Some((_, _, removed)) = begun.iter_mut().find(meant) {
-                    *removed += u64::from(self.take(hash));
-                }
-            });
-            // Meanwhile the rules hold for what is read from there.
-            if let Some(disk) = &self.disk {
-                let gone = disk.sweep(&mut |entry| {
-                    let number = self.number_of(entry.meta.sequence);
-                    let meant = |(waiting, sequence, _): &&mut (Waiting, u64, u64)| {
-                        number < *sequence && waiting.what.means(&entry.key, &entry.fields)
-                    };
-                    begun.iter_mut().find(meant).map(|(_, _, removed)| *removed += 1).is_some()
-                });
-                (0..gone).for_each(|_| self.counters.disk.eviction(DiskEviction::Purged));
-            }
+        match lane {
+            Lane::Keys => begun.iter_mut().for_each(|(waiting, _, removed)| {
+                *removed = waiting.what.texts().iter().map(|text| self.remove(text)).sum();
+            }),
+            Lane::Sweeps => self.sweep(&mut begun),
         }
         if let Some((_, last, _)) = begun.last() {
-            self.swept.store(*last, Ordering::SeqCst);
             let mut rules = self.rules.write();
-            rules.drop_keys(*last);
+            match lane {
+                Lane::Keys => rules.drop_keys(*last),
+                Lane::Sweeps => self.swept.store(*last, Ordering::SeqCst),
+            }
             self.pending.store(rules.len(), Ordering::SeqCst);
             self.changes.fetch_add(1, Ordering::SeqCst);
             drop(rules);
@@ -310,6 +304,29 @@ impl Purges {
             self.counters.purge(waiting.what.kind());
             // Who asked may have left.
             let _ = waiting.done.send(Ok(removed));
+        }
+    }
+
+    /// Looks at everything there is, and removes what is meant.
+    fn sweep(&self, begun: &mut [(Waiting, u64, u64)]) {
+        self.store.each(|hash, entry| {
+            let meant = |(waiting, sequence, _): &&mut (Waiting, u64, u64)| {
+                entry.meta.sequence < *sequence && waiting.what.means(&entry.key, &entry.fields)
+            };
+            if let Some((_, _, removed)) = begun.iter_mut().find(meant) {
+                *removed += u64::from(self.take(hash));
+            }
+        });
+        // Meanwhile the rules hold for what is read from there.
+        if let Some(disk) = &self.disk {
+            let gone = disk.sweep(&mut |entry| {
+                let number = self.number_of(entry.meta.sequence);
+                let meant = |(waiting, sequence, _): &&mut (Waiting, u64, u64)| {
+                    number < *sequence && waiting.what.means(&entry.key, &entry.fields)
+                };
+                begun.iter_mut().find(meant).map(|(_, _, removed)| *removed += 1).is_some()
+            });
+            (0..gone).for_each(|_| self.counters.disk.eviction(DiskEviction::Purged));
         }
     }
 
@@ -385,11 +402,11 @@ pub fn with_head(text: &Bytes) -> [Key; 2] {
 }
 
 /// The thread that carries purges out. If it falls, those who wait are told, and the next begins anew.
-struct Working(Arc<Purges>);
+struct Working(Arc<Purges>, Lane);
 
 impl Drop for Working {
     fn drop(&mut self) {
-        let mut queue = self.0.queue.lock();
+        let mut queue = self.0.queues[self.1 as usize].lock();
         // After an ordinary end another may be at work already.
         if std::thread::panicking() {
             queue.working = false;

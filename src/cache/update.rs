@@ -4,6 +4,7 @@
 use super::entry::{Entry, Meta, Times, Validators, pack_fields};
 use super::freshness::{Received, Verdict, judge, wall};
 use super::policy::{Policy, Rfc9111};
+use super::vary::Vary;
 use crate::http::date::{http_date, parse_http_date};
 use crate::http::response::{Fields, Seconds};
 use bytes::Bytes;
@@ -19,7 +20,7 @@ const NOT_STORED: [&str; 6] = [
     "proxy-authentication-info",
 ];
 
-/// So many bytes of fields a stored answer has at most after a 304 has added to them.
+/// So many bytes of fields a stored answer has at most after a 304, or an answer to HEAD, has added to them.
 pub const LARGEST: usize = 64 << 10;
 
 /// Fields that say how the stored body is framed and coded: a later answer does not change them (3.2).
@@ -73,7 +74,7 @@ pub fn confirms(confirmed: &Fields, entry: &Entry) -> bool {
 }
 
 /// What an answer to HEAD, received `now` and of this length, makes of the stored answer to GET for the same request (4.3.5):
-/// it is as new as that, or, where the two are not of the same representation, stale.
+/// it is as new as that, or, where the two are not of the same representation or its fields become too many, stale.
 pub fn freshened(
     entry: &Entry,
     received: &Received<'_>,
@@ -82,7 +83,10 @@ pub fn freshened(
     now: Instant,
 ) -> Entry {
     let fields = updated(&entry.fields, received.fields, received.now);
-    let verdict = match is_same(received.fields, length, entry) {
+    // What varies by something else now is not where requests would look for it.
+    let varies_alike =
+        policy.ignore.vary || Vary::of(&fields, received.asked).is_ok_and(|vary| vary == entry.vary);
+    let verdict = match varies_alike && fields.size() <= LARGEST && is_same(received.fields, length, entry) {
         true => judge(&Received { fields: &fields, ..*received }, policy).ok(),
         false => None,
     };

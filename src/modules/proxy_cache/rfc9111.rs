@@ -6,6 +6,7 @@ use crate::cache::entry::Entry;
 use crate::cache::freshness::{Received, wall};
 use crate::cache::key::{HEAD, Key};
 use crate::cache::policy::{Heuristic, Policy, Rfc9111};
+use crate::cache::purge::Mark;
 use crate::cache::seen::Tier;
 use crate::cache::serve::{self, Ask, Served};
 use crate::cache::zone::{Found, Zone};
@@ -157,14 +158,17 @@ impl SaidByHead {
     /// Makes the stored answer as new as this one, or stale.
     pub async fn freshen(self, ask: &Ask) {
         let SaidByHead { key, asked, fields, length } = self;
+        // What is purged meanwhile does not come back by this.
+        let ticket = ask.zone.purges.ticket(&Mark::new(key.text.clone()));
         if let Found { slot, entry: Some(entry), .. } = ask.zone.look(&key, &asked).await
             && entry.status == 200
+            && ticket.found(&entry)
         {
             let now = wall().as_secs();
             let received =
                 Received { status: 200, fields: &fields, asked: &asked, delay: Duration::ZERO, now };
             let entry = update::freshened(&entry, &received, length, &ask.policy, Instant::now());
-            ask.zone.keep(&slot, Arc::new(entry));
+            ticket.unless_purged(|| ask.zone.keep(&slot, Arc::new(entry)));
         }
     }
 }

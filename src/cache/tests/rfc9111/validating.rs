@@ -105,11 +105,13 @@ async fn rfc9111_4_3_those_who_wait_for_a_validation_share_what_it_makes_fresh()
 async fn rfc9111_4_3_5_an_answer_to_head_freshens_the_stored_get_or_makes_it_stale() {
     use crate::cache::freshness::Received;
     use crate::cache::update::freshened;
-    let table: [(List, Option<u64>, bool); 6] = [
+    let table: [(List, Option<u64>, bool); 8] = [
         (&[("ETag", "\"1\"")], Some(3), true),
         (&[("ETag", "\"1\"")], None, true),
         (&[], None, true),
         (&[("ETag", "\"2\"")], Some(3), false),
+        (&[("Vary", "Cookie")], Some(3), false),
+        (&[("Vary", "*")], None, false),
         (&[("ETag", "\"1\"")], Some(4), false),
         (&[("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")], Some(3), false),
     ];
@@ -137,4 +139,24 @@ async fn rfc9111_4_3_5_an_answer_to_head_freshens_the_stored_get_or_makes_it_sta
             assert_eq!(got.field("x-new"), None, "{fields:?} {length:?}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rfc9111_4_3_5_answers_to_head_do_not_let_what_is_stored_grow_without_end() {
+    use crate::cache::freshness::{Received, wall};
+    use crate::cache::update::{LARGEST, freshened};
+    let mut origin = Origin::new();
+    origin.stores(&[], 200, TAGGED).await;
+    let key = Key::new(Bytes::from_static(b"/a"));
+    let asked = Head::from_parts(b"HEAD", b"/a", Version::Http11, std::iter::empty());
+    let mut kept = origin.0.zone.find(&key, &asked).entry.unwrap();
+    for n in 0..100 {
+        let mut fields = Fields::default();
+        fields.add(format!("X-{n}"), "v".repeat(1 << 10));
+        let now = wall().as_secs();
+        let received = Received { status: 200, fields: &fields, asked: &asked, delay: D::ZERO, now };
+        kept = Arc::new(freshened(&kept, &received, None, &origin.0.policy, tokio::time::Instant::now()));
+        assert!(kept.fields.size() <= LARGEST);
+    }
+    assert!(kept.fields.get("x-10").is_some() && !kept.is_fresh(tokio::time::Instant::now()));
 }

@@ -20,11 +20,12 @@ use super::disk::Disk;
 use super::entry::Entry;
 use super::key::{HEAD, Key};
 use super::store::Store;
+use super::vary::Vary;
 use crate::http::response::Fields;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rules::Rules;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
@@ -309,12 +310,19 @@ impl Purges {
 
     /// Looks at everything there is, and removes what is meant.
     fn sweep(&self, begun: &mut [(Waiting, u64, u64)]) {
+        // What is in memory and on disk is one entry to whoever asks how many went.
+        let mut counted = HashSet::new();
+        let of = |entry: &Entry| (entry.key.clone(), entry.vary.as_ref().map(Vary::variant));
         self.store.each(|hash, entry| {
             let meant = |(waiting, sequence, _): &&mut (Waiting, u64, u64)| {
                 entry.meta.sequence < *sequence && waiting.what.means(&entry.key, &entry.fields)
             };
             if let Some((_, _, removed)) = begun.iter_mut().find(meant) {
-                *removed += u64::from(self.take(hash));
+                let taken = self.take(hash);
+                *removed += u64::from(taken);
+                if taken && self.disk.is_some() {
+                    counted.insert(of(entry));
+                }
             }
         });
         // Meanwhile the rules hold for what is read from there.
@@ -324,7 +332,9 @@ impl Purges {
                 let meant = |(waiting, sequence, _): &&mut (Waiting, u64, u64)| {
                     number < *sequence && waiting.what.means(&entry.key, &entry.fields)
                 };
-                begun.iter_mut().find(meant).map(|(_, _, removed)| *removed += 1).is_some()
+                let Some((_, _, removed)) = begun.iter_mut().find(meant) else { return false };
+                *removed += u64::from(!counted.contains(&of(entry)));
+                true
             });
             (0..gone).for_each(|_| self.counters.disk.eviction(DiskEviction::Purged));
         }

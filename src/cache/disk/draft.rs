@@ -100,19 +100,35 @@ impl Draft {
         let writing = self.writing.take().ok_or(ErrorKind::BrokenPipe)?;
         let (clock, key, disk) = (Clock::now(), key.clone(), self.disk.clone());
         blocking(move || {
-            let mut entry = Entry { length: writing.at, ..entry };
-            let (length, name) = (writing.at, writing.name);
-            // What is older and was to be written to this name is not.
-            disk.cancel(&name);
-            let sealed = writing.seal(&entry, key.variant, &clock)?;
-            let (file, sums) = disk.publish(sealed, &key, wanted)?;
-            let blocks = FileBlocks::new(file, length, sums, name, &disk);
-            blocks.set_described();
-            entry.body = EntryBody::File(blocks);
-            Ok(entry)
+            let done = commit(&disk, writing, &key, entry, &clock, wanted);
+            if done.is_err() {
+                // What is there is older, and what was to be done about it is not any more.
+                disk.forget(&key);
+            }
+            done
         })
         .await
     }
+}
+
+fn commit(
+    disk: &Arc<Disk>,
+    writing: Writing,
+    key: &Key,
+    entry: Entry,
+    clock: &Clock,
+    wanted: impl FnOnce() -> bool,
+) -> Result<Entry> {
+    let mut entry = Entry { length: writing.at, ..entry };
+    let (length, name) = (writing.at, writing.name);
+    // What is older and was to be written to this name is not.
+    disk.cancel(&name);
+    let sealed = writing.seal(&entry, key.variant, clock)?;
+    let (file, sums) = disk.publish(sealed, key, wanted)?;
+    let blocks = FileBlocks::new(file, length, sums, name, disk);
+    blocks.set_described();
+    entry.body = EntryBody::File(blocks);
+    Ok(entry)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -68,9 +68,9 @@ impl Index {
         self.places.get(name).map(|at| &self.slots[*at])
     }
 
-    /// All names there are now.
+    /// All names there are now, those that are to be removed included.
     pub fn names(&self) -> Vec<Name> {
-        self.places.keys().copied().collect()
+        self.places.keys().chain(&self.condemned).copied().collect()
     }
 
     /// A file is there, of this size, and was used just now.

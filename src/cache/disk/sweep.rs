@@ -28,7 +28,10 @@ impl Disk {
         while !self.loaded.load(Ordering::Acquire) && self.started.load(Ordering::Acquire) {
             std::thread::sleep(LOOK);
         }
-        let (names, pace) = (self.index.lock().names(), self.settings.load().manager);
+        // What is forgotten is still there until its turn comes, and would be if the process fell now.
+        let mut names = self.threads.queue.removals();
+        names.extend(self.index.lock().names());
+        let pace = self.settings.load().manager;
         let (mut began, mut files) = (Instant::now(), 0);
         for name in names {
             removed += u64::from(self.remove_if(&name, meant));

@@ -146,6 +146,14 @@ impl Queue {
         cancelled
     }
 
+    /// The names of what is to be removed and may still be there.
+    pub fn removals(&self) -> Vec<Name> {
+        let state = self.state.lock();
+        let current = state.current.iter().map(|current| (&current.name, &current.act));
+        let all = state.waiting.iter().map(|(name, job)| (name, &job.act)).chain(current);
+        all.filter(|(_, act)| matches!(act, Act::Remove)).map(|(name, _)| *name).collect()
+    }
+
     /// Whether what is being written to this name is still to be.
     fn is_wanted(&self, name: &Name) -> bool {
         self.state.lock().current.as_ref().is_some_and(|current| current.name == *name && current.wanted)

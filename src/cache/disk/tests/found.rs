@@ -168,3 +168,33 @@ async fn a_purge_of_a_key_does_not_wait_for_a_sweep() {
     assert_eq!(sweep.await, Ok(1));
     assert!(zone.recall(&keys[1]).await.is_none() && !path(&again, &keys[1]).exists());
 }
+
+#[tokio::test]
+async fn what_is_forgotten_and_not_yet_removed_is_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    // Its threads do not run.
+    let disk = disk(dir.path(), |_| {});
+    let keys = [key("/a"), key("/b"), key("/c")];
+    for key in &keys[..2] {
+        store(&disk, key, &entry(key, pattern(10))).unwrap();
+        disk.forget(key);
+    }
+    disk.settings.store(Arc::new(Settings { pending: 0, ..(*disk.settings()).clone() }));
+    store(&disk, &keys[2], &entry(&keys[2], pattern(10))).unwrap();
+    disk.forget(&keys[2]);
+    assert_eq!(disk.sweep(&mut |entry| entry.key != "/b"), 2);
+    assert_eq!(files(dir.path()), [path(&disk, &keys[1])]);
+}
+
+#[tokio::test]
+async fn a_draft_that_comes_to_nothing_does_not_save_what_was_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk(dir.path(), |_| {});
+    let key = key("/a");
+    store(&disk, &key, &entry(&key, pattern(10))).unwrap();
+    disk.forget(&key);
+    let mut draft = disk.draft(&key).await.unwrap();
+    draft.append(pattern(20)).await.unwrap();
+    assert!(draft.commit(&key, entry(&key, Bytes::new()), || false).await.is_err());
+    assert!(matches!(disk.waiting(&key), Some(Act::Remove)), "it goes all the same");
+}

@@ -75,6 +75,8 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     // What is hidden is not heeded either.
     let heeded = answer.ranges && !is_hidden(&rq.loc().proxy, b"accept-ranges");
     response.ranges = heeded || *rq.loc().proxy.force_ranges;
+    // Of what is not kept only one can be cut as it passes (ngx_http_upstream_send_response).
+    response.single_range = !answer.kept;
     Flow::Respond(response)
 }
 

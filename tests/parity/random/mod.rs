@@ -10,6 +10,8 @@
 //! A configuration is asked 50 requests on kept connections. Status, headers, body and a line of the access log are
 //! compared. Where they differ, configuration and requests are made as small as they get and are printed as a case.
 //!
+//! Every fourth configuration is about caches (`caches.rs`), the others about where requests lead.
+//!
 //! What is not generated, since nginx itself has no answer that could be right, or since we differ on purpose:
 //! `grammar.rs` and `asks.rs` generate none of
 //!
@@ -29,6 +31,7 @@
 //! - `CONNECT`: 1.22 refuses what 1.31 may be told to do (`connect.case`).
 
 mod asks;
+mod caches;
 mod dice;
 mod grammar;
 mod shrink;
@@ -45,6 +48,9 @@ use crate::server::Binary;
 
 /// Requests to one configuration.
 const REQUESTS: usize = 50;
+
+/// Of so many configurations one is about caches.
+const CACHES: usize = 4;
 
 /// Differences that are made small; more are only told. `RANDOM_SHRINK` overrides it.
 const SHRUNK: usize = 4;
@@ -122,7 +128,14 @@ pub fn run(nginx: &Binary, ours: &Binary) -> usize {
 
 fn make(seed: u64, n: usize) -> Trial {
     let mut dice = Dice::new(seed, n as u64);
+    if n % CACHES == CACHES - 1 {
+        let varies = dice.chance(50);
+        let http = caches::http(&mut dice, varies);
+        let replies = caches::replies(&mut dice, varies);
+        let requests = (0..REQUESTS).map(|n| caches::request(&mut dice, n)).collect();
+        return Trial { http, files: vec![], replies, requests };
+    }
     let http = grammar::http(&mut dice);
     let requests = (0..REQUESTS).map(|n| asks::request(&mut dice, n)).collect();
-    Trial { http, files: all_files(), requests }
+    Trial { http, files: all_files(), replies: vec![], requests }
 }

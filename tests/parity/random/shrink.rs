@@ -13,6 +13,7 @@ pub fn shrink(trial: Trial, kind: Difference, nginx: &Binary, ours: &Binary) -> 
     shrinker.requests();
     while shrinker.nodes() | shrinker.words() | shrinker.headers() {}
     shrinker.files();
+    shrinker.replies();
     (shrinker.best, shrinker.said)
 }
 
@@ -181,6 +182,15 @@ impl Shrinker<'_> {
             }
         }
         helped
+    }
+
+    /// Leaves out answers of the upstream, the last ones first.
+    fn replies(&mut self) {
+        for n in (0..self.best.replies.len()).rev() {
+            let mut candidate = self.best.clone();
+            candidate.replies.remove(n);
+            self.try_out(candidate);
+        }
     }
 
     fn files(&mut self) {

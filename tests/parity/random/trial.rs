@@ -2,7 +2,7 @@
 
 use super::asks::{DIRS, FILES};
 use super::tree::{Node, render};
-use crate::case::{Case, Parts, Request, Step};
+use crate::case::{Case, Parts, Reply, Request, Step};
 use crate::server::{self, Binary};
 use crate::transcript::Transcript;
 
@@ -11,6 +11,8 @@ use crate::transcript::Transcript;
 pub struct Trial {
     pub http: Vec<Node>,
     pub files: Vec<String>,
+    /// What the upstream answers.
+    pub replies: Vec<Reply>,
     pub requests: Vec<Request>,
 }
 
@@ -48,6 +50,7 @@ impl Trial {
             title: "random".into(),
             confs: vec![Parts { http: render(&self.http), ..Parts::default() }],
             files,
+            replies: self.replies.clone(),
             dirs: DIRS.iter().map(|d| (*d).to_owned()).collect(),
             script: self.requests.iter().cloned().map(Step::Request).collect(),
             ..Case::default()
@@ -105,6 +108,9 @@ impl Trial {
         let mut text = format!("title: {title}\n\n--- http\n{}", render(&self.http));
         for name in &self.files {
             text.push_str(&format!("--- file {name}\n{name}\n"));
+        }
+        for reply in &self.replies {
+            text.push_str(&format!("--- upstream {}\n{}", reply.path, reply.text));
         }
         text.push_str("--- script\n");
         for (n, request) in self.requests.iter().enumerate() {

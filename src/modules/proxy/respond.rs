@@ -64,8 +64,12 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     if !proxy_cache::ignores(rq, "x-accel-charset") {
         response.charset_override = fields.get("x-accel-charset").cloned();
     }
+    // Of what passes only one range can be cut (ngx_http_upstream_send_response).
+    response.single_range = !answer.kept;
     // A HEAD that the cache asked as GET has a body that is not for the client.
     if rq.method == Method::Head {
+        response.single_range |=
+            matches!(&answer.body, Body::Stream(passing) if passing.part(0..0).is_none());
         response.length = answer.length.or_else(|| answer.body.known_length().filter(|n| *n > 0));
         answer.body = Body::Empty;
     } else if response.length.is_none() {
@@ -75,8 +79,6 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     // What is hidden is not heeded either.
     let heeded = answer.ranges && !is_hidden(&rq.loc().proxy, b"accept-ranges");
     response.ranges = heeded || *rq.loc().proxy.force_ranges;
-    // Of what is not kept only one can be cut as it passes (ngx_http_upstream_send_response).
-    response.single_range = !answer.kept;
     Flow::Respond(response)
 }
 

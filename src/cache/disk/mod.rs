@@ -76,6 +76,8 @@ pub struct Settings {
     pub manager: Pace,
     /// How the loader reads.
     pub loader: Pace,
+    /// How files are looked at for a purge.
+    pub purger: Pace,
 }
 
 /// How much work is done at once.
@@ -93,6 +95,10 @@ impl Pace {
     /// `loader_files=100 loader_sleep=50ms loader_threshold=200ms`, and so for the manager.
     pub const DEFAULT: Pace =
         Pace { files: 100, sleep: Duration::from_millis(50), threshold: Duration::from_millis(200) };
+
+    /// `purger_files=10 purger_sleep=50ms purger_threshold=50ms`.
+    pub const PURGER: Pace =
+        Pace { files: 10, sleep: Duration::from_millis(50), threshold: Duration::from_millis(50) };
 }
 
 /// Locks by name: work on one file is done one after the other.

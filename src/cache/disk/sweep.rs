@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(20);
 impl Disk {
     /// Shows every entry on disk, and every one that is about to be written, and removes those that
     /// are `meant`; how many. What is shown has key, fields, times and meta, and no body. Waits for
-    /// the disk, pauses as `manager_*` say, and waits until the loader has found all there is: for a
+    /// the disk, pauses as `purger_*` or `manager_*` say, and waits until the loader has found all there is: for a
     /// thread that may take its time.
     pub fn sweep(&self, meant: &mut dyn FnMut(&Entry) -> bool) -> u64 {
         let mut removed = self.threads.queue.cancel_if(meant);
@@ -31,7 +31,7 @@ impl Disk {
         // What is forgotten is still there until its turn comes, and would be if the process fell now.
         let mut names = self.threads.queue.removals();
         names.extend(self.index.lock().names());
-        let pace = self.settings.load().manager;
+        let pace = self.settings.load().purger;
         let (mut began, mut files) = (Instant::now(), 0);
         for name in names {
             removed += u64::from(self.remove_if(&name, meant));

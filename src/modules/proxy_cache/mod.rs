@@ -35,7 +35,7 @@ pub use zones::{Http, Runtime, Shared};
 use crate::cache::CacheStatus;
 use crate::cache::freshness::Refusal;
 use crate::cache::hls::Hls;
-use crate::cache::key::{HEAD, Key};
+use crate::cache::key::{HEAD, Key, apart};
 use crate::cache::policy::{Heuristic, Policy, Rfc9111, UseStale, Valid};
 use crate::cache::serve::{self, Ask, NoCache};
 use crate::cache::zone::Zone;
@@ -341,8 +341,8 @@ fn key_text(active: &Active, rq: &Request, shown: Shown<'_>) -> Bytes {
     // An answer to HEAD that was asked for as HEAD has no body for anybody else.
     let head = if rq.method == Method::Head && !converts_head(rq) { HEAD } else { b"" };
     match (&active.key, &rq.proxy_target) {
-        (Some(key), _) if head.is_empty() => key.eval(rq),
-        (Some(key), _) => [&key.eval(rq), head].concat().into(),
+        (Some(key), _) if head.is_empty() => apart(key.eval(rq)),
+        (Some(key), _) => [&apart(key.eval(rq)), head].concat().into(),
         // ngx_http_proxy_create_key: the URL as it goes upstream, however the client has put it.
         (None, Some(target)) => {
             let scheme = if target.tls { &b"https://"[..] } else { b"http://" };

@@ -43,6 +43,10 @@ pub struct Declared {
     pub manager: Pace,
     /// `loader_files`, `loader_sleep`, `loader_threshold`
     pub loader: Pace,
+    /// `purger`: whether purges have a pace of their own, not the manager's.
+    pub purges: bool,
+    /// `purger_files`, `purger_sleep`, `purger_threshold`
+    pub purger: Pace,
     /// Where it is declared.
     pub at: At,
 }
@@ -71,6 +75,7 @@ impl Declared {
             pending: (bound / PENDING_SHARE).max(largest.saturating_add(BESIDE_BODY)),
             manager: self.manager,
             loader: self.loader,
+            purger: if self.purges { self.purger } else { self.manager },
         }
     }
 }
@@ -88,6 +93,8 @@ pub fn proxy_cache_path(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         inactive: Duration::from_secs(600),
         manager: Pace::DEFAULT,
         loader: Pace::DEFAULT,
+        purges: false,
+        purger: Pace::PURGER,
         at: d.at.clone(),
     };
     for arg in &d.args[1..] {
@@ -146,21 +153,19 @@ fn read_parameter(zone: &mut Declared, arg: &str) -> ConfResult<()> {
     } else if let Some(value) = parameter(arg, "min_free") {
         zone.min_free = size(value, "min_free")?;
     } else if let Some(value) = parameter(arg, "use_temp_path") {
-        zone.use_temp_path = match value {
-            "on" => true,
-            "off" => false,
-            _ => {
-                return Err(ConfError::new(format!(
-                    "invalid use_temp_path value \"{arg}\", it must be \"on\" or \"off\""
-                )));
-            }
-        };
+        zone.use_temp_path = flag(value, "use_temp_path", arg)?;
+    } else if let Some(value) = parameter(arg, "purger") {
+        zone.purges = flag(value, "purger", arg)?;
     } else if let Some((name, value)) = arg.split_once('=')
         && let Some((who, what)) = name.split_once('_')
-        && matches!(who, "loader" | "manager")
+        && matches!(who, "loader" | "manager" | "purger")
         && matches!(what, "files" | "sleep" | "threshold")
     {
-        let pace = if who == "loader" { &mut zone.loader } else { &mut zone.manager };
+        let pace = match who {
+            "loader" => &mut zone.loader,
+            "manager" => &mut zone.manager,
+            _ => &mut zone.purger,
+        };
         match what {
             "files" => pace.files = values::number(value).ok_or_else(|| bad(name))?,
             "sleep" => pace.sleep = time(value, name)?,
@@ -170,6 +175,14 @@ fn read_parameter(zone: &mut Declared, arg: &str) -> ConfResult<()> {
         return Err(values::invalid_parameter(arg));
     }
     Ok(())
+}
+
+fn flag(value: &str, name: &str, arg: &str) -> ConfResult<bool> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(ConfError::new(format!("invalid {name} value \"{arg}\", it must be \"on\" or \"off\""))),
+    }
 }
 
 /// `memory_cache`

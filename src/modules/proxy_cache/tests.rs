@@ -47,7 +47,14 @@ fn mistakes_are_named_in_nginxs_words() {
         ),
         (path("keys_zone=z:1m loader_files=x"), "invalid loader_files value \"loader_files=x\""),
         (path("keys_zone=z:1m manager_sleep=x"), "invalid manager_sleep value \"manager_sleep=x\""),
-        (path("keys_zone=z:1m purger=on"), "invalid parameter \"purger=on\""),
+        (
+            path("keys_zone=z:1m purger=yes"),
+            "invalid purger value \"purger=yes\", it must be \"on\" or \"off\"",
+        ),
+        (path("keys_zone=z:1m purger_files=x"), "invalid purger_files value \"purger_files=x\""),
+        (path("keys_zone=z:1m purger_sleep=x"), "invalid purger_sleep value \"purger_sleep=x\""),
+        (path("keys_zone=z:1m purger_threshold=x"), "invalid purger_threshold value \"purger_threshold=x\""),
+        (path("keys_zone=z:1m purger_pages=1"), "invalid parameter \"purger_pages=1\""),
         (format!("{PATH} proxy_cache_path d keys_zone=z:1m;"), "duplicate zone \"z\""),
         ("proxy_cache q; proxy_cache_key x;".into(), "\"proxy_cache\" zone \"q\" is unknown"),
         ("proxy_cache z; proxy_cache z;".into(), "\"proxy_cache\" directive is duplicate"),
@@ -276,6 +283,22 @@ fn a_zone_that_stays_does_not_move() {
     let minute = Duration::from_secs(60);
     assert_eq!((settings.max_size, settings.inactive, settings.min_free), (Some(1 << 20), minute, 2 << 20));
     assert_eq!((settings.manager.files, settings.keys), (7, 8192));
+    assert_eq!(settings.purger, settings.manager, "without a purger it is the manager's pace");
+}
+
+#[test]
+fn purges_have_a_pace_of_their_own_with_a_purger() {
+    let dir = tempfile::tempdir().unwrap();
+    let purger = |text: &str| {
+        let text = format!("proxy_cache_path c keys_zone=z:1m manager_files=7 {text};");
+        let runtime = runtime(dir.path(), &text, &AllShared::default()).unwrap();
+        let pace = runtime.zones()[0].disk.as_ref().unwrap().settings().purger;
+        (pace.files, pace.sleep.as_millis(), pace.threshold.as_millis())
+    };
+    assert_eq!(purger("purger_files=3"), (7, 50, 200), "off by default");
+    assert_eq!(purger("purger=off purger_files=3"), (7, 50, 200));
+    assert_eq!(purger("purger=on"), (10, 50, 50));
+    assert_eq!(purger("purger_files=3 purger_sleep=1s purger=on purger_threshold=0"), (3, 1000, 0));
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub fn disk(dir: &Path, change: impl FnOnce(&mut Settings)) -> Arc<Disk> {
         pending: 64 << 20,
         manager: Pace::DEFAULT,
         loader: Pace::DEFAULT,
+        purger: Pace::DEFAULT,
     };
     change(&mut settings);
     Disk::new("z".into(), settings, Arc::default())

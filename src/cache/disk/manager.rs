@@ -38,12 +38,19 @@ pub struct Signal {
 struct Told {
     wake: bool,
     stop: bool,
+    hurry: bool,
 }
 
 impl Signal {
     /// There may be too much.
     pub fn wake(&self) {
         self.state.lock().wake = true;
+        self.told.notify_all();
+    }
+
+    /// Somebody waits for the loader: it makes no pauses from here on.
+    pub fn hurry(&self) {
+        self.state.lock().hurry = true;
         self.told.notify_all();
     }
 
@@ -68,9 +75,13 @@ impl Signal {
 
     /// Waits so long, whatever there is to do; false: the thread is to end.
     fn pause(&self, length: Duration) -> bool {
+        self.pause_unless(length, |_| false)
+    }
+
+    fn pause_unless(&self, length: Duration, over: impl Fn(&Told) -> bool) -> bool {
         let until = Instant::now() + length;
         let mut state = self.state.lock();
-        while !state.stop {
+        while !state.stop && !over(&state) {
             if self.told.wait_until(&mut state, until).timed_out() {
                 break;
             }
@@ -199,7 +210,7 @@ impl Loading<'_> {
         drop(disk);
         if self.stretch.step() {
             self.manage()?;
-            if !self.signal.pause(self.stretch.pace.sleep) {
+            if !self.signal.pause_unless(self.stretch.pace.sleep, |told| told.hurry) {
                 return None;
             }
             self.stretch = Stretch::new(self.stretch.pace);

@@ -25,6 +25,8 @@ impl Disk {
     /// thread that may take its time.
     pub fn sweep(&self, meant: &mut dyn FnMut(&Entry) -> bool) -> u64 {
         let mut removed = self.threads.queue.cancel_if(meant);
+        // Whoever asked for the purge is not to wait for the pauses of `loader_sleep`.
+        self.threads.signal.hurry();
         while !self.loaded.load(Ordering::Acquire) && self.started.load(Ordering::Acquire) {
             std::thread::sleep(LOOK);
         }

@@ -13,6 +13,7 @@ const CONFIG: &str = "
         access_log off;
         proxy_cache_path {prefix}/cache levels=1:2 keys_zone=z:1m;
         map $request_method $purge { PURGE 1; default 0; }
+        map $request_method $part { volatile; PURGE \"\"; default $slice_range; }
         server {
             listen 8000;
             proxy_cache z;
@@ -22,12 +23,25 @@ const CONFIG: &str = "
             proxy_cache_purge_tags $http_cache_tag;
             add_header X-Cache $upstream_cache_status;
             location / { proxy_pass http://127.0.0.1:9000; }
+            location /slices/ {
+                slice 4;
+                proxy_cache_key $uri$part;
+                proxy_cache_valid 206 1h;
+                proxy_set_header Range $slice_range;
+                proxy_pass http://127.0.0.1:9000;
+            }
             location /closed/ { deny all; proxy_pass http://127.0.0.1:9000; }
         }
     }";
 
 async fn start() -> (Server, Origin) {
     let origin = Origin::answering(|request| {
+        if let Some(range) = request.header("range").filter(|_| request.path().starts_with("/slices/")) {
+            let start =
+                range.trim_start_matches("bytes=").split('-').next().unwrap().parse::<usize>().unwrap();
+            let range = format!("bytes {start}-{}/8", start + 3);
+            return Answer::status(206).header("Content-Range", &range).body(&b"abcdefgh"[start..start + 4]);
+        }
         Answer::ok(format!("text of {}", request.path())).header("Cache-Tag", "site,page")
     })
     .await;
@@ -83,4 +97,21 @@ async fn what_cannot_be_purged_is_told() {
     assert_eq!(purge(&edge, "/", &[("Cache-Tag", " , ")]).await, 400);
     assert_eq!(purge(&edge, "/closed/a", &[]).await, 403);
     assert_eq!(origin.count(), 0, "no purge goes upstream");
+}
+
+#[tokio::test]
+async fn a_wildcard_covers_all_slices_where_its_key_ends_with_it() {
+    let (edge, origin) = start().await;
+    let whole = async || assert_eq!(get(edge.addr(8000), "/slices/a").await.text(), "abcdefgh");
+    eventually("both slices are kept", async || {
+        let before = origin.count();
+        whole().await;
+        Some(()).filter(|()| origin.count() == before)
+    })
+    .await;
+    assert_eq!(purge(&edge, "/slices/a", &[]).await, 404, "no key is without a range");
+    let before = origin.count();
+    assert_eq!(purge(&edge, "/slices/a*", &[]).await, 204);
+    whole().await;
+    assert_eq!(origin.count(), before + 2);
 }

@@ -244,6 +244,8 @@ impl Zone {
             let mut recalls = self.recalls.lock();
             match recalls.get(&key.hash) {
                 Some(told) => told.clone(),
+                // One that has just ended has left it in memory.
+                None if let Some(entry) = self.kept(key) => return Some(entry),
                 None => {
                     let (tell, told) = watch::channel(None);
                     recalls.insert(key.hash, told.clone());

@@ -99,6 +99,9 @@ impl Pace {
     /// `purger_files=10 purger_sleep=50ms purger_threshold=50ms`.
     pub const PURGER: Pace =
         Pace { files: 10, sleep: Duration::from_millis(50), threshold: Duration::from_millis(50) };
+
+    /// Without a pause.
+    pub const SWIFT: Pace = Pace { files: u64::MAX, sleep: Duration::ZERO, threshold: Duration::MAX };
 }
 
 /// Locks by name: work on one file is done one after the other.

@@ -1,19 +1,11 @@
-//! For purging: every entry is looked at, and what is meant goes; and a small file for what is not
-//! worked off yet.
+//! For purging: every entry is looked at, and what is meant goes.
 
 use super::clock::Clock;
 use super::names::{self, Name};
 use super::{Disk, description, format};
 use crate::cache::entry::Entry;
-use std::fs::File;
-use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// A note is at most so large when it is read.
-const MOST: u64 = 16 << 20;
 
 /// How often it is looked whether the index is complete.
 const LOOK: Duration = Duration::from_millis(20);
@@ -21,8 +13,8 @@ const LOOK: Duration = Duration::from_millis(20);
 impl Disk {
     /// Shows every entry on disk, and every one that is about to be written, and removes those that
     /// are `meant`; how many. What is shown has key, fields, times and meta, and no body. Waits for
-    /// the disk, pauses as `purger_*` or `manager_*` say, and waits until the loader has found all there is: for a
-    /// thread that may take its time.
+    /// the disk, pauses as `purger_*` say, and waits until the loader has found all there is: for a thread that may
+    /// take its time.
     pub fn sweep(&self, meant: &mut dyn FnMut(&Entry) -> bool) -> u64 {
         let mut removed = self.threads.queue.cancel_if(meant);
         // Whoever asked for the purge is not to wait for the pauses of `loader_sleep`.
@@ -61,41 +53,5 @@ impl Disk {
         }
         drop(locked);
         meant
-    }
-
-    /// Keeps a few bytes under a name of their own in the zone's directory; they are there after a
-    /// restart and a loss of power, or those that were there before. Waits for the disk.
-    pub fn save_note(&self, what: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.note(what);
-        let mut new = path.clone();
-        new.as_mut_os_string().push(".new");
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&crc32fast::hash(bytes).to_le_bytes())?;
-        file.write_all(bytes)?;
-        // Unlike an entry this one cannot be had again.
-        file.sync_data()?;
-        std::fs::rename(new, &path)?;
-        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
-    }
-
-    /// What [`Self::save_note`] kept; `Ok(None)`: nothing. Waits for the disk.
-    pub fn load_note(&self, what: &str) -> Result<Option<Vec<u8>>> {
-        let (file, _) = match names::open(&self.note(what)) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let mut bytes = Vec::new();
-        file.take(MOST).read_to_end(&mut bytes)?;
-        let damaged = || Error::new(ErrorKind::InvalidData, "it is damaged");
-        let (crc, text) = bytes.split_first_chunk::<4>().ok_or_else(damaged)?;
-        if crc32fast::hash(text) != u32::from_le_bytes(*crc) {
-            return Err(damaged());
-        }
-        Ok(Some(text.to_vec()))
-    }
-
-    /// Its name is none of an entry: nothing here touches it.
-    fn note(&self, what: &str) -> PathBuf {
-        self.settings.load().place.root.join(format!(".edgewater-{what}"))
     }
 }

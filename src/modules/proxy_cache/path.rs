@@ -43,7 +43,7 @@ pub struct Declared {
     pub manager: Pace,
     /// `loader_files`, `loader_sleep`, `loader_threshold`
     pub loader: Pace,
-    /// `purger`: whether purges have a pace of their own, not the manager's.
+    /// `purger`: whether purges keep to a pace.
     pub purges: bool,
     /// `purger_files`, `purger_sleep`, `purger_threshold`
     pub purger: Pace,
@@ -75,7 +75,8 @@ impl Declared {
             pending: (bound / PENDING_SHARE).max(largest.saturating_add(BESIDE_BODY)),
             manager: self.manager,
             loader: self.loader,
-            purger: if self.purges { self.purger } else { self.manager },
+            // Somebody waits for the purge.
+            purger: if self.purges { self.purger } else { Pace::SWIFT },
         }
     }
 }

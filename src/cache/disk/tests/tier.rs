@@ -332,23 +332,6 @@ fn a_sweep_shows_what_is_there_and_what_is_to_come() {
     assert!(read(&disk, &keys[1]).is_none() && read(&disk, &keys[2]).is_some());
 }
 
-#[test]
-fn a_note_is_there_after_a_restart_or_is_known_to_be_damaged() {
-    let dir = tempfile::tempdir().unwrap();
-    let one = disk(dir.path(), |_| {});
-    assert_eq!(one.load_note("bans").unwrap(), None);
-    one.save_note("bans", b"first").unwrap();
-    one.save_note("bans", b"").unwrap();
-    assert_eq!(one.load_note("bans").unwrap().as_deref(), Some(&b""[..]));
-    one.save_note("bans", b"second").unwrap();
-    let two = disk(dir.path(), |_| {});
-    let _zone = zone(&two, 1 << 20);
-    until("it is loaded", || two.loaded.load(Ordering::Acquire));
-    assert_eq!(two.load_note("bans").unwrap().as_deref(), Some(&b"second"[..]));
-    std::fs::write(dir.path().join(".edgewater-bans"), b"xx").unwrap();
-    assert!(two.load_note("bans").is_err());
-}
-
 #[tokio::test]
 async fn what_is_read_has_room_in_memory_or_stays_on_disk() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cache::disk::Pace;
 use crate::conf::build::{Config, load_text};
 use crate::conf::diag::NoteLevel;
 use crate::conf::table::Support;
@@ -283,7 +284,7 @@ fn a_zone_that_stays_does_not_move() {
     let minute = Duration::from_secs(60);
     assert_eq!((settings.max_size, settings.inactive, settings.min_free), (Some(1 << 20), minute, 2 << 20));
     assert_eq!((settings.manager.files, settings.keys), (7, 8192));
-    assert_eq!(settings.purger, settings.manager, "without a purger it is the manager's pace");
+    assert_eq!(settings.purger, Pace::SWIFT, "without a purger nobody who purges waits for pauses");
 }
 
 #[test]
@@ -293,12 +294,12 @@ fn purges_have_a_pace_of_their_own_with_a_purger() {
         let text = format!("proxy_cache_path c keys_zone=z:1m manager_files=7 {text};");
         let runtime = runtime(dir.path(), &text, &AllShared::default()).unwrap();
         let pace = runtime.zones()[0].disk.as_ref().unwrap().settings().purger;
-        (pace.files, pace.sleep.as_millis(), pace.threshold.as_millis())
+        (pace != Pace::SWIFT).then_some((pace.files, pace.sleep.as_millis(), pace.threshold.as_millis()))
     };
-    assert_eq!(purger("purger_files=3"), (7, 50, 200), "off by default");
-    assert_eq!(purger("purger=off purger_files=3"), (7, 50, 200));
-    assert_eq!(purger("purger=on"), (10, 50, 50));
-    assert_eq!(purger("purger_files=3 purger_sleep=1s purger=on purger_threshold=0"), (3, 1000, 0));
+    assert_eq!(purger("purger_files=3"), None, "off by default");
+    assert_eq!(purger("purger=off purger_files=3"), None);
+    assert_eq!(purger("purger=on"), Some((10, 50, 50)));
+    assert_eq!(purger("purger_files=3 purger_sleep=1s purger=on purger_threshold=0"), Some((3, 1000, 0)));
 }
 
 #[test]

@@ -61,6 +61,7 @@ impl Health {
     }
 
     /// Whether it does not work.
+    #[cfg(test)]
     pub fn is_failing(&self) -> bool {
         self.failing.lock().is_some()
     }

@@ -52,6 +52,13 @@ fn temporary(directory: &Path) -> usize {
     entries.map(|e| e.unwrap().path()).map(|p| if p.is_dir() { temporary(&p) } else { 1 }).sum()
 }
 
+async fn no_temporary_file(server: &Server) {
+    eventually("no temporary file", || async {
+        (temporary(&server.prefix().join("temp")) == 0).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_stops_nothing() {
     // It holds back what does not fill a buffer.
@@ -79,10 +86,7 @@ async fn a_client_that_leaves_stops_nothing() {
     other.send("whole").await;
     drop(other);
     assert_eq!(until_stored(&server, "files/b").await, "whole");
-    eventually("no temporary file", || async {
-        (temporary(&server.prefix().join("temp")) == 0).then_some(())
-    })
-    .await;
+    no_temporary_file(&server).await;
 }
 
 #[tokio::test]
@@ -100,10 +104,7 @@ async fn an_answer_that_breaks_off_leaves_nothing_and_the_client_sees_it() {
     assert_eq!(client.take(6).await, b"first ");
     feed.abort().await;
     client.try_piece().await.unwrap_err();
-    eventually("no temporary file", || async {
-        (temporary(&server.prefix().join("temp")) == 0).then_some(())
-    })
-    .await;
+    no_temporary_file(&server).await;
     assert_eq!(server.read("files/a"), None);
 }
 

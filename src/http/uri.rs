@@ -2,6 +2,7 @@
 //! (`ngx_http_parse_complex_uri`), and encoded again where a value goes out.
 
 use bytes::Bytes;
+use std::ops::Range;
 
 /// A request target taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +17,76 @@ pub struct Target {
     pub unparsed: Bytes,
 }
 
+/// Where a target has its path and its query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// The path, which is in its normal form as it was sent.
+    pub path: Range<usize>,
+    /// What follows `?`, as sent.
+    pub args: Range<usize>,
+}
+
+/// The parts of a target that begins with `/` and whose path is its normal form already, which is so for nearly all:
+/// then [`parse`] gives the same path and the same query, and the whole target as the unparsed one. `None` for any other.
+pub fn plain(target: &[u8], merge_slashes: bool) -> Option<Plain> {
+    if target.first() != Some(&b'/') {
+        return None;
+    }
+    let mut end = quiet_words(target);
+    loop {
+        match target.get(end..) {
+            Some([]) | None | Some([b'?' | b'#', ..]) => break,
+            Some([b'%' | 0, ..]) => return None,
+            Some([b'/', b'/', ..]) if merge_slashes => return None,
+            // A segment of one dot or two; any other that begins with a dot is a name.
+            Some([b'/', b'.'] | [b'/', b'.', b'/' | b'?' | b'#', ..]) => return None,
+            Some([b'/', b'.', b'.'] | [b'/', b'.', b'.', b'/' | b'?' | b'#', ..]) => return None,
+            Some(_) => end += 1,
+        }
+    }
+    let args = match target.get(end) {
+        Some(b'?') => {
+            let from = end + 1;
+            from..memchr::memchr(b'#', &target[from..]).map_or(target.len(), |fragment| from + fragment)
+        }
+        _ => end..end,
+    };
+    Some(Plain { path: 0..end, args })
+}
+
+/// How many bytes at the beginning, eight at a time, have neither an end of the path in them nor an escape nor a zero, nor
+/// a slash with a dot or a slash behind it, be it in the next eight.
+fn quiet_words(text: &[u8]) -> usize {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    /// A word of eight times this byte.
+    const fn all(byte: u8) -> u64 {
+        0x0101_0101_0101_0101 * byte as u64
+    }
+    // The highest bit of each byte that is zero, and no other.
+    let zeros = |word: u64| !(((word & LOW) + LOW) | word | LOW);
+    let mut quiet = 0;
+    let mut after_slash = 0;
+    for word in text.chunks_exact(8) {
+        let word = word.try_into().map_or(0, u64::from_le_bytes);
+        let slashes = zeros(word ^ all(b'/'));
+        let slashes_and_dots = zeros((word | all(1)) ^ all(b'/'));
+        let ends = zeros(word ^ all(b'?')) | zeros(word ^ all(b'#')) | zeros(word ^ all(b'%')) | zeros(word);
+        if ends | (slashes << 8 | after_slash) & slashes_and_dots != 0 {
+            // What came last in the eight before belongs to what is found here.
+            return quiet - usize::from(after_slash != 0);
+        }
+        after_slash = slashes >> 56;
+        quiet += 8;
+    }
+    quiet - usize::from(after_slash != 0)
+}
+
 /// Takes `target` apart; `None` is a bad request.
 pub fn parse(target: &[u8], merge_slashes: bool) -> Option<Target> {
+    if let Some(Plain { path, args }) = plain(target, merge_slashes) {
+        let unparsed = Bytes::copy_from_slice(target);
+        return Some(Target { path: unparsed.slice(path), args: unparsed.slice(args), host: None, unparsed });
+    }
     let (host, rest) = if target.first() == Some(&b'/') {
         (None, target)
     } else {
@@ -275,6 +344,28 @@ mod tests {
         assert_eq!(arg(b"ab=1&b=2", b"b"), Some(&b"2"[..]));
     }
 
+    #[test]
+    fn a_path_in_its_normal_form_is_known_by_looking_at_it() {
+        let parts =
+            |target: &'static str| plain(target.as_bytes(), true).map(|p| (&target[p.path], &target[p.args]));
+        for (target, path, args) in [
+            ("/", "/", ""),
+            ("/live/stream/segment-000123.ts", "/live/stream/segment-000123.ts", ""),
+            ("/a/b/?x=%20//../&y#z?", "/a/b/", "x=%20//../&y"),
+            ("/1234567/.well-known/a..b/...", "/1234567/.well-known/a..b/...", ""),
+            ("/a#b?c", "/a", ""),
+            ("/a?", "/a", ""),
+        ] {
+            assert_eq!(parts(target), Some((path, args)), "{target}");
+        }
+        for target in
+            ["", "*", "a/b", "http://h/", "/a/./b", "/1234567/..", "/a%20b", "/1234567//a", "/a\0b", "/a/."]
+        {
+            assert_eq!(parts(target), None, "{target}");
+        }
+        assert_eq!(plain(b"/a//b", false), Some(Plain { path: 0..5, args: 5..5 }));
+    }
+
     proptest::proptest! {
         #[test]
         fn a_path_never_leaves_the_root(target in "/[a-z./%2eE0]{0,40}") {
@@ -282,6 +373,20 @@ mod tests {
                 proptest::prop_assert!(t.path.starts_with(b"/"));
                 proptest::prop_assert!(!t.path.split(|b| *b == b'/').any(|s| s == b".." || s == b"."));
             }
+        }
+
+        /// What is plain is what the long way leaves as it is.
+        #[test]
+        fn plain_agrees_with_the_long_way(target in "/[a-c/.?#%2e\\x00\\xff]{0,40}", merge in proptest::bool::ANY) {
+            let target = target.as_bytes();
+            let split = split(target, merge);
+            let expected = split.filter(|(path, _)| target.starts_with(path) && {
+                let rest = &target[path.len()..];
+                matches!(rest.first(), None | Some(b'?' | b'#')) && !path.contains(&b'%')
+            });
+            let got = plain(target, merge);
+            let parts = got.map(|p| (Bytes::copy_from_slice(&target[p.path]), Bytes::copy_from_slice(&target[p.args])));
+            proptest::prop_assert_eq!(parts, expected);
         }
     }
 }

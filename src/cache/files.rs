@@ -5,8 +5,11 @@
 //! bytes or the descriptor of a file is one file's, with that file's [`Stat`], whatever is renamed
 //! over its name in the meantime.
 
+pub use super::aside::Texts;
+use super::aside::{self, Answer, Bounds};
 use super::file_io::{Failure, Stop, Wait, open, read_whole, stat, stat_of};
 pub use super::file_io::{Kind, Stat};
+use crate::http::date::ticks;
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -14,7 +17,7 @@ use parking_lot::Mutex;
 use std::fs::File;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes up to which a file is read whole, and kept so in a cache.
 pub const SMALL: u64 = 64 * 1024;
@@ -43,6 +46,15 @@ pub struct Found {
     pub stat: Stat,
     /// Its content, when that was asked for.
     pub content: Content,
+    /// The texts of an answer with it, if it is one that is given often.
+    pub texts: Option<Arc<Texts>>,
+}
+
+impl Found {
+    /// One without texts.
+    pub fn new(stat: Stat, content: Content) -> Found {
+        Found { stat, content, texts: None }
+    }
 }
 
 /// The content of a file.
@@ -107,20 +119,20 @@ pub fn find_now(
 /// Opens, looks and reads, without a cache.
 fn load(path: &[u8], want: Want, wait: Wait) -> Result<Found, Stop> {
     if want == Want::Stat {
-        return Ok(Found { stat: stat(path, wait)?, content: Content::None });
+        return Ok(Found::new(stat(path, wait)?, Content::None));
     }
     // A small file that shrinks between the look and the reading is looked at again.
     for _ in 0..ATTEMPTS {
         let file = open(path, wait)?;
         let stat = stat_of(&file)?;
         if stat.kind != Kind::File {
-            return Ok(Found { stat, content: Content::None });
+            return Ok(Found::new(stat, Content::None));
         }
         if want == Want::Open || stat.size > SMALL {
-            return Ok(Found { stat, content: Content::File(Arc::new(file)) });
+            return Ok(Found::new(stat, Content::File(Arc::new(file))));
         }
         if let Some(bytes) = read_whole(&file, stat.size as usize, wait)? {
-            return Ok(Found { stat, content: Content::Bytes(bytes) });
+            return Ok(Found::new(stat, Content::Bytes(bytes)));
         }
     }
     Err(unsteady())
@@ -146,20 +158,21 @@ impl std::fmt::Debug for FileCache {
     }
 }
 
-/// A cache of open files. Workers share it; what they share it by is sharded.
+/// A cache of open files. Workers share it; what they share it by is sharded, and each has at hand what it was asked for
+/// last.
 pub struct FileCache {
     max: u64,
     inactive: Duration,
+    bounds: Bounds,
     entries: Cache<Bytes, Arc<Entry>>,
     /// Bytes kept of small files.
     kept: Arc<AtomicU64>,
-    began: Instant,
 }
 
 /// What is held of a name.
-struct Entry {
+pub struct Entry {
     found: Result<Stat, Failure>,
-    /// When it was last seen to be so: milliseconds since the cache began.
+    /// When it was last seen to be so, by [`ticks`].
     checked: AtomicU64,
     /// [`DOUBTS`] at that time.
     doubts: AtomicU32,
@@ -191,7 +204,10 @@ impl FileCache {
             .time_to_idle(idle)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        FileCache { max, inactive, entries, kept: Arc::default(), began: Instant::now() }
+        static CACHES: AtomicU64 = AtomicU64::new(0);
+        let cache = CACHES.fetch_add(1, Ordering::Relaxed);
+        let bounds = Bounds { cache, max, inactive: idle.as_millis() as u64 };
+        FileCache { max, inactive, bounds, entries, kept: Arc::default() }
     }
 
     /// The bounds: files, and how long an unused one stays.
@@ -199,20 +215,22 @@ impl FileCache {
         (self.max, self.inactive)
     }
 
-    fn now(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
-    }
-
     fn find(&self, path: &[u8], want: Want, policy: Policy, wait: Wait) -> Result<Found, Stop> {
+        let now = ticks();
+        if let Some(result) = aside::get(&self.bounds, path, now, |answer| answer.give(want, policy, now)) {
+            return result;
+        }
         let Some(entry) = self.entries.get(path) else {
+            aside::remove(&self.bounds, path);
             return self.load(path, want, policy, wait, 0);
         };
-        let age = self.now().saturating_sub(entry.checked.load(Ordering::Relaxed));
-        let doubts = DOUBTS.load(Ordering::Acquire);
-        let believed =
-            u128::from(age) < policy.valid.as_millis() && entry.doubts.load(Ordering::Relaxed) == doubts;
+        let believed = entry.is_believed(policy, now);
         if let Some(result) = self.held(&entry, path, believed, want, policy, wait) {
             entry.use_once(policy.min_uses);
+            // Threads that wait are no workers; and what a look at the file refuted is not given again.
+            if wait == Wait::No && (result.is_ok() || believed && entry.found.is_err()) {
+                aside::put(&self.bounds, path, now, &entry, || Answer::of(&entry, now));
+            }
             return result;
         }
         self.load(path, want, policy, wait, entry.uses.load(Ordering::Relaxed))
@@ -239,7 +257,7 @@ impl FileCache {
             let doubts = DOUBTS.load(Ordering::Acquire);
             match stat(path, wait) {
                 Ok(is) if is == held => {
-                    entry.checked.store(self.now(), Ordering::Relaxed);
+                    entry.checked.store(ticks(), Ordering::Relaxed);
                     entry.doubts.store(doubts, Ordering::Relaxed);
                 }
                 Ok(_) => return None,
@@ -259,7 +277,7 @@ impl FileCache {
             }
             (_, Some(content)) => content,
         };
-        Some(Ok(Found { stat: held, content }))
+        Some(Ok(Found::new(held, content)))
     }
 
     /// Reads a small file and keeps its bytes in its entry, if it may. `None` when the file is not
@@ -297,16 +315,20 @@ impl FileCache {
             Stop::Failed(failure) if policy.errors => {
                 // What is held of a failure is told as one of opening, as in nginx.
                 let failure = Failure { call: "open()", ..failure };
-                let entry = Entry::new(Err(failure), self.now(), doubts, uses.saturating_add(1));
+                let entry = Entry::new(Err(failure), ticks(), doubts, uses.saturating_add(1));
                 self.entries.insert(Bytes::copy_from_slice(path), Arc::new(entry));
+                aside::remove(&self.bounds, path);
             }
-            Stop::Failed(_) => self.entries.invalidate(path),
+            Stop::Failed(_) => {
+                self.entries.invalidate(path);
+                aside::remove(&self.bounds, path);
+            }
         }
     }
 
     /// Opens the file, or looks at it, and holds what was found; `uses` were counted before.
     fn load(&self, path: &[u8], want: Want, policy: Policy, wait: Wait, uses: u32) -> Result<Found, Stop> {
-        let now = self.now();
+        let now = ticks();
         let doubts = DOUBTS.load(Ordering::Acquire);
         for _ in 0..ATTEMPTS {
             let loaded = load(path, want.min(Want::Open), wait);
@@ -319,7 +341,7 @@ impl FileCache {
             };
             entry.use_once(policy.min_uses);
             let found = match loaded {
-                Ok(Found { stat, content: Content::File(file) }) => {
+                Ok(Found { stat, content: Content::File(file), .. }) => {
                     if entry.uses.load(Ordering::Relaxed) >= policy.min_uses {
                         *entry.file.lock() = Some(file.clone());
                     }
@@ -329,11 +351,12 @@ impl FileCache {
                     } else {
                         Content::File(file)
                     };
-                    Ok(Found { stat, content })
+                    Ok(Found::new(stat, content))
                 }
                 other => other,
             };
             self.entries.insert(Bytes::copy_from_slice(path), Arc::new(entry));
+            aside::remove(&self.bounds, path);
             return found;
         }
         Err(unsteady())
@@ -365,12 +388,50 @@ impl Entry {
         }
     }
 
+    /// Whether it was seen to be so not too long ago.
+    fn is_believed(&self, policy: Policy, now: u64) -> bool {
+        let age = now.saturating_sub(self.checked.load(Ordering::Relaxed));
+        u128::from(age) < policy.valid.as_millis()
+            && self.doubts.load(Ordering::Relaxed) == DOUBTS.load(Ordering::Acquire)
+    }
+
     /// Counts a use; beyond what matters nothing is written, so that a hot entry stays in the caches
     /// of all cores.
     fn use_once(&self, enough: u32) {
         if self.uses.load(Ordering::Relaxed) < enough {
             self.uses.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+impl Answer {
+    /// The answer from an entry that is whole: a small file has to have been read.
+    fn of(entry: &Arc<Entry>, now: u64) -> Option<Answer> {
+        let content = match (entry.found, entry.bytes.get()) {
+            (Err(_), _) => Content::None,
+            (Ok(stat), _) if stat.kind != Kind::File => Content::None,
+            // The same bytes, whose users this worker counts where no other does.
+            (Ok(_), Some(kept)) => Content::Bytes(Bytes::from_owner(kept.bytes.clone())),
+            (Ok(stat), None) if stat.size > SMALL => Content::File(entry.file.lock().clone()?),
+            (Ok(_), None) => return None,
+        };
+        Some(Answer { entry: entry.clone(), found: entry.found, content, texts: None, touched: now })
+    }
+
+    /// What is answered; `None` when the entry is not believed.
+    fn give(&mut self, want: Want, policy: Policy, now: u64) -> Option<Result<Found, Stop>> {
+        if !self.entry.is_believed(policy, now) {
+            return None;
+        }
+        self.entry.use_once(policy.min_uses);
+        let stat = match self.found {
+            Ok(stat) => stat,
+            Err(failure) => return Some(Err(Stop::Failed(failure))),
+        };
+        let file = stat.kind == Kind::File && want == Want::Content;
+        let texts = file.then(|| self.texts.get_or_insert_with(|| Arc::new(Texts::of(&stat))).clone());
+        let content = if want == Want::Stat { Content::None } else { self.content.clone() };
+        Some(Ok(Found { stat, content, texts }))
     }
 }
 
@@ -493,5 +554,61 @@ mod tests {
             let dir = find(cache, FOREVER, dir.path().as_os_str().as_bytes(), Want::Content).await.unwrap();
             assert_eq!(dir.stat.kind, Kind::Directory);
         }
+    }
+
+    #[test]
+    fn what_is_at_hand_is_given_with_its_texts_as_long_as_the_cache_would() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FileCache::new(10, Duration::from_secs(60));
+        let path = dir.path().join("big");
+        let name = path.as_os_str().as_bytes();
+        std::fs::write(&path, vec![1; SMALL as usize + 1]).unwrap();
+        cache.find(name, Want::Content, FOREVER, Wait::Yes).unwrap();
+        let at_hand = |policy| {
+            let give = |answer: &mut Answer| answer.give(Want::Content, policy, ticks());
+            aside::get(&cache.bounds, name, ticks(), give)
+        };
+        assert!(at_hand(FOREVER).is_none());
+        // Where the kernel does not tell whether it would wait, nothing is ever at hand.
+        let Ok(first) = cache.find(name, Want::Content, FOREVER, Wait::No) else { return };
+        let found = at_hand(FOREVER).unwrap().unwrap();
+        assert_eq!((found.stat, first.texts), (first.stat, None));
+        let texts = found.texts.unwrap();
+        let (modified, size) = (found.stat.mtime(), SMALL + 1);
+        assert_eq!(texts.modified, crate::http::date::http_date(modified));
+        assert_eq!(texts.etag, format!("\"{modified:x}-{size:x}\""));
+        assert_eq!(texts.length, size.to_string());
+        assert!(Arc::ptr_eq(&texts, &at_hand(FOREVER).unwrap().unwrap().texts.unwrap()), "made once");
+        assert!(at_hand(NEVER).is_none(), "each location believes as long as it says");
+        assert!(
+            aside::get(&cache.bounds, name, ticks() + 2000, |_| Some(())).is_none(),
+            "the cache is asked again"
+        );
+        std::fs::remove_file(&path).unwrap();
+        assert!(cache.find(name, Want::Content, FOREVER, Wait::No).is_ok());
+        assert!(cache.find(name, Want::Content, NEVER, Wait::Yes).is_err());
+        assert!(at_hand(FOREVER).is_none(), "what was refuted is dropped");
+        assert!(cache.find(name, Want::Content, FOREVER, Wait::No).is_err());
+        assert!(matches!(at_hand(FOREVER), Some(Err(Stop::Failed(failure))) if failure.is_missing()));
+    }
+
+    #[test]
+    fn bytes_at_hand_are_the_caches_and_leave_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FileCache::new(10, Duration::from_secs(60));
+        let path = dir.path().join("a");
+        let name = path.as_os_str().as_bytes();
+        write(&path, "12345");
+        let read = get(&cache, &path, FOREVER);
+        let entry = cache.entries.get(name).unwrap();
+        assert!(Answer::of(&entry, 0).is_none(), "a file changed a moment ago is read each time");
+        let _ = entry.bytes.set(cache.keep(read).unwrap());
+        aside::put(&cache.bounds, name, 0, &entry, || Answer::of(&entry, 0));
+        let give = |answer: &mut Answer| Some(answer.give(Want::Content, FOREVER, ticks()));
+        assert_eq!(bytes(aside::get(&cache.bounds, name, 999, give).unwrap().unwrap()), "12345");
+        let other = FileCache::new(10, Duration::from_secs(60));
+        assert!(aside::get(&other.bounds, name, 0, |_| Some(())).is_none(), "each cache has its own");
+        aside::put(&other.bounds, b"x", 1_000_000, &entry, || None);
+        assert!(aside::get(&cache.bounds, name, 0, |_| Some(())).is_none(), "what is idle is dropped");
     }
 }

@@ -36,7 +36,7 @@ pub fn load(path: &[u8], want: Want, links: Links) -> Result<Found, Failure> {
         (Kind::File, Want::Open | Want::Content) => Content::File(Arc::new(file)),
         _ => Content::None,
     };
-    Ok(Found { stat, content })
+    Ok(Found::new(stat, content))
 }
 
 /// Opens for reading (ngx_open_file_wrapper).

@@ -9,6 +9,7 @@
 //! that asks the upstream and makes the fill grow; a [`zone`] is all of this under a name; [`serve`]
 //! is the way of one request through it. Nothing here knows of a configuration file or of a socket.
 
+mod aside;
 pub mod cache_control;
 mod codings;
 pub mod counters;

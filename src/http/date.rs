@@ -1,11 +1,54 @@
 //! Dates: HTTP's, and the clock of a worker, read once per turn rather than once per use.
 
 use super::response::Seconds;
+use rustix::time::{ClockId, clock_gettime};
+use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Bytes of an HTTP date.
+pub const LENGTH: usize = 29;
 
 /// An HTTP date (RFC 9110 section 5.6.7), as `Last-Modified` has it.
 pub fn http_date(at: Seconds) -> String {
-    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at.min(253_402_300_799)))
+    String::from_utf8_lossy(&text(at)).into_owned()
+}
+
+/// The bytes of [`http_date`]; what is beyond the year 9999 is its end.
+pub fn text(at: Seconds) -> [u8; LENGTH] {
+    const DAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
+    const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+    let at = at.min(253_402_300_799);
+    let (days, second) = (at / 86_400, at % 86_400);
+    let (year, month, day) = civil(days);
+    let mut out = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+    let weekday = (days % 7) as usize * 3;
+    out[..3].copy_from_slice(&DAYS[weekday..weekday + 3]);
+    let mut two = |place: usize, n: u64| {
+        out[place] = b'0' + (n / 10) as u8;
+        out[place + 1] = b'0' + (n % 10) as u8;
+    };
+    two(5, day);
+    two(12, year / 100);
+    two(14, year % 100);
+    two(17, second / 3600);
+    two(20, second / 60 % 60);
+    two(23, second % 60);
+    let month = month as usize * 3;
+    out[8..11].copy_from_slice(&MONTHS[month..month + 3]);
+    out
+}
+
+/// Year, month from 0 and day from 1 of a day since 1970, in the Gregorian calendar. Years are counted from March, so
+/// that the day that is not in all of them is their last (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = (from_march + 2) % 12;
+    (era * 400 + year_of_era + u64::from(month < 2), month, day)
 }
 
 /// Reads an HTTP date in any of its three forms. The day of the week is not checked, as in nginx.
@@ -21,9 +64,9 @@ fn with_any_weekday(text: &str) -> Option<SystemTime> {
     days.iter().find_map(|day| httpdate::parse_http_date(&format!("{day}, {rest}")).ok())
 }
 
-/// Seconds since 1970.
+/// Seconds since 1970, by the clock of the kernel's last tick, whose reading costs next to nothing.
 pub fn now() -> Seconds {
-    since_epoch().as_secs()
+    u64::try_from(clock_gettime(ClockId::RealtimeCoarse).tv_sec).unwrap_or(0)
 }
 
 /// Time since 1970; a clock before it reads as 1970.
@@ -31,20 +74,25 @@ pub fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Milliseconds that only grow, by the clock of the kernel's last tick: some of them late, and next to free.
+pub fn ticks() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
 thread_local! {
-    static DATE: std::cell::RefCell<(Seconds, String)> = const { std::cell::RefCell::new((0, String::new())) };
+    static DATE: Cell<(Seconds, [u8; LENGTH])> = const { Cell::new((0, *b"Thu, 01 Jan 1970 00:00:00 GMT")) };
 }
 
 /// Appends the present date for `Date:`; formatted once a second on each worker.
 pub fn append_now(out: &mut Vec<u8>) {
     let now = now();
-    DATE.with_borrow_mut(|(at, text)| {
-        if *at != now {
-            *text = http_date(now);
-            *at = now;
-        }
-        out.extend_from_slice(text.as_bytes());
-    });
+    let (mut at, mut date) = DATE.get();
+    if at != now {
+        (at, date) = (now, text(now));
+        DATE.set((at, date));
+    }
+    out.extend_from_slice(&date);
 }
 
 #[cfg(test)]
@@ -60,5 +108,32 @@ mod tests {
         for bad in ["", "0", "-1", "Tue, 32 Jan 2064 03:04:05 GMT", "tomorrow, 02"] {
             assert_eq!(parse_http_date(bad.as_bytes()), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_clocks_agree_and_the_date_is_the_present_one() {
+        let (before, at, after) = (since_epoch().as_secs(), now(), since_epoch().as_secs());
+        assert!(before.saturating_sub(1) <= at && at <= after);
+        let mut date = Vec::new();
+        append_now(&mut date);
+        assert!(parse_http_date(&date).is_some_and(|read| read >= at && read <= since_epoch().as_secs()));
+        assert!(ticks() <= ticks());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn dates_are_written_as_they_always_were(at in 0u64..253_402_300_800) {
+            let expected = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at));
+            proptest::prop_assert_eq!(http_date(at), expected);
+        }
+    }
+
+    #[test]
+    fn the_ends_of_months_and_of_time() {
+        let first = [0, 68_169_600, 68_255_999, 951_782_400, 951_868_800, 4_107_542_400, 253_402_300_799];
+        for at in first {
+            assert_eq!(http_date(at), httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at)));
+        }
+        assert_eq!(http_date(u64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
     }
 }

@@ -79,6 +79,14 @@ impl EntryBody {
         }
     }
 
+    /// Its pieces, where it is in memory.
+    pub fn pieces(&self) -> Option<&Arc<[Bytes]>> {
+        match self {
+            EntryBody::Memory(pieces) => Some(pieces),
+            EntryBody::File(_) => None,
+        }
+    }
+
     /// Whether it is the very same, and not only alike.
     pub fn is_same(&self, other: &EntryBody) -> bool {
         match (self, other) {

@@ -175,6 +175,11 @@ impl Zone {
         }
     }
 
+    /// The very entry that is in memory under a key.
+    pub fn in_memory(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.kept(key)
+    }
+
     fn kept(&self, key: &Key) -> Option<Arc<Entry>> {
         self.store.get(key).filter(|entry| entry.is_sound())
     }

@@ -58,6 +58,19 @@ impl Access {
         (self.local.clone(), self.worker.quitting())
     }
 
+    /// As [`Self::current`]; what is in force then is [`Self::local`].
+    pub fn is_closing(&mut self) -> bool {
+        if self.local.generation.number == self.edge.generation_number() {
+            return self.worker.quitting();
+        }
+        self.current().1
+    }
+
+    /// The configuration that was in force when it was last asked for.
+    pub fn local(&self) -> &Arc<Local> {
+        &self.local
+    }
+
     /// The worker.
     pub fn worker(&self) -> &Arc<Worker> {
         &self.worker

@@ -19,6 +19,9 @@ pub struct Filter {
     pub wants: fn(&LocConf) -> bool,
     /// Whether it sees the answers to subrequests too.
     pub subrequests: bool,
+    /// Whether what it does follows from the response, and from the fields and variables of the request that it
+    /// reads by name; or it says itself where that is not so ([`crate::http::hit`]).
+    pub pure: bool,
     /// Changes the response. A filter of bodies wraps the response's body in its own stream.
     pub call: fn(&mut Request, &mut Response),
 }
@@ -61,6 +64,9 @@ fn run_table(rq: &mut Request, response: &mut Response) {
     for i in 0.. {
         let Some(filter) = rq.plan().filters().get(i).copied() else { return };
         if filter.subrequests || rq.depth == 0 {
+            if !filter.pure {
+                rq.watch.spoil();
+            }
             (filter.call)(rq, response);
         }
     }

@@ -3,6 +3,7 @@
 //! The HTTP/1 parser follows nginx's (`ngx_http_parse.c` is the reference for what is accepted), so
 //! that the same bytes get the same answer. It never allocates more than the head it reads.
 
+use crate::http::hit::watch::Reads;
 use smallvec::SmallVec;
 
 /// The version of a request.
@@ -77,6 +78,8 @@ pub struct Head {
     fields: SmallVec<[(Span, Span); 20]>,
     /// The version.
     pub version: Version,
+    /// Which fields were read, where that is watched.
+    pub reads: Reads,
 }
 
 impl Default for Head {
@@ -90,6 +93,7 @@ impl Default for Head {
             protocol: (0, 0),
             fields: SmallVec::new(),
             version,
+            reads: Reads::default(),
         }
     }
 }
@@ -198,17 +202,24 @@ impl Head {
     /// The first field of this name (lower case).
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let name = name.as_bytes();
-        self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        self.reads.note(name);
+        self.pairs().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
     }
 
     /// Every field of this name (lower case).
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let name = name.as_bytes();
-        self.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        self.reads.note(name);
+        self.pairs().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
     }
 
     /// Every field, in order, names as sent.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.reads.note_all();
+        self.pairs()
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|(n, v)| (self.slice(*n), self.slice(*v)))
     }
 
@@ -229,7 +240,8 @@ impl Head {
             b"authorization",
         ];
         let mut seen = 0u8;
-        for (name, _) in self.iter() {
+        // Not noted as read: whoever repeats an answer for another request has seen that no known name is there twice.
+        for (name, _) in self.pairs() {
             // Most names are told apart by length or first letter.
             if !matches!(name.len(), 6 | 8 | 13 | 17 | 19)
                 || !matches!(name[0] | 32, b'a' | b'c' | b'e' | b'i')
@@ -303,7 +315,7 @@ impl Head {
 
     /// Leaves out the fields behind the first of this name, with which reading ended.
     pub fn forget_fields_behind(&mut self, name: &str) {
-        let at = self.iter().position(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()));
+        let at = self.pairs().position(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()));
         self.fields.truncate(at.map_or(self.fields.len(), |at| at + 1));
     }
 

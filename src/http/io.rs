@@ -104,6 +104,23 @@ pub fn poll_read_into(
     })
 }
 
+/// Reads what is at hand and shows it to `take`, with the stream; `None` is the end of it.
+pub fn poll_read_with<S: AsyncRead + Unpin, T>(
+    io: &mut S,
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&mut S, &mut Context<'_>, &[u8]) -> T,
+) -> Poll<io::Result<Option<T>>> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut buf = ReadBuf::new(scratch);
+        match Pin::new(&mut *io).poll_read(cx, &mut buf) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+            Poll::Ready(Ok(())) if buf.filled().is_empty() => Poll::Ready(Ok(None)),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(Some(take(io, cx, buf.filled())))),
+        }
+    })
+}
+
 /// See [`poll_read_into`].
 pub async fn read_into(io: &mut (impl AsyncRead + Unpin), into: &mut bytes::BytesMut) -> io::Result<usize> {
     std::future::poll_fn(|cx| poll_read_into(io, cx, into)).await

@@ -9,6 +9,7 @@ pub mod forwarded;
 pub mod h1;
 pub mod h2;
 pub mod head;
+pub mod hit;
 pub mod html;
 pub mod included;
 pub mod io;

@@ -89,13 +89,16 @@ pub struct Handler {
     pub wants: fn(&modules::LocConf) -> bool,
     /// The handler.
     pub call: Call,
+    /// Whether what it decides follows from the request's line, its host, and the fields and variables that it
+    /// reads by name, and it does nothing else; or it says itself where that is not so ([`crate::http::hit`]).
+    pub pure: bool,
 }
 
 /// What has anything to do at a level, of every table: made once for each level, so that a request
 /// asks nobody else.
 #[derive(Clone, Default)]
 pub struct Plan {
-    calls: Box<[(Phase, Call)]>,
+    calls: Box<[(Phase, Call, bool)]>,
     filters: Box<[Filter]>,
 }
 
@@ -104,7 +107,10 @@ impl Plan {
     pub fn of(conf: &modules::LocConf) -> Plan {
         let handlers = modules::PHASES.iter().filter(|h| (h.wants)(conf));
         let filters = modules::FILTERS.iter().filter(|f| (f.wants)(conf));
-        Plan { calls: handlers.map(|h| (h.phase, h.call)).collect(), filters: filters.copied().collect() }
+        Plan {
+            calls: handlers.map(|h| (h.phase, h.call, h.pure)).collect(),
+            filters: filters.copied().collect(),
+        }
     }
 
     /// The filters, in their order.
@@ -402,9 +408,12 @@ async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
     let mut refusal: Option<Response> = None;
     // A handler that changes the level ends its phase.
     for i in 0.. {
-        let Some((of, call)) = rq.plan().calls.get(i).copied() else { break };
+        let Some((of, call, pure)) = rq.plan().calls.get(i).copied() else { break };
         if of != phase {
             continue;
+        }
+        if !pure {
+            rq.watch.spoil();
         }
         let flow = match call {
             Call::Now(call) => call(rq),

@@ -24,6 +24,9 @@ pub struct Variable {
     pub cached: bool,
     /// Whether it is ours and not nginx's: a configuration that sets a variable of this name has its own.
     pub gives_way: bool,
+    /// Whether its value follows from the request's line, its host, the fields that it reads by name, and the answer
+    /// ([`crate::http::hit`]).
+    pub pure: bool,
     /// Reads it.
     pub get: Getter,
     /// Writes it, for the few that `set` may change.
@@ -33,7 +36,7 @@ pub struct Variable {
 impl Variable {
     /// A variable that can be read.
     pub const fn new(name: &'static str, get: Getter) -> Variable {
-        Variable { name, prefix: false, cached: false, gives_way: false, get, set: None }
+        Variable { name, prefix: false, cached: false, gives_way: false, pure: false, get, set: None }
     }
 
     /// A variable that nginx does not have.
@@ -43,12 +46,17 @@ impl Variable {
 
     /// A variable that is read once in a request.
     pub const fn cached(name: &'static str, get: Getter) -> Variable {
-        Variable { name, prefix: false, cached: true, gives_way: false, get, set: None }
+        Variable { name, prefix: false, cached: true, gives_way: false, pure: false, get, set: None }
+    }
+
+    /// The same, and [`Variable::pure`].
+    pub const fn pure(self) -> Variable {
+        Variable { pure: true, ..self }
     }
 
     /// All variables that begin with `name`.
     pub const fn prefix(name: &'static str, get: Getter) -> Variable {
-        Variable { name, prefix: true, cached: false, gives_way: false, get, set: None }
+        Variable { name, prefix: true, cached: false, gives_way: false, pure: false, get, set: None }
     }
 }
 
@@ -58,6 +66,10 @@ pub trait Computed: Send + Sync {
     fn compute(&self, rq: &Request, out: &mut Vec<u8>) -> bool;
     /// Whether it is computed anew at each reading rather than once a request.
     fn volatile(&self) -> bool {
+        false
+    }
+    /// Whether it is made of nothing but other variables ([`crate::http::hit`]).
+    fn pure(&self) -> bool {
         false
     }
 }
@@ -74,6 +86,17 @@ pub enum VarKind {
     Slot(bool),
     /// A block of the configuration.
     Computed(Arc<dyn Computed>),
+}
+
+impl VarKind {
+    /// See [`Variable::pure`]. What the configuration itself writes comes of what it reads.
+    pub fn is_pure(&self) -> bool {
+        match self {
+            VarKind::Unknown | VarKind::Slot(_) => true,
+            VarKind::Builtin(variable, _) => variable.pure,
+            VarKind::Computed(computed) => computed.pure(),
+        }
+    }
 }
 
 /// A variable of a configuration.

@@ -30,8 +30,12 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 /// Runs in its phase.
-pub const HANDLER: Handler =
-    Handler { phase: Phase::Access, wants: |loc| !loc.access.rules.is_empty(), call: Call::Now(handle) };
+pub const HANDLER: Handler = Handler {
+    phase: Phase::Access,
+    wants: |loc| !loc.access.rules.is_empty(),
+    call: Call::Now(handle),
+    pure: false,
+};
 
 fn rule(b: &mut Builder, d: &Directive, allows: bool) -> ConfResult<()> {
     let text = d.arg(0);

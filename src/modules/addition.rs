@@ -47,6 +47,7 @@ pub const COMMANDS: &[Command] = &[
 pub const FILTER: Filter = Filter {
     wants: |loc| !loc.addition.before.is_empty() || !loc.addition.after.is_empty(),
     subrequests: false,
+    pure: false,
     call: apply,
 };
 

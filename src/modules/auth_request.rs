@@ -27,8 +27,12 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 /// Runs in its phase.
-pub const HANDLER: Handler =
-    Handler { phase: Phase::Access, wants: |loc| loc.auth_request.uri.is_some(), call: Call::Later(handle) };
+pub const HANDLER: Handler = Handler {
+    phase: Phase::Access,
+    wants: |loc| loc.auth_request.uri.is_some(),
+    call: Call::Later(handle),
+    pure: false,
+};
 
 fn auth_request(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let uri = match d.arg(0) {

@@ -121,7 +121,8 @@ pub fn buffers(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 }
 
 /// Compresses where it is on.
-pub const FILTER: Filter = Filter { wants: |loc| *loc.brotli.enable, subrequests: false, call: apply };
+pub const FILTER: Filter =
+    Filter { wants: |loc| *loc.brotli.enable, subrequests: false, pure: true, call: apply };
 
 fn apply(rq: &mut Request, response: &mut Response) {
     let conf = &rq.loc().brotli;

@@ -36,7 +36,8 @@ pub const COMMANDS: &[Command] = &[
 
 /// Undoes gzip where it is on, of the answers to subrequests too: these are parts of something that is
 /// not compressed.
-pub const FILTER: Filter = Filter { wants: |loc| *loc.gunzip.enable, subrequests: true, call: apply };
+pub const FILTER: Filter =
+    Filter { wants: |loc| *loc.gunzip.enable, subrequests: true, pure: true, call: apply };
 
 fn apply(rq: &mut Request, response: &mut Response) {
     let coding = response.fields.get("content-encoding");

@@ -179,7 +179,8 @@ fn disable(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 }
 
 /// Compresses where it is on.
-pub const FILTER: Filter = Filter { wants: |loc| *loc.gzip.enable, subrequests: false, call: apply };
+pub const FILTER: Filter =
+    Filter { wants: |loc| *loc.gzip.enable, subrequests: false, pure: true, call: apply };
 
 /// Compresses a response where that is configured and the client takes it
 /// (ngx_http_gzip_header_filter).

@@ -44,7 +44,8 @@ fn index(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 }
 
 /// Runs in its phase.
-pub const HANDLER: Handler = Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(handle) };
+pub const HANDLER: Handler =
+    Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(handle), pure: true };
 
 fn handle(rq: &mut Request) -> Deciding<'_> {
     if !rq.uri.ends_with(b"/") || !matches!(rq.method, Method::Get | Method::Head | Method::Post) {

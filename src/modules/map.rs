@@ -72,6 +72,10 @@ impl Computed for Map {
     fn volatile(&self) -> bool {
         self.volatile
     }
+
+    fn pure(&self) -> bool {
+        true
+    }
 }
 
 impl Table {

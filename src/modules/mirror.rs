@@ -41,8 +41,12 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 /// Runs in its phase.
-pub const HANDLER: Handler =
-    Handler { phase: Phase::Precontent, wants: |loc| !loc.mirror.uris.is_empty(), call: Call::Later(handle) };
+pub const HANDLER: Handler = Handler {
+    phase: Phase::Precontent,
+    wants: |loc| !loc.mirror.uris.is_empty(),
+    call: Call::Later(handle),
+    pure: false,
+};
 
 /// Mirrors under way in the process, at most.
 const MOST: usize = 512;

@@ -27,6 +27,7 @@ pub mod geo;
 pub mod gunzip;
 pub mod gzip;
 pub mod headers;
+pub mod hit_path;
 pub mod hls;
 pub mod http2;
 pub mod index;
@@ -80,6 +81,7 @@ pub const TABLES: &[&[Command]] = &[
     gunzip::COMMANDS,
     gzip::COMMANDS,
     headers::COMMANDS,
+    hit_path::COMMANDS,
     hls::COMMANDS,
     http2::COMMANDS,
     index::COMMANDS,
@@ -225,6 +227,7 @@ gather! {
         dav: dav::Conf,
         gzip: gzip::Conf,
         headers: headers::Conf,
+        hit_path: hit_path::Conf,
         hls: hls::Conf,
         index: index::Conf,
         limit_conn: limit_conn::Conf,

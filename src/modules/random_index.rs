@@ -31,8 +31,12 @@ pub const COMMANDS: &[Command] = &[Command::works(
 )];
 
 /// Runs in its phase, before `index`.
-pub const HANDLER: Handler =
-    Handler { phase: Phase::Content, wants: |loc| *loc.random_index.on, call: Call::Later(handle) };
+pub const HANDLER: Handler = Handler {
+    phase: Phase::Content,
+    wants: |loc| *loc.random_index.on,
+    call: Call::Later(handle),
+    pure: true,
+};
 
 fn handle(rq: &mut Request) -> Deciding<'_> {
     if !rq.uri.ends_with(b"/") || !matches!(rq.method, Method::Get | Method::Head | Method::Post) {

@@ -66,7 +66,8 @@ pub const VARIABLES: &[Variable] = &[Variable::cached("invalid_referer", |rq, _,
         out.push(b'1');
     }
     true
-})];
+})
+.pure()];
 
 fn valid_referers(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let first = b.loc().referer.reading.is_none();

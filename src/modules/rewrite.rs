@@ -470,6 +470,7 @@ fn holds(rq: &mut Request, condition: &Condition) -> bool {
         }
         Condition::File(test, path, wanted) => {
             let path = eval(rq, path);
+            rq.watch.spoil();
             file_test(*test, &path) == *wanted
         }
     }

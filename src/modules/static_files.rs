@@ -11,6 +11,7 @@ use crate::conf::values::{one_of, os_error};
 use crate::conf::{Builder, Command, ConfResult};
 use crate::http::body::Body;
 use crate::http::head::Method;
+use crate::http::hit::Ready;
 use crate::http::phases::{Call, Deciding, Flow, Handler, Phase};
 use crate::http::request::Request;
 use crate::http::response::Response;
@@ -62,7 +63,8 @@ pub const COMMANDS: &[Command] = &[Command::works(
 )];
 
 /// Answers with files where a location has no handler of its own.
-pub const HANDLER: Handler = Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(handle) };
+pub const HANDLER: Handler =
+    Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(handle), pure: true };
 
 /// Joins the prefix to what is relative by default or may come out so.
 pub fn finish(b: &mut Builder) -> ConfResult<()> {
@@ -198,7 +200,7 @@ fn handle(rq: &mut Request) -> Deciding<'_> {
 
 /// The answer when it can be had without waiting, which is so for nearly every file that is asked
 /// for often; `None` for everything that is not so plain.
-pub fn at_hand(rq: &Request) -> Option<Flow> {
+pub fn at_hand(rq: &mut Request) -> Option<Flow> {
     let plain = rq.method == Method::Get
         && !rq.uri.ends_with(b"/")
         && NEIGHBOURS.iter().all(|n| (n.mode)(rq.loc()) == Precompressed::Off);
@@ -210,14 +212,39 @@ pub fn at_hand(rq: &Request) -> Option<Flow> {
         return None;
     }
     let Some(Mapped { path, .. }) = map(rq) else { return Some(Flow::status(500)) };
-    match find_now(core.open_file_cache.as_ref(), policy(core), &path, Want::Content) {
-        Ok(found) => Some(deliver(rq, &path, found)),
+    let found = find_now(core.open_file_cache.as_ref(), policy(core), &path, Want::Content);
+    match found {
+        Ok(found) => {
+            rq.ready = Some(ready(rq, &path, &found));
+            Some(deliver(rq, &path, found))
+        }
         Err(Stop::Failed(failure)) => Some(missing(rq, &path, &failure)),
         Err(Stop::WouldWait) => None,
     }
 }
 
+/// Where the answer comes from, for the hit path.
+fn ready(rq: &Request, path: &[u8], found: &Found) -> Ready {
+    match &found.content {
+        Content::Bytes(bytes) if rq.watch.is_on() => Ready::File {
+            path: path.into(),
+            modified: found.stat.mtime(),
+            size: found.stat.size,
+            place: bytes.as_ptr() as usize,
+        },
+        _ => Ready::Unwatched,
+    }
+}
+
+/// What a path stands for and its content, by the location's open-file cache if it has one; `None` where there is
+/// no file, or it would have to be waited for.
+pub fn content_now(conf: &LocConf, path: &[u8]) -> Option<Found> {
+    find_now(conf.core.open_file_cache.as_ref(), policy(&conf.core), path, Want::Content).ok()
+}
+
 async fn serve(rq: &mut Request) -> Flow {
+    // What is tried one after the other may be another thing the next time.
+    rq.watch.spoil();
     if !matches!(rq.method, Method::Get | Method::Head | Method::Post) {
         return Flow::status(405);
     }

@@ -70,6 +70,7 @@ pub const HANDLER: Handler = Handler {
     phase: Phase::Precontent,
     wants: |loc| loc.try_files.list.is_some(),
     call: Call::Later(handle),
+    pure: false,
 };
 
 fn handle(rq: &mut Request) -> Deciding<'_> {

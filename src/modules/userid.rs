@@ -119,6 +119,7 @@ pub const VARIABLES: &[Variable] = &[
         prefix: false,
         cached: false,
         gives_way: false,
+        pure: false,
         get: |rq, _, out| {
             let state = rq.userid.borrow();
             state.reset.as_ref().is_some_and(|value| {
@@ -136,6 +137,7 @@ const RESET: &str = "uid_reset";
 pub const FILTER: Filter = Filter {
     wants: |loc| *loc.userid.mode >= Mode::V1,
     subrequests: false,
+    pure: false,
     call: |rq, response| give(rq, response),
 };
 

@@ -105,7 +105,8 @@ pub const VARIABLES: &[Variable] =
     &[Variable::new("zstd_ratio", |rq, _, out| compress::ratio(rq, "zstd", out))];
 
 /// Compresses where it is on.
-pub const FILTER: Filter = Filter { wants: |loc| *loc.zstd.enable, subrequests: false, call: apply };
+pub const FILTER: Filter =
+    Filter { wants: |loc| *loc.zstd.enable, subrequests: false, pure: true, call: apply };
 
 fn apply(rq: &mut Request, response: &mut Response) {
     let conf = &rq.loc().zstd;

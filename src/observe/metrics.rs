@@ -1,5 +1,6 @@
 //! Counters: each worker has its own, and they are summed when somebody asks.
 
+use crate::edge::Local;
 use crate::http::Request;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -197,19 +198,19 @@ impl Servers {
     }
 
     /// The figures of the request's server.
-    fn of(&mut self, rq: &Request) -> &mut ServerMetrics {
-        let number = rq.generation().number;
+    fn of(&mut self, local: &Local, server: usize) -> &mut ServerMetrics {
+        let http = &local.generation.http;
+        let number = local.generation.number;
         if number > self.generation {
             self.generation = number;
-            let servers = &rq.http().servers;
-            self.by_index = servers.iter().map(|s| self.index(&s.conf.core.name)).collect();
+            self.by_index = http.servers.iter().map(|s| self.index(&s.conf.core.name)).collect();
         }
         if number < self.generation {
             // Begun before the last reload.
-            return self.named(&rq.srv().core.name);
+            return self.named(&http.servers[server].conf.core.name);
         }
         // One index for each server of the generation, made above.
-        let index = self.by_index[rq.server];
+        let index = self.by_index[server];
         &mut self.figures[index].1
     }
 }
@@ -225,9 +226,14 @@ impl WorkerMetrics {
 
 /// Counts a finished request.
 pub fn request_done(rq: &Request) {
-    let mut servers = rq.local.worker.metrics.servers.lock();
-    let figures = servers.of(rq);
-    figures.count(rq.sent.status, rq.length, rq.sent.bytes, rq.started.elapsed());
+    count(&rq.local, rq.server, rq.sent.status, rq.length, rq.sent.bytes, rq.started.elapsed());
+}
+
+/// Counts a request to a server, an index into `http().servers`: its status, bytes received and sent, how long it
+/// took.
+pub fn count(local: &Local, server: usize, status: u16, received: u64, sent: u64, time: Duration) {
+    let mut servers = local.worker.metrics.servers.lock();
+    servers.of(local, server).count(status, received, sent, time);
 }
 
 /// The connection counters of all workers, summed.

@@ -23,6 +23,8 @@ pub fn request_error(rq: &Request, message: Arguments<'_>) {
 
 /// Logs something about a request at a level.
 pub fn request_log(rq: &Request, level: Level, message: Arguments<'_>) {
+    // Each request has its line.
+    rq.watch.spoil();
     let log = rq.generation().error_log();
     let targets = &rq.loc().core.error_logs;
     log.write_with(targets, level, |line| {

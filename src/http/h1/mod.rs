@@ -3,6 +3,8 @@
 //! An idle connection holds no buffer: bytes come through the worker's read buffer, and what a
 //! request needs lives as long as the request.
 
+mod hits;
+mod idle;
 mod prepare;
 mod read;
 mod send;
@@ -15,17 +17,24 @@ pub use write::{append_line_safe, record, record_sent, write_field};
 
 use super::body::{BodyError, Framing};
 use super::head::{Head, HeadError, Version};
+use super::hit::memo::Memo;
+use super::hit::table;
 use super::io::Io;
 use super::phases;
 use super::request::{Downstream, H1Body, Request};
 use super::response::Response;
 use crate::edge::Local;
 use crate::edge::connection::{Access, bound};
+use crate::edge::worker::Worker;
+use crate::http::hit::Ready;
+use crate::http::hit::table::Mark;
 use crate::observe::metrics::Gauge;
 use bytes::BytesMut;
+use idle::{Idle, Woken};
 use prepare::prepare;
 use read::{Read, Start, read_head};
 use send::send;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -54,17 +63,47 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         taken: 0,
     });
     let mut first = true;
+    let worker = access.worker().clone();
+    let mut quit = pin!(worker.quit());
+    // Registered before looking, so that no wake-up is lost.
+    quit.as_mut().enable();
+    let mut timer = pin!(tokio::time::sleep(first_time(&mut access)));
+    let mut idle = Idle { timer: timer.as_mut(), quit: quit.as_mut(), quitting: false };
     loop {
         let (local, mut closing) = access.current();
-        if closing
-            && h1.input.is_empty()
-            && !first
-            && idle_core(&local, &access).keepalive_min_timeout.is_zero()
-        {
-            break;
-        }
+        let mut mark = None;
         h1.pipelined = !first && !h1.input.is_empty();
-        let read = read_head(&access, &local, &mut h1, first).await;
+        if h1.input.is_empty() {
+            let core = idle_core(&local, &access);
+            let (time, least) = match first {
+                true => (first_time(&mut access), Duration::ZERO),
+                false => (*core.keepalive_timeout, *core.keepalive_min_timeout),
+            };
+            if closing && !first && least.is_zero() {
+                break;
+            }
+            drop(local);
+            // A connection that has sent nothing yet is idle, as nginx counts it.
+            let waiting = Counted::new(&worker, |c| &c.waiting);
+            let woken = idle.wait(&mut access, &mut h1, time, least).await;
+            drop(waiting);
+            match woken {
+                Woken::Request(found) => mark = found,
+                Woken::Begun(begun) => {
+                    first = false;
+                    let writing = Counted::new(&worker, |c| &c.writing);
+                    let fine = Box::pin(begun.end(&mut h1)).await;
+                    drop(writing);
+                    if !fine {
+                        return;
+                    }
+                    continue;
+                }
+                Woken::Closed => break,
+            }
+        }
+        let (local, _) = access.current();
+        let read = read_head(&access, &local, &mut h1, first, mark).await;
         if options.preface && first && matches!(read, Read::Preface) {
             let H1Body { io, input, .. } = *h1;
             return super::h2::serve(access, io, input).await;
@@ -73,16 +112,15 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         // The configuration of now, not of when the connection fell idle.
         let (local, ends) = access.current();
         closing |= ends;
-        let unknown = || Start { head: Head::raw_line(b""), length: 0, at: Instant::now() };
+        let unknown = || Start { head: Head::raw_line(b""), length: 0, at: Instant::now(), mark: None };
         let (start, refused) = match read {
             Read::Head(start) => (start, None),
             Read::Refused(why, start) => (start, Some(why)),
             Read::Preface => (unknown(), Some(HeadError::BadLine)),
             Read::Late(start) => return unanswered(request(&access, local, h1, start), 408),
             Read::Broken(start) => return unanswered(request(&access, local, h1, start), 400),
-            Read::Closed => break,
         };
-        let writing = Counted::new(&access, |c| &c.writing);
+        let writing = Counted::new(&worker, |c| &c.writing);
         let kept = Box::pin(answer(&access, local, h1, start, refused, options, closing)).await;
         drop(writing);
         match kept {
@@ -100,6 +138,13 @@ fn reset(rq: &Request) {
     }
 }
 
+/// How long a connection may say nothing before its first request.
+fn first_time(access: &mut Access) -> Duration {
+    let (local, _) = access.current();
+    let default = bound(&local, &access.conn).names.default;
+    *local.generation.http.servers[default].conf.core.client_header_timeout
+}
+
 /// The settings that hold for a connection without a request.
 fn idle_core<'a>(local: &'a Local, access: &Access) -> &'a crate::modules::core::Loc {
     let http = &local.generation.http;
@@ -111,8 +156,8 @@ fn idle_core<'a>(local: &'a Local, access: &Access) -> &'a crate::modules::core:
 struct Counted<'a>(&'a Gauge);
 
 impl<'a> Counted<'a> {
-    fn new(access: &'a Access, which: fn(&crate::observe::metrics::Connections) -> &Gauge) -> Counted<'a> {
-        let gauge = which(&access.worker().metrics.connections);
+    fn new(worker: &'a Worker, which: fn(&crate::observe::metrics::Connections) -> &Gauge) -> Counted<'a> {
+        let gauge = which(&worker.metrics.connections);
         gauge.add(1);
         Counted(gauge)
     }
@@ -153,7 +198,12 @@ async fn answer(
     options: Options,
     closing: bool,
 ) -> Option<Box<H1Body>> {
+    let mark = start.mark;
     let mut rq = request(access, local, h1, start);
+    if mark.is_some_and(|mark| mark.watch) {
+        rq.head.reads.begin();
+        rq.watch.begin();
+    }
     if let Some(why) = refused {
         let level = crate::observe::error_log::Level::Info;
         crate::observe::request_log(&rq, level, format_args!("{}", why.message()));
@@ -178,7 +228,7 @@ async fn answer(
             phases::process(&mut rq).await
         }
     };
-    respond(rq, response).await
+    respond(rq, response, mark).await
 }
 
 /// The request of a head, at its address's default server.
@@ -197,7 +247,7 @@ fn request(access: &Access, local: Arc<Local>, mut h1: Box<H1Body>, start: Start
 }
 
 /// Sends the response, logs, and gives the connection back when it may carry another request.
-async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>> {
+async fn respond(mut rq: Request, mut response: Response, mark: Option<Mark>) -> Option<Box<H1Body>> {
     if bad_chunks_at_hand(&mut rq) {
         rq.keepalive = false;
         if response.status < 400 && response.tunnel.is_none() {
@@ -236,7 +286,8 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
     }
     let mut head = Vec::with_capacity(512);
     if rq.head.version != Version::Http09 {
-        write_head(&rq, &response, &plan, &mut head);
+        let date = write_head(&rq, &response, &plan, &mut head);
+        remember(mark, &rq, &response, &head, date);
     }
     record_sent(&mut rq, &mut response);
     if plan.chunked {
@@ -271,6 +322,18 @@ async fn respond(mut rq: Request, mut response: Response) -> Option<Box<H1Body>>
         return None;
     }
     leave(rq, h1).await
+}
+
+/// Keeps an answer that may be given again.
+fn remember(mark: Option<Mark>, rq: &Request, response: &Response, head: &[u8], date: Option<usize>) {
+    match (mark, &rq.ready) {
+        (Some(mark), Some(Ready::Unwatched)) if !mark.watch => table::seen(mark),
+        // What did not lie ready this time may the next.
+        (Some(mark), Some(_)) if mark.watch => {
+            table::note(mark, Memo::of(mark, rq, response, head, date));
+        }
+        _ => {}
+    }
 }
 
 /// Drops what has already come of a chunked body that no handler read; whether it is no such body.

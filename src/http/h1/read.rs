@@ -1,12 +1,13 @@
-//! Waiting for a request, and reading its head.
+//! Reading the head of a request.
 
 use super::Counted;
 use crate::edge::Local;
 use crate::edge::connection::{Access, bound};
 use crate::http::head::{Head, HeadError, HeadLimits, HeadScan, Progress};
+use crate::http::hit::table::Mark;
 use crate::http::request::H1Body;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::time::timeout;
 
 pub(super) enum Read {
@@ -18,8 +19,6 @@ pub(super) enum Read {
     Late(Start),
     /// The client left within a head; what there is of it.
     Broken(Start),
-    /// The client left, or was idle too long.
-    Closed,
 }
 
 /// The beginning of a request.
@@ -29,30 +28,24 @@ pub(super) struct Start {
     pub(super) length: u64,
     /// When it was begun.
     pub(super) at: Instant,
+    /// What it is in the table of answers that may be repeated.
+    pub(super) mark: Option<Mark>,
 }
 
-/// Waits for a request and reads its head, bounded in bytes and time.
-pub(super) async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Body, first: bool) -> Read {
+/// Reads a request's head, of which the first bytes are there, bounded in bytes and time.
+pub(super) async fn read_head(
+    access: &Access,
+    local: &Arc<Local>,
+    h1: &mut H1Body,
+    first: bool,
+    mark: Option<Mark>,
+) -> Read {
     let http = &local.generation.http;
     let default = bound(local, &access.conn).names.default;
     let server = &http.servers[default];
     let limits = head_limits(&server.conf.core);
     let header_timeout = *server.conf.core.client_header_timeout;
-    if h1.input.is_empty() {
-        let core = &http.levels[server.level].conf.core;
-        let (idle, least) = match first {
-            true => (header_timeout, Duration::ZERO),
-            false => (*core.keepalive_timeout, *core.keepalive_min_timeout),
-        };
-        // A connection that has sent nothing yet is idle, as nginx counts it.
-        let waiting = Counted::new(access, |c| &c.waiting);
-        let woken = wait(access, h1, idle, least).await;
-        drop(waiting);
-        if !woken {
-            return Read::Closed;
-        }
-    }
-    let reading = Counted::new(access, |c| &c.reading);
+    let reading = Counted::new(access.worker(), |c| &c.reading);
     let started = Instant::now();
     let mut head = Head::default();
     let mut scan = HeadScan::default();
@@ -68,7 +61,7 @@ pub(super) async fn read_head(access: &Access, local: &Arc<Local>, h1: &mut H1Bo
                 Ok(Progress::Done(n)) => {
                     let _ = h1.input.split_to(n);
                     let head = std::mem::take(&mut head);
-                    return Read::Head(Start { length: head.size() as u64, head, at: started });
+                    return Read::Head(Start { length: head.size() as u64, head, at: started, mark });
                 }
                 Ok(Progress::More) => {}
                 Err(e) => return Read::Refused(e, partial(&h1.input, &limits, started)),
@@ -95,7 +88,7 @@ fn partial(input: &[u8], limits: &HeadLimits, at: Instant) -> Start {
     let input = &input[first..];
     let mut head = first_line(input);
     let length = head.add_fields_in_order(input, limits) as u64;
-    Start { head, length, at }
+    Start { head, length, at, mark: None }
 }
 
 fn first_line(input: &[u8]) -> Head {
@@ -115,35 +108,6 @@ pub fn head_limits(core: &crate::modules::core::Srv) -> HeadLimits {
         underscores: *core.underscores_in_headers,
         ignore_invalid: *core.ignore_invalid_headers,
         fields: *core.max_headers as usize,
-    }
-}
-
-/// Waits for the first bytes of a request; false when there will be none. A worker that ends waits no longer than
-/// `least`.
-async fn wait(access: &Access, h1: &mut H1Body, idle: Duration, least: Duration) -> bool {
-    let worker = access.worker();
-    let quit = worker.quit();
-    tokio::pin!(quit);
-    // Registered before looking, so that no wake-up is lost.
-    quit.as_mut().enable();
-    let quitting = worker.quitting();
-    if quitting && h1.input.is_empty() && least.is_zero() {
-        return false;
-    }
-    let began = Instant::now();
-    let read = timeout(idle, crate::http::io::read_into(&mut h1.io, &mut h1.input));
-    let came = |read| matches!(read, Ok(Ok(n)) if n > 0);
-    tokio::pin!(read);
-    if !quitting {
-        tokio::select! {
-            biased;
-            read = &mut read => return came(read),
-            () = quit => {}
-        }
-    }
-    match timeout(least.saturating_sub(began.elapsed()), read).await {
-        Ok(read) => came(read),
-        Err(_) => false,
     }
 }
 

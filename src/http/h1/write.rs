@@ -41,9 +41,10 @@ impl Plan {
     }
 }
 
-/// Writes status line and fields in nginx's order.
-pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>) {
+/// Writes status line and fields in nginx's order; where our date stands in it, if it does.
+pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>) -> Option<usize> {
     use std::io::Write;
+    let mut dated = None;
     // Writing to memory does not fail.
     let _ = write!(out, "HTTP/1.1 {:03}", response.status);
     match &response.reason {
@@ -71,6 +72,7 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
         Some(date) => write_field(b"Date", date, out),
         None => {
             out.extend_from_slice(b"Date: ");
+            dated = Some(out.len());
             date::append_now(out);
             out.extend_from_slice(b"\r\n");
         }
@@ -116,6 +118,7 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
         out.extend_from_slice(b"Accept-Ranges: bytes\r\n");
     }
     out.extend_from_slice(b"\r\n");
+    dated
 }
 
 /// Writes a field that is kept apart from the others, where there is one.

@@ -2,10 +2,12 @@
 
 mod conn;
 mod downstream;
+mod facts;
 mod outcome;
 
 pub use conn::{Address, Conn, TlsInfo, next_serial};
 pub use downstream::{Downstream, H1Body, H2Body};
+pub use facts::Facts;
 pub use outcome::{Attempt, AttemptEnd, Sent};
 
 use crate::cache::CacheStatus;
@@ -13,6 +15,7 @@ use crate::conf::build::{Http, LevelId};
 use crate::edge::{Generation, Local};
 use crate::http::body::BodyError;
 use crate::http::head::{Head, Method, Version};
+use crate::http::hit::{Ready, watch::Watch};
 use crate::http::regex::Groups;
 use crate::http::response::Fields;
 use crate::http::vars::{VarId, VarKind};
@@ -144,6 +147,10 @@ pub struct Request {
     pub limit_rate: Option<u64>,
     /// The URI of `proxy_pass` with which the request goes upstream, for `$proxy_host` and the like.
     pub proxy_target: Option<Arc<crate::modules::proxy::Target>>,
+    /// Whether its answer may be repeated for others ([`crate::http::hit`]).
+    pub watch: Watch,
+    /// Where an answer comes from that lies ready in memory.
+    pub ready: Option<Ready>,
     /// The charset of the answer, once it is known; one cell with the requests below it.
     charset: OnceCell<Arc<OnceLock<Bytes>>>,
     /// What it has to do with clients' identifiers (`userid`).
@@ -216,6 +223,8 @@ impl Request {
             told_status: None,
             limit_rate: None,
             proxy_target: None,
+            watch: Watch::default(),
+            ready: None,
             charset: OnceCell::new(),
             userid: RefCell::default(),
             id: RefCell::new(None),
@@ -401,8 +410,12 @@ impl Request {
     /// Appends a variable's value; false when it has none.
     pub fn variable(&self, id: VarId, out: &mut Vec<u8>) -> bool {
         let index = id as usize;
+        let kind = &self.http().vars[index].kind;
+        if !kind.is_pure() {
+            self.watch.spoil();
+        }
         if self.shown.borrow().is_some()
-            && let VarKind::Computed(computed) = &self.http().vars[index].kind
+            && let VarKind::Computed(computed) = kind
         {
             return self.anew(index, out, |out| computed.compute(self, out));
         }
@@ -414,8 +427,7 @@ impl Request {
             Some(Slot::Absent | Slot::Busy) => return false,
             Some(Slot::Unset) | None => {}
         }
-        // The borrow of `local` lasts as long as the request's, which the getters share.
-        match &self.http().vars[index].kind {
+        match kind {
             VarKind::Builtin(variable, rest) if !variable.cached => (variable.get)(self, rest, out),
             VarKind::Builtin(variable, rest) => {
                 self.once(index, out, false, |out| (variable.get)(self, rest, out))
@@ -477,6 +489,9 @@ impl Request {
             return self.variable_value(id as VarId);
         }
         let (variable, rest) = super::vars::builtin(name)?;
+        if !variable.pure {
+            self.watch.spoil();
+        }
         let mut out = Vec::new();
         (variable.get)(self, rest, &mut out).then(|| out.into())
     }

@@ -59,6 +59,7 @@ pub const HANDLER: Handler = Handler {
         conf.realm.as_ref().is_some_and(|realm| realm.source != OFF) && conf.user_file.is_some()
     },
     call: Call::Later(handle),
+    pure: false,
 };
 
 const OFF: &str = "off";

@@ -66,7 +66,7 @@ fn set<T>(value: T, setting: &mut crate::conf::Setting<T>) -> ConfResult<()> {
 
 /// Runs in its phase, where there was no index.
 pub const HANDLER: Handler =
-    Handler { phase: Phase::Content, wants: |loc| *loc.autoindex.on, call: Call::Later(handle) };
+    Handler { phase: Phase::Content, wants: |loc| *loc.autoindex.on, call: Call::Later(handle), pure: true };
 
 fn handle(rq: &mut Request) -> Deciding<'_> {
     if !rq.uri.ends_with(b"/") || !matches!(rq.method, Method::Get | Method::Head) {

@@ -172,6 +172,7 @@ pub const FILTER: Filter = Filter {
         !off || loc.core.content.is_some()
     },
     subrequests: true,
+    pure: true,
     call: apply,
 };
 

@@ -10,31 +10,36 @@ use bytes::Bytes;
 pub const VARIABLES: &[Variable] = &[
     Variable::prefix("http_", |rq, name, out| {
         joined(rq.head.all(&name.replace('_', "-")), if name == "cookie" { b"; " } else { b", " }, out)
-    }),
-    Variable::prefix("arg_", |rq, name, out| put_opt(out, uri::arg(&rq.args, name.as_bytes()))),
+    })
+    .pure(),
+    Variable::prefix("arg_", |rq, name, out| put_opt(out, uri::arg(&rq.args, name.as_bytes()))).pure(),
     Variable::prefix("cookie_", |rq, name, out| {
         put_opt(out, cookie(rq, name.as_bytes()).map(|(value, _)| value))
-    }),
-    Variable::prefix("sent_http_", sent_http),
+    })
+    .pure(),
+    Variable::prefix("sent_http_", sent_http).pure(),
     Variable {
         name: "args",
         prefix: false,
         cached: false,
         gives_way: false,
+        pure: true,
         get: args,
         set: Some(|rq, v| (rq.args, rq.has_args, rq.pristine) = (v, true, false)),
     },
-    Variable::new("query_string", args),
-    Variable::new("is_args", |rq, _, out| put(out, if rq.shown_args().is_empty() { b"" } else { b"?" })),
-    Variable::new("uri", path),
-    Variable::new("document_uri", path),
-    Variable::new("request_uri", |rq, _, out| put_some(out, &rq.shown_unparsed())),
-    Variable::new("request", |rq, _, out| put(out, rq.head.line())),
+    Variable::new("query_string", args).pure(),
+    Variable::new("is_args", |rq, _, out| put(out, if rq.shown_args().is_empty() { b"" } else { b"?" }))
+        .pure(),
+    Variable::new("uri", path).pure(),
+    Variable::new("document_uri", path).pure(),
+    Variable::new("request_uri", |rq, _, out| put_some(out, &rq.shown_unparsed())).pure(),
+    Variable::new("request", |rq, _, out| put(out, rq.head.line())).pure(),
     Variable::new("request_method", |rq, _, out| {
         // Of a line that is none no part counts.
         let is_line = !rq.head.target().is_empty();
         put_some(out, if is_line { rq.main_method_name() } else { b"" })
-    }),
+    })
+    .pure(),
     Variable::new("request_length", |rq, _, out| number(out, rq.length)),
     Variable::new("request_id", |rq, _, out| hex(out, &rq.id())),
     Variable::new("request_time", |rq, _, out| seconds(out, rq.started.elapsed())),
@@ -51,8 +56,8 @@ pub const VARIABLES: &[Variable] = &[
         }
         _ => false,
     }),
-    Variable::new("request_filename", |rq, _, out| crate::modules::static_files::file_name(rq, out)),
-    Variable::new("document_root", |rq, _, out| crate::modules::static_files::document_root(rq, out)),
+    Variable::new("request_filename", |rq, _, out| crate::modules::static_files::file_name(rq, out)).pure(),
+    Variable::new("document_root", |rq, _, out| crate::modules::static_files::document_root(rq, out)).pure(),
     Variable::new("realpath_root", |rq, _, out| {
         use std::os::unix::ffi::OsStrExt;
         let mut root = Vec::new();
@@ -60,22 +65,25 @@ pub const VARIABLES: &[Variable] = &[
         let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&root));
         std::fs::canonicalize(path).is_ok_and(|p| put(out, p.as_os_str().as_bytes()))
     }),
-    Variable::new("scheme", |rq, _, out| put(out, rq.scheme().as_bytes())),
-    Variable::new("https", |rq, _, out| put(out, if rq.conn.tls.is_some() { b"on" } else { b"" })),
+    Variable::new("scheme", |rq, _, out| put(out, rq.scheme().as_bytes())).pure(),
+    Variable::new("https", |rq, _, out| put(out, if rq.conn.tls.is_some() { b"on" } else { b"" })).pure(),
     Variable::new("http2", |rq, _, out| {
         put(out, if rq.version() == crate::http::Version::Http2 { b"h2" } else { b"" })
-    }),
+    })
+    .pure(),
     Variable::new("host", |rq, _, out| {
         if rq.host.is_empty() { put(out, rq.srv().core.name.as_bytes()) } else { put(out, &rq.host) }
-    }),
+    })
+    .pure(),
     Variable::new("hostname", |_, _, out| match nix::unistd::gethostname() {
         Ok(name) => put(out, name.to_string_lossy().as_bytes()),
         Err(_) => false,
-    }),
-    Variable::new("server_name", |rq, _, out| put(out, rq.srv().core.name.as_bytes())),
+    })
+    .pure(),
+    Variable::new("server_name", |rq, _, out| put(out, rq.srv().core.name.as_bytes())).pure(),
     Variable::new("server_addr", |rq, _, out| address(&rq.conn.local, out)),
     Variable::new("server_port", |rq, _, out| port(&rq.conn.local, out)),
-    Variable::new("server_protocol", |rq, _, out| put_opt(out, Some(rq.head.protocol()))),
+    Variable::new("server_protocol", |rq, _, out| put_opt(out, Some(rq.head.protocol()))).pure(),
     Variable::new("remote_addr", |rq, _, out| address(rq.peer(), out)),
     Variable::new("remote_port", |rq, _, out| port(rq.peer(), out)),
     Variable::new("remote_user", remote_user),
@@ -116,13 +124,13 @@ pub const VARIABLES: &[Variable] = &[
         number(out, rq.conn.requests.load(std::sync::atomic::Ordering::Relaxed))
     }),
     Variable::new("connection_time", |rq, _, out| seconds(out, rq.conn.accepted.elapsed())),
-    Variable::new("content_length", content_length),
-    Variable::new("content_type", |rq, _, out| put_opt(out, rq.head.get("content-type"))),
+    Variable::new("content_length", content_length).pure(),
+    Variable::new("content_type", |rq, _, out| put_opt(out, rq.head.get("content-type"))).pure(),
     Variable::new("status", |rq, _, out| put(out, format!("{:03}", rq.status()).as_bytes())),
     Variable::new("bytes_sent", |rq, _, out| number(out, rq.sent.bytes)),
     Variable::new("body_bytes_sent", |rq, _, out| number(out, rq.sent.body_bytes)),
-    Variable::new("nginx_version", |_, _, out| put(out, env!("CARGO_PKG_VERSION").as_bytes())),
-    Variable::new("pid", |_, _, out| number(out, u64::from(std::process::id()))),
+    Variable::new("nginx_version", |_, _, out| put(out, env!("CARGO_PKG_VERSION").as_bytes())).pure(),
+    Variable::new("pid", |_, _, out| number(out, u64::from(std::process::id()))).pure(),
     Variable::new("msec", |_, _, out| {
         let now = date::since_epoch();
         put(out, format!("{}.{:03}", now.as_secs(), now.subsec_millis()).as_bytes())
@@ -133,6 +141,7 @@ pub const VARIABLES: &[Variable] = &[
         prefix: false,
         cached: false,
         gives_way: false,
+        pure: false,
         get: |rq, _, out| number(out, rq.limit_rate.unwrap_or(0)),
         set: Some(|rq, v| rq.limit_rate = std::str::from_utf8(&v).ok().and_then(crate::conf::values::size)),
     },

@@ -109,8 +109,12 @@ pub fn access(d: &Directive) -> ConfResult<u32> {
 }
 
 /// Answers in place of files where methods are named.
-pub const HANDLER: Handler =
-    Handler { phase: Phase::Content, wants: |loc| *loc.dav.methods != 0, call: Call::Later(handle) };
+pub const HANDLER: Handler = Handler {
+    phase: Phase::Content,
+    wants: |loc| *loc.dav.methods != 0,
+    call: Call::Later(handle),
+    pure: true,
+};
 
 fn handle(rq: &mut Request) -> Deciding<'_> {
     let bit = METHODS.iter().find(|(name, _)| name.as_bytes() == rq.method_name()).map_or(0, |(_, bit)| *bit);

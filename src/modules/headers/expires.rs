@@ -150,6 +150,10 @@ pub(super) fn set_expires(rq: &Request, expires: &Expires, response: &mut Respon
         }
     };
     let modified = response.last_modified.map(|at| at as i64);
+    if !matches!(span, Span::Off | Span::Epoch | Span::Max) {
+        // It is another the next second.
+        rq.watch.spoil();
+    }
     if let Some((at, control)) = span.fields(date::now() as i64, modified) {
         response.fields.put("Expires", at);
         response.fields.put("Cache-Control", control);

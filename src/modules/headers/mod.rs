@@ -166,6 +166,7 @@ pub const FILTER: Filter = Filter {
         !none || !matches!(*conf.expires, Expires::Off)
     },
     subrequests: false,
+    pure: true,
     call: apply,
 };
 

@@ -91,6 +91,7 @@ pub const HANDLER: Handler = Handler {
         None => Flow::Continue,
         Some(status) => Flow::status(status),
     }),
+    pure: false,
 };
 
 fn put(out: &mut Vec<u8>, status: &str) -> bool {

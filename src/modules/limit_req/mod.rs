@@ -92,6 +92,7 @@ pub const HANDLER: Handler = Handler {
     phase: Phase::Preaccess,
     wants: |loc| !loc.limit_req.limits.is_empty(),
     call: Call::Later(handle),
+    pure: false,
 };
 
 fn put(out: &mut Vec<u8>, status: &str) -> bool {

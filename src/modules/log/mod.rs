@@ -271,6 +271,11 @@ pub fn subrequest_done(rq: &mut Request, response: &Response) {
     }
 }
 
+/// Whether requests of a level may be logged.
+pub fn is_logged(conf: &crate::modules::LocConf) -> bool {
+    !conf.log.logs.off && !conf.log.logs.list.is_empty()
+}
+
 /// Logs a finished request.
 pub fn request_done(rq: &Request) {
     let number = rq.generation().number;

@@ -511,14 +511,16 @@ pub const VARIABLES: &[Variable] = &[
             true
         }
         None => false,
-    }),
+    })
+    .pure(),
     Variable::new("proxy_port", |rq, _, out| match &rq.proxy_target {
         Some(target) => {
             out.extend_from_slice(target.port.to_string().as_bytes());
             true
         }
         None => false,
-    }),
+    })
+    .pure(),
     Variable::new("proxy_add_x_forwarded_for", |rq, _, out| {
         for value in rq.head.all("x-forwarded-for") {
             out.extend_from_slice(value);

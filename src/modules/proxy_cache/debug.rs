@@ -70,6 +70,7 @@ fn network(b: &mut Builder, text: &str) -> ConfResult<Cidr> {
 pub const FILTER: Filter = Filter {
     wants: |loc| *loc.proxy_cache.debug != Debug::Off,
     subrequests: false,
+    pure: false,
     call: |rq, response| {
         if wanted(rq)
             && let Some(told) = Told::of(rq)

@@ -42,6 +42,7 @@ use crate::cache::zone::Zone;
 use crate::conf::diag::At;
 use crate::conf::{Builder, ConfError, ConfResult};
 use crate::http::head::{Head, Method};
+use crate::http::hit::Ready;
 use crate::http::request::Request;
 use crate::http::template::Template;
 use crate::modules::hls::Shown;
@@ -248,6 +249,12 @@ pub fn ready(rq: &mut Request) -> Option<Result<Answer, Failure>> {
     zone.counters.request(CacheStatus::Hit);
     rq.cache_status = Some(CacheStatus::Hit);
     let answer = active.policy.answer(&entry);
+    // Where the RFC is heeded an answer says how old it is.
+    let repeats = rq.watch.is_on() && entry.vary.is_none() && active.policy.rfc9111 == Rfc9111::Off;
+    rq.ready = Some(match repeats {
+        true => Ready::Entry { zone: zone.clone(), key: key.clone(), entry: Arc::downgrade(&entry) },
+        false => Ready::Unwatched,
+    });
     rq.cache_seen = Seen::new(zone, key, now, &answer);
     Some(answer)
 }

@@ -108,7 +108,8 @@ pub const VARIABLES: &[Variable] = &[
 const TIME_FORMAT: &[u8] = b"%A, %d-%b-%Y %H:%M:%S %Z";
 
 /// Runs the commands of pages.
-pub const FILTER: Filter = Filter { wants: |loc| *loc.ssi.enable, subrequests: true, call: apply };
+pub const FILTER: Filter =
+    Filter { wants: |loc| *loc.ssi.enable, subrequests: true, pure: false, call: apply };
 
 fn apply(rq: &mut Request, response: &mut Response) {
     let conf = &rq.loc().ssi;

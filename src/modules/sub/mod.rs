@@ -76,7 +76,8 @@ fn sub_filter(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 }
 
 /// Replaces texts where there are some to replace; in the answers to subrequests too, each for itself.
-pub const FILTER: Filter = Filter { wants: |loc| !loc.sub.pairs.is_empty(), subrequests: true, call: apply };
+pub const FILTER: Filter =
+    Filter { wants: |loc| !loc.sub.pairs.is_empty(), subrequests: true, pure: false, call: apply };
 
 fn apply(rq: &mut Request, response: &mut Response) {
     let conf = &rq.loc().sub;

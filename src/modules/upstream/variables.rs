@@ -45,7 +45,8 @@ pub const VARIABLES: &[Variable] = &[
             true
         }
         None => false,
-    }),
+    })
+    .pure(),
     Variable::prefix("upstream_trailer_", |rq, name, out| {
         let fields = rq.attempts.last().and_then(|attempt| attempt.end.trailers.get());
         fields.is_some_and(|fields| crate::modules::headers::joined(fields, name, out))
@@ -62,7 +63,8 @@ pub const VARIABLES: &[Variable] = &[
             out.extend_from_slice(value);
         }
         found
-    }),
+    })
+    .pure(),
     Variable::prefix("upstream_cookie_", |rq, name, out| {
         let Some(fields) = &rq.upstream_fields else { return false };
         for cookie in fields.all("set-cookie") {

@@ -1,0 +1,100 @@
+//! Waiting for a request. What is answered as it was before does not end the waiting.
+
+use super::hits::{Begun, Hit, attempt};
+use crate::edge::connection::Access;
+use crate::http::hit::table::Mark;
+use crate::http::io::{Io, poll_read_with};
+use crate::http::request::H1Body;
+use bytes::BytesMut;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::futures::Notified;
+use tokio::time::{Instant, Sleep};
+
+/// Requests that were sent one behind the other and are answered in one turn.
+const TURN: usize = 32;
+
+/// What ends the waiting.
+pub(super) enum Woken {
+    /// The first bytes of a request, in the connection's buffer.
+    Request(Option<Mark>),
+    /// An answer that is to be sent.
+    Begun(Box<Begun>),
+    /// The client left, was idle too long, or the worker ends.
+    Closed,
+}
+
+/// What wakes an idle connection besides its client. It is there once in the life of a connection: deadlines move
+/// with every request, the timer does not.
+pub(super) struct Idle<'a, 'w> {
+    /// Goes off at the deadline or before it, and is set anew then.
+    pub(super) timer: Pin<&'a mut Sleep>,
+    /// The end of the worker; registered before its state was looked at.
+    pub(super) quit: Pin<&'a mut Notified<'w>>,
+    pub(super) quitting: bool,
+}
+
+impl Idle<'_, '_> {
+    /// Waits no longer than `idle`; when the worker ends, no longer than `least`. After an answer the time is
+    /// `idle` again.
+    pub(super) async fn wait(
+        &mut self,
+        access: &mut Access,
+        h1: &mut H1Body,
+        idle: Duration,
+        least: Duration,
+    ) -> Woken {
+        let mut began = Instant::now();
+        self.quitting |= access.worker().quitting();
+        std::future::poll_fn(|cx| {
+            loop {
+                match read(access, &mut h1.io, &mut h1.input, cx) {
+                    Poll::Ready(Some(woken)) => return Poll::Ready(woken),
+                    Poll::Ready(None) => began = Instant::now(),
+                    Poll::Pending => break,
+                }
+            }
+            if !self.quitting && self.quit.as_mut().poll(cx).is_ready() {
+                self.quitting = true;
+            }
+            let deadline = began + if self.quitting { least } else { idle };
+            if self.timer.deadline() > deadline {
+                self.timer.as_mut().reset(deadline);
+            }
+            while self.timer.as_mut().poll(cx).is_ready() {
+                if Instant::now() >= deadline {
+                    return Poll::Ready(Woken::Closed);
+                }
+                self.timer.as_mut().reset(deadline);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Reads once, and answers what can be answered at once; `None` when that was all.
+fn read(access: &mut Access, io: &mut Io, rest: &mut BytesMut, cx: &mut Context<'_>) -> Poll<Option<Woken>> {
+    let read = poll_read_with(io, cx, |io, cx, mut input| {
+        for _ in 0..TURN {
+            let (used, woken) = match attempt(access, io, input, cx) {
+                Hit::Done(used) if used == input.len() => return None,
+                Hit::Done(used) => {
+                    input = &input[used..];
+                    continue;
+                }
+                Hit::Begun(used, begun) => (used, Woken::Begun(begun)),
+                Hit::Unknown(mark) => (0, Woken::Request(mark)),
+            };
+            rest.extend_from_slice(&input[used..]);
+            return Some(woken);
+        }
+        rest.extend_from_slice(input);
+        Some(Woken::Request(None))
+    });
+    read.map(|read| match read {
+        Ok(Some(woken)) => woken,
+        Ok(None) | Err(_) => Some(Woken::Closed),
+    })
+}

@@ -1,0 +1,138 @@
+//! A worker's table of answers that may be repeated.
+//!
+//! It has two halves: what is found in the older one moves to the newer, and when the newer is full the older is
+//! dropped. So it is bounded, and what is asked for stays.
+
+use super::glance::Glance;
+use super::memo::Memo;
+use crate::cache::key::AsIs;
+use crate::http::request::Conn;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::rc::Rc;
+
+/// Requests that a half remembers.
+const HALF: usize = 2048;
+
+/// Answers to one target that differ by what their requests read.
+const VARIANTS: usize = 4;
+
+thread_local! {
+    static TABLE: RefCell<Table> = RefCell::new(Table::default());
+}
+
+#[derive(Default)]
+struct Table {
+    generation: u64,
+    seed: RandomState,
+    newer: HashMap<u64, Slot, AsIs>,
+    older: HashMap<u64, Slot, AsIs>,
+}
+
+enum Slot {
+    /// The answer lay ready in memory once.
+    Seen,
+    /// It may not be repeated; not looked at again for a while.
+    Refused,
+    /// It may.
+    Memos(Vec<Rc<Memo>>),
+}
+
+/// What is known of a request.
+pub enum Known {
+    /// Its answer.
+    Memo(Rc<Memo>),
+    /// It is to go the full way, watched if so; then [`note`] is told what it came to.
+    Unknown(Mark),
+}
+
+/// Stands for a request in the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    hash: u64,
+    generation: u64,
+    /// Whether the request is to be watched.
+    pub watch: bool,
+}
+
+/// Looks a request up.
+pub fn find(generation: u64, conn: &Conn, asked: &Glance<'_>) -> Known {
+    TABLE.with_borrow_mut(|table| table.find(generation, conn, asked))
+}
+
+/// Notes that a request which was not watched was answered with what lay ready in memory.
+pub fn seen(mark: Mark) {
+    TABLE.with_borrow_mut(|table| {
+        if table.generation == mark.generation && !table.newer.contains_key(&mark.hash) {
+            table.put(mark.hash, Slot::Seen);
+        }
+    });
+}
+
+/// Notes what came of a request that was watched: an answer, or that it may not be repeated.
+pub fn note(mark: Mark, memo: Option<Memo>) {
+    TABLE.with_borrow_mut(|table| {
+        if table.generation == mark.generation {
+            table.note(mark.hash, memo);
+        }
+    });
+}
+
+/// Lets go of what belongs to another generation than this one.
+pub fn forget(generation: u64) {
+    TABLE.with_borrow_mut(|table| table.take(generation));
+}
+
+impl Table {
+    fn take(&mut self, generation: u64) {
+        if self.generation != generation {
+            self.generation = generation;
+            (self.newer, self.older) = (HashMap::default(), HashMap::default());
+        }
+    }
+
+    fn find(&mut self, generation: u64, conn: &Conn, asked: &Glance<'_>) -> Known {
+        self.take(generation);
+        let mut hasher = self.seed.build_hasher();
+        hasher.write(asked.target);
+        hasher.write(asked.host);
+        let hash = hasher.finish();
+        let mut mark = Mark { hash, generation, watch: false };
+        if !self.newer.contains_key(&hash)
+            && let Some(slot) = self.older.remove(&hash)
+        {
+            self.put(hash, slot);
+        }
+        match self.newer.get(&hash) {
+            None | Some(Slot::Refused) => {}
+            Some(Slot::Seen) => mark.watch = true,
+            Some(Slot::Memos(memos)) => match memos.iter().find(|memo| memo.fits(conn, asked)) {
+                Some(memo) => return Known::Memo(memo.clone()),
+                None => mark.watch = true,
+            },
+        }
+        Known::Unknown(mark)
+    }
+
+    fn note(&mut self, hash: u64, memo: Option<Memo>) {
+        match (self.newer.get_mut(&hash), memo) {
+            (Some(Slot::Memos(memos)), Some(memo)) => {
+                memos.retain(|other| !other.is_like(&memo));
+                memos.insert(0, Rc::new(memo));
+                memos.truncate(VARIANTS);
+            }
+            // Others of this target may be.
+            (Some(Slot::Memos(_)), None) => {}
+            (_, Some(memo)) => self.put(hash, Slot::Memos(vec![Rc::new(memo)])),
+            (_, None) => self.put(hash, Slot::Refused),
+        }
+    }
+
+    fn put(&mut self, hash: u64, slot: Slot) {
+        if self.newer.len() >= HALF {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(hash, slot);
+    }
+}

@@ -1,0 +1,83 @@
+//! What an answer was made from: which fields of the request were read by name, and whether anything
+//! else was looked at that may be another thing the next time.
+
+use super::names;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Stands for all names that have no number.
+const OTHER: u64 = 1 << 63;
+
+/// Which fields of a head were read. It belongs to the head; atomic only because heads are shared with what
+/// waits for something, and written by one thread.
+#[derive(Debug, Default)]
+pub struct Reads {
+    on: bool,
+    names: AtomicU64,
+}
+
+impl Clone for Reads {
+    fn clone(&self) -> Reads {
+        Reads { on: self.on, names: AtomicU64::new(self.names.load(Ordering::Relaxed)) }
+    }
+}
+
+impl Reads {
+    /// Begins to watch.
+    pub fn begin(&mut self) {
+        self.on = true;
+    }
+
+    /// A field is looked for by its name.
+    pub fn note(&self, name: &[u8]) {
+        if self.on {
+            self.add(names::number(name).map_or(OTHER, |n| 1 << n));
+        }
+    }
+
+    /// All fields are looked at.
+    pub fn note_all(&self) {
+        if self.on {
+            self.add(OTHER);
+        }
+    }
+
+    fn add(&self, bit: u64) {
+        let names = self.names.load(Ordering::Relaxed);
+        self.names.store(names | bit, Ordering::Relaxed);
+    }
+
+    /// The names that were read, a bit each by their numbers; `None` when others were read, too.
+    pub fn all_known(&self) -> Option<u64> {
+        Some(self.names.load(Ordering::Relaxed)).filter(|names| names & OTHER == 0)
+    }
+}
+
+/// Whether the answer to a request may be repeated for another that reads the same.
+#[derive(Debug, Default)]
+pub struct Watch {
+    on: Cell<bool>,
+    spoiled: Cell<bool>,
+}
+
+impl Watch {
+    /// Begins to watch.
+    pub fn begin(&self) {
+        self.on.set(true);
+    }
+
+    /// Whether the request is watched.
+    pub fn is_on(&self) -> bool {
+        self.on.get()
+    }
+
+    /// Something was done or looked at that has to be done, or may be another thing, the next time.
+    pub fn spoil(&self) {
+        self.spoiled.set(true);
+    }
+
+    /// Whether the request was watched, and nothing spoiled it.
+    pub fn is_clean(&self) -> bool {
+        self.on.get() && !self.spoiled.get()
+    }
+}

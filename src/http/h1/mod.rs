@@ -62,27 +62,24 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         pipelined: false,
         taken: 0,
     });
-    let mut first = true;
     let worker = access.worker().clone();
     let mut quit = pin!(worker.quit());
     // Registered before looking, so that no wake-up is lost.
     quit.as_mut().enable();
-    let mut timer = pin!(tokio::time::sleep(first_time(&mut access)));
+    let mut timer = pin!(tokio::time::sleep(patience(&mut access, true).0));
     let mut idle = Idle { timer: timer.as_mut(), quit: quit.as_mut(), quitting: false };
+    let mut first = true;
+    // What a request needs lives in boxes of its own, so that a connection that waits is small.
     loop {
-        let (local, mut closing) = access.current();
-        let mut mark = None;
         h1.pipelined = !first && !h1.input.is_empty();
+        let mut mark = None;
         if h1.input.is_empty() {
-            let core = idle_core(&local, &access);
-            let (time, least) = match first {
-                true => (first_time(&mut access), Duration::ZERO),
-                false => (*core.keepalive_timeout, *core.keepalive_min_timeout),
-            };
-            if closing && !first && least.is_zero() {
+            // Neither the buffer of the last head.
+            h1.input = BytesMut::new();
+            let (time, least) = patience(&mut access, first);
+            if !first && least.is_zero() && access.is_closing() {
                 break;
             }
-            drop(local);
             // A connection that has sent nothing yet is idle, as nginx counts it.
             let waiting = Counted::new(&worker, |c| &c.waiting);
             let woken = idle.wait(&mut access, &mut h1, time, least).await;
@@ -102,33 +99,63 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
                 Woken::Closed => break,
             }
         }
-        let (local, _) = access.current();
-        let read = read_head(&access, &local, &mut h1, first, mark).await;
-        if options.preface && first && matches!(read, Read::Preface) {
-            let H1Body { io, input, .. } = *h1;
-            return super::h2::serve(access, io, input).await;
+        match Box::pin(exchange(&mut access, h1, options, first, mark)).await {
+            Exchanged::Next(connection) => h1 = connection,
+            Exchanged::Preface(h1) => {
+                let H1Body { io, input, .. } = *h1;
+                return super::h2::serve(access, io, input).await;
+            }
+            Exchanged::Over => return,
         }
         first = false;
-        // The configuration of now, not of when the connection fell idle.
-        let (local, ends) = access.current();
-        closing |= ends;
-        let unknown = || Start { head: Head::raw_line(b""), length: 0, at: Instant::now(), mark: None };
-        let (start, refused) = match read {
-            Read::Head(start) => (start, None),
-            Read::Refused(why, start) => (start, Some(why)),
-            Read::Preface => (unknown(), Some(HeadError::BadLine)),
-            Read::Late(start) => return unanswered(request(&access, local, h1, start), 408),
-            Read::Broken(start) => return unanswered(request(&access, local, h1, start), 400),
-        };
-        let writing = Counted::new(&worker, |c| &c.writing);
-        let kept = Box::pin(answer(&access, local, h1, start, refused, options, closing)).await;
-        drop(writing);
-        match kept {
-            Some(connection) => h1 = connection,
-            None => return,
-        }
     }
-    close(&mut h1.io).await;
+    Box::pin(close(&mut h1.io)).await;
+}
+
+/// What comes after an exchange.
+enum Exchanged {
+    /// The connection may carry another request.
+    Next(Box<H1Body>),
+    /// The client speaks HTTP/2.
+    Preface(Box<H1Body>),
+    /// Nothing.
+    Over,
+}
+
+/// Reads a request, of which the first bytes are there, and answers it.
+async fn exchange(
+    access: &mut Access,
+    mut h1: Box<H1Body>,
+    options: Options,
+    first: bool,
+    mark: Option<Mark>,
+) -> Exchanged {
+    let (local, _) = access.current();
+    let read = read_head(access, &local, &mut h1, first, mark).await;
+    if options.preface && first && matches!(read, Read::Preface) {
+        return Exchanged::Preface(h1);
+    }
+    // The configuration of now, not of when its first bytes came.
+    let (local, closing) = access.current();
+    let unknown = || Start { head: Head::raw_line(b""), length: 0, at: Instant::now(), mark: None };
+    let (start, refused) = match read {
+        Read::Head(start) => (start, None),
+        Read::Refused(why, start) => (start, Some(why)),
+        Read::Preface => (unknown(), Some(HeadError::BadLine)),
+        Read::Late(start) => {
+            unanswered(request(access, local, h1, start), 408);
+            return Exchanged::Over;
+        }
+        Read::Broken(start) => {
+            unanswered(request(access, local, h1, start), 400);
+            return Exchanged::Over;
+        }
+    };
+    let _writing = Counted::new(access.worker(), |c| &c.writing);
+    match answer(access, local, h1, start, refused, options, closing).await {
+        Some(connection) => Exchanged::Next(connection),
+        None => Exchanged::Over,
+    }
 }
 
 /// `reset_timedout_connection`: the client is shown a reset.
@@ -138,18 +165,17 @@ fn reset(rq: &Request) {
     }
 }
 
-/// How long a connection may say nothing before its first request.
-fn first_time(access: &mut Access) -> Duration {
+/// How long a connection may be silent: before its first request or the next one; and how long though the worker
+/// ends.
+fn patience(access: &mut Access, first: bool) -> (Duration, Duration) {
     let (local, _) = access.current();
-    let default = bound(&local, &access.conn).names.default;
-    *local.generation.http.servers[default].conf.core.client_header_timeout
-}
-
-/// The settings that hold for a connection without a request.
-fn idle_core<'a>(local: &'a Local, access: &Access) -> &'a crate::modules::core::Loc {
     let http = &local.generation.http;
-    let server = &http.servers[bound(local, &access.conn).names.default];
-    &http.levels[server.level].conf.core
+    let server = &http.servers[bound(&local, &access.conn).names.default];
+    if first {
+        return (*server.conf.core.client_header_timeout, Duration::ZERO);
+    }
+    let core = &http.levels[server.level].conf.core;
+    (*core.keepalive_timeout, *core.keepalive_min_timeout)
 }
 
 /// Adds one to a gauge for as long as it lives.

@@ -14,6 +14,7 @@ use crate::modules::{self, rewrite};
 use bytes::Bytes;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 /// What a phase's handler decided.
 pub enum Flow {
@@ -92,13 +93,28 @@ pub struct Handler {
     /// Whether what it decides follows from the request's line, its host, and the fields and variables that it
     /// reads by name, and it does nothing else; or it says itself where that is not so ([`crate::http::hit`]).
     pub pure: bool,
+    /// Asks it again before an answer is repeated, where it is not pure.
+    pub gate: Option<Gate>,
+}
+
+/// Decides about a request whose answer is there already.
+pub type Gate = fn(&mut Request) -> Passage;
+
+/// What a [`Gate`] decides.
+pub enum Passage {
+    /// It may have the answer.
+    Free,
+    /// After this time.
+    After(Duration),
+    /// It gets this instead.
+    Not(Box<Flow>),
 }
 
 /// What has anything to do at a level, of every table: made once for each level, so that a request
 /// asks nobody else.
 #[derive(Clone, Default)]
 pub struct Plan {
-    calls: Box<[(Phase, Call, bool)]>,
+    calls: Box<[Handler]>,
     filters: Box<[Filter]>,
 }
 
@@ -107,10 +123,7 @@ impl Plan {
     pub fn of(conf: &modules::LocConf) -> Plan {
         let handlers = modules::PHASES.iter().filter(|h| (h.wants)(conf));
         let filters = modules::FILTERS.iter().filter(|f| (f.wants)(conf));
-        Plan {
-            calls: handlers.map(|h| (h.phase, h.call, h.pure)).collect(),
-            filters: filters.copied().collect(),
-        }
+        Plan { calls: handlers.copied().collect(), filters: filters.copied().collect() }
     }
 
     /// The filters, in their order.
@@ -136,6 +149,11 @@ pub async fn process(rq: &mut Request) -> Response {
 /// Answers what is no proper request: `error_page` of the default server applies.
 pub async fn refuse_with(rq: &mut Request, status: u16) -> Response {
     drive(rq, Flow::status(status)).await
+}
+
+/// Answers a request about which a [`Gate`] has decided.
+pub async fn go_on(rq: &mut Request, flow: Flow) -> Response {
+    drive(rq, flow).await
 }
 
 /// Runs the filters over an answer; a filter that refuses it leads to another answer.
@@ -408,17 +426,20 @@ async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
     let mut refusal: Option<Response> = None;
     // A handler that changes the level ends its phase.
     for i in 0.. {
-        let Some((of, call, pure)) = rq.plan().calls.get(i).copied() else { break };
-        if of != phase {
+        let Some(handler) = rq.plan().calls.get(i).copied() else { break };
+        if handler.phase != phase {
             continue;
         }
-        if !pure {
-            rq.watch.spoil();
-        }
-        let flow = match call {
+        let watched = (!handler.pure && rq.watch.is_clean()).then(|| rq.so_far());
+        let flow = match handler.call {
             Call::Now(call) => call(rq),
             Call::Later(call) => call(rq).await,
         };
+        match (watched, handler.gate) {
+            (Some(before), Some(gate)) if !satisfy_any => rq.asks_again(gate, before),
+            (Some(_), _) => rq.watch.spoil(),
+            (None, _) => {}
+        }
         match flow {
             Flow::Continue => {}
             Flow::Allow if satisfy_any => return Flow::Continue,

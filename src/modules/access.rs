@@ -2,7 +2,7 @@
 
 use crate::conf::cidr::{self, Cidr};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, NoteLevel};
-use crate::http::phases::{Call, Flow, Handler, Phase};
+use crate::http::phases::{Call, Flow, Handler, Passage, Phase};
 use crate::http::request::{Address, Request};
 use crate::settings;
 
@@ -35,6 +35,7 @@ pub const HANDLER: Handler = Handler {
     wants: |loc| !loc.access.rules.is_empty(),
     call: Call::Now(handle),
     pure: false,
+    gate: Some(gate),
 };
 
 fn rule(b: &mut Builder, d: &Directive, allows: bool) -> ConfResult<()> {
@@ -66,6 +67,13 @@ fn verdict(rules: &[Rule], peer: &Address) -> Option<bool> {
         (Some(_), Address::Unix(_)) => false,
     };
     rules.iter().find(fits).map(|rule| rule.allows)
+}
+
+fn gate(rq: &mut Request) -> Passage {
+    match handle(rq) {
+        Flow::Continue | Flow::Allow => Passage::Free,
+        refusal => Passage::Not(Box::new(refusal)),
+    }
 }
 
 fn handle(rq: &mut Request) -> Flow {

@@ -32,6 +32,7 @@ pub const HANDLER: Handler = Handler {
     wants: |loc| loc.auth_request.uri.is_some(),
     call: Call::Later(handle),
     pure: false,
+    gate: None,
 };
 
 fn auth_request(b: &mut Builder, d: &Directive) -> ConfResult<()> {

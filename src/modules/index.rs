@@ -45,7 +45,7 @@ fn index(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 
 /// Runs in its phase.
 pub const HANDLER: Handler =
-    Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(handle), pure: true };
+    Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(handle), pure: true, gate: None };
 
 fn handle(rq: &mut Request) -> Deciding<'_> {
     if !rq.uri.ends_with(b"/") || !matches!(rq.method, Method::Get | Method::Head | Method::Post) {

@@ -46,6 +46,7 @@ pub const HANDLER: Handler = Handler {
     wants: |loc| !loc.mirror.uris.is_empty(),
     call: Call::Later(handle),
     pure: false,
+    gate: None,
 };
 
 /// Mirrors under way in the process, at most.

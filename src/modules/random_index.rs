@@ -36,6 +36,7 @@ pub const HANDLER: Handler = Handler {
     wants: |loc| *loc.random_index.on,
     call: Call::Later(handle),
     pure: true,
+    gate: None,
 };
 
 fn handle(rq: &mut Request) -> Deciding<'_> {

@@ -65,7 +65,7 @@ const fn handler(phase: Phase) -> Handler {
     fn wants(loc: &super::LocConf) -> bool {
         !loc.realip.from.is_empty()
     }
-    Handler { phase, wants, call: Call::Now(replace), pure: false }
+    Handler { phase, wants, call: Call::Now(replace), pure: false, gate: None }
 }
 
 fn replace(rq: &mut Request) -> Flow {

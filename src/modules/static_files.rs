@@ -64,7 +64,7 @@ pub const COMMANDS: &[Command] = &[Command::works(
 
 /// Answers with files where a location has no handler of its own.
 pub const HANDLER: Handler =
-    Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(handle), pure: true };
+    Handler { phase: Phase::Content, wants: |_| true, call: Call::Later(handle), pure: true, gate: None };
 
 /// Joins the prefix to what is relative by default or may come out so.
 pub fn finish(b: &mut Builder) -> ConfResult<()> {

@@ -71,6 +71,7 @@ pub const HANDLER: Handler = Handler {
     wants: |loc| loc.try_files.list.is_some(),
     call: Call::Later(handle),
     pure: false,
+    gate: None,
 };
 
 fn handle(rq: &mut Request) -> Deciding<'_> {

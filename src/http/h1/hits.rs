@@ -5,19 +5,22 @@ use super::finish;
 use super::send::send;
 use super::write::Plan;
 use crate::edge::connection::Access;
-use crate::http::body::{Body, BodyError};
+use crate::http::body::{Body, BodyError, Framing};
+use crate::http::head::Head;
 use crate::http::hit::glance::glance;
 use crate::http::hit::memo::{Content, Memo};
+use crate::http::hit::pool;
 use crate::http::hit::table::{Known, Mark, find};
-use crate::http::io::Io;
-use crate::http::request::{H1Body, Request};
+use crate::http::io::{Io, read_into};
+use crate::http::phases::{self, Flow, Passage};
+use crate::http::request::{Downstream, H1Body, Request, Sent};
 use crate::http::response::Response;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWrite;
 
 /// Bodies up to this go out in one piece with their heads; larger ones are not worth the copy.
@@ -36,11 +39,19 @@ pub(super) enum Hit {
     Done(usize),
     /// Its answer is to be sent; its head took so many bytes.
     Begun(usize, Box<Begun>),
+    /// It may not have the answer; its head took so many bytes.
+    Refused(usize, Box<Refused>),
+}
+
+/// A request that may not have the answer, and what it gets.
+pub(super) struct Refused {
+    rq: Box<Request>,
+    flow: Box<Flow>,
 }
 
 /// An answer of which not all was written at once.
 pub(super) struct Begun {
-    rq: Request,
+    rq: Box<Request>,
     response: Response,
     /// What is left of the head, or of head and body where they are one.
     head: Vec<u8>,
@@ -49,10 +60,22 @@ pub(super) struct Begun {
     /// Bytes of the whole head.
     head_length: u64,
     failed: Option<io::Error>,
+    /// How long it is put off.
+    delay: Duration,
 }
 
+/// Bytes a client may send ahead while its answer is put off.
+const AHEAD: usize = 64 * 1024;
+
 /// Answers the request with which `input` begins, if it is one that was answered before.
-pub(super) fn attempt(access: &mut Access, io: &mut Io, input: &[u8], cx: &mut Context<'_>) -> Hit {
+/// `pipelined`: it was sent before the answer to the one before it.
+pub(super) fn attempt(
+    access: &mut Access,
+    io: &mut Io,
+    input: &[u8],
+    pipelined: bool,
+    cx: &mut Context<'_>,
+) -> Hit {
     let Some(asked) = glance(input) else { return Hit::Unknown(None) };
     if access.is_closing() {
         return Hit::Unknown(None);
@@ -72,14 +95,28 @@ pub(super) fn attempt(access: &mut Access, io: &mut Io, input: &[u8], cx: &mut C
     {
         return again;
     }
-    let Some(content) = memo.content(local, started.into()) else { return again };
-    access.worker().metrics.connections.requests.inc();
-    access.conn.requests.store(requests, Ordering::Relaxed);
+    let Some((content, received)) = memo.content(local, started.into()) else { return again };
     let length = asked.length;
-    let head = &input[..length];
+    let whole = Whole { access, memo: &memo, head: &input[..length], started, pipelined };
+    whole.count();
+    let mut rq = None;
+    if !memo.gates.is_empty() {
+        match whole.ask_gates() {
+            Ok((asked, delay)) if delay.is_zero() => rq = Some(asked),
+            Ok((asked, delay)) => {
+                memo.count(&received, started.into());
+                return Hit::Begun(length, whole.large(asked, content, delay));
+            }
+            Err(refused) => return Hit::Refused(length, refused),
+        }
+    }
+    memo.count(&received, started.into());
     let small = match content {
         Content::Bytes(bytes) if bytes.len() <= SMALL => bytes,
-        large => return Hit::Begun(length, Begun::large(access, &memo, large, head, started)),
+        large => {
+            let rq = rq.unwrap_or_else(|| whole.request());
+            return Hit::Begun(length, whole.large(rq, large, Duration::ZERO));
+        }
     };
     OUT.with_borrow_mut(|out| {
         out.clear();
@@ -90,24 +127,21 @@ pub(super) fn attempt(access: &mut Access, io: &mut Io, input: &[u8], cx: &mut C
             Err(e) => (0, Some(e)),
         };
         if failed.is_some() || written < out.len() || !is_flushed(io, cx) {
-            let response = Response::new(200);
-            let mut begun = Begun::new(access, &memo, response, out[written..].to_vec(), head, started);
+            let rq = rq.unwrap_or_else(|| whole.request());
+            let mut begun = whole.begun(rq, Response::new(200), out[written..].to_vec());
             begun.written = written as u64;
             begun.failed = failed;
             return Hit::Begun(length, begun);
         }
         if memo.logged {
-            log(access, &memo, out.len() as u64, head, started);
+            let rq = rq.get_or_insert_with(|| whole.request());
+            whole.log(rq, out.len() as u64);
         }
-        let server = memo.facts.server;
-        crate::observe::metrics::count(
-            local,
-            server,
-            200,
-            length as u64,
-            out.len() as u64,
-            started.elapsed(),
-        );
+        if let Some(rq) = rq {
+            pool::give(rq);
+        }
+        let (server, time) = (memo.facts.server, started.elapsed());
+        crate::observe::metrics::count(access.local(), server, 200, length as u64, out.len() as u64, time);
         Hit::Done(length)
     })
 }
@@ -131,45 +165,93 @@ fn is_flushed(io: &mut Io, cx: &mut Context<'_>) -> bool {
     !io.is_tls() || matches!(Pin::new(io).poll_flush(cx), Poll::Ready(Ok(())))
 }
 
-fn log(access: &Access, memo: &Memo, bytes: u64, head: &[u8], started: Instant) {
-    let local = access.local().clone();
-    if let Some(mut rq) = memo.request(local, access.conn.clone(), head, started) {
+/// A request that is answered as another was.
+#[derive(Clone, Copy)]
+struct Whole<'a> {
+    access: &'a Access,
+    memo: &'a Memo,
+    /// Its head.
+    head: &'a [u8],
+    started: Instant,
+    pipelined: bool,
+}
+
+impl Whole<'_> {
+    fn count(&self) {
+        self.access.worker().metrics.connections.requests.inc();
+        // The connection's requests come one after the other.
+        let requests = self.access.conn.requests.load(Ordering::Relaxed);
+        self.access.conn.requests.store(requests + 1, Ordering::Relaxed);
+    }
+
+    /// The request as the phases would have left it.
+    fn request(&self) -> Box<Request> {
+        let (local, conn) = (self.access.local().clone(), self.access.conn.clone());
+        let (place, head) = pool::take();
+        let rq = self.memo.request(local.clone(), conn.clone(), head, self.head, self.started);
+        // What a glance takes for a head the parser does.
+        let rq = rq.unwrap_or_else(|| Request::recalled(local, conn, Head::default(), &self.memo.facts));
+        let mut rq = place.put(rq);
+        rq.pipelined = self.pipelined;
+        rq
+    }
+
+    /// Whether the request may have the answer, and after what time.
+    fn ask_gates(&self) -> Result<(Box<Request>, Duration), Box<Refused>> {
+        let mut rq = self.request();
+        let mut delay = Duration::ZERO;
+        for gate in &self.memo.gates {
+            match gate(&mut rq) {
+                Passage::Free => {}
+                Passage::After(time) => delay += time,
+                Passage::Not(flow) => return Err(Box::new(Refused { rq, flow })),
+            }
+        }
+        Ok((rq, delay))
+    }
+
+    fn begun(&self, rq: Box<Request>, response: Response, left: Vec<u8>) -> Box<Begun> {
+        let head_length = self.memo.head.size() as u64;
+        let delay = Duration::ZERO;
+        Box::new(Begun { rq, response, head: left, written: 0, head_length, failed: None, delay })
+    }
+
+    /// An answer that takes more than one turn.
+    fn large(&self, rq: Box<Request>, content: Content, delay: Duration) -> Box<Begun> {
+        let mut encoded = Vec::with_capacity(self.memo.head.size());
+        self.memo.head.append(&mut encoded);
+        let mut response = Response::new(200);
+        response.body = content.into_body();
+        response.length = Some(self.memo.length());
+        let mut begun = self.begun(rq, response, encoded);
+        begun.delay = delay;
+        begun
+    }
+
+    fn log(&self, rq: &mut Request, bytes: u64) {
         rq.sent.bytes = bytes;
-        rq.sent.body_bytes = memo.length();
-        crate::modules::log::request_done(&rq);
+        rq.sent.body_bytes = self.memo.length();
+        crate::modules::log::request_done(rq);
     }
 }
 
 impl Begun {
-    fn new(
-        access: &Access,
-        memo: &Memo,
-        response: Response,
-        left: Vec<u8>,
-        head: &[u8],
-        started: Instant,
-    ) -> Box<Begun> {
-        let (local, conn) = (access.local().clone(), access.conn.clone());
-        // What a glance takes for a head the parser does; an answer to another request it cannot become.
-        let rq = memo.request(local.clone(), conn.clone(), head, started).unwrap_or_else(|| {
-            Request::recalled(local, conn, crate::http::head::Head::default(), &memo.facts)
-        });
-        let head_length = memo.head.size() as u64;
-        Box::new(Begun { rq, response, head: left, written: 0, head_length, failed: None })
-    }
-
-    fn large(access: &Access, memo: &Memo, content: Content, head: &[u8], started: Instant) -> Box<Begun> {
-        let mut encoded = Vec::with_capacity(memo.head.size());
-        memo.head.append(&mut encoded);
-        let mut response = Response::new(200);
-        response.body = content.into_body();
-        response.length = Some(memo.length());
-        Begun::new(access, memo, response, encoded, head, started)
-    }
-
     /// Sends what is left, and logs; whether the connection may carry another request.
     pub(super) async fn end(self, h1: &mut H1Body) -> bool {
-        let Begun { mut rq, mut response, head, written, head_length, failed } = self;
+        let Begun { mut rq, mut response, head, written, head_length, failed, delay } = self;
+        if !delay.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = left(h1) => {
+                    let level = crate::observe::error_log::Level::Info;
+                    let text = format_args!("client prematurely closed connection");
+                    crate::observe::request_log(&rq, level, text);
+                    rq.sent = Sent { status: 499, aborted: true, ..Sent::default() };
+                    finish(&rq);
+                    return false;
+                }
+            }
+        }
         let whole = !matches!(response.body, Body::Empty);
         let plan = Plan { body: whole, chunked: false, length: response.length, closes: false };
         let sent = match failed {
@@ -184,5 +266,28 @@ impl Begun {
             super::reset(&rq);
         }
         sent.is_ok()
+    }
+}
+
+/// Ends when the client is seen to have left; what it sends ahead is kept, within bounds.
+async fn left(h1: &mut H1Body) {
+    while h1.input.len() < AHEAD {
+        if !matches!(read_into(&mut h1.io, &mut h1.input).await, Ok(n) if n > 0) {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+impl Refused {
+    /// Answers with what was decided.
+    pub(super) async fn answer(self, mut h1: Box<H1Body>) -> Option<Box<H1Body>> {
+        let Refused { mut rq, flow } = self;
+        (h1.framing, h1.expect_continue, h1.taken) = (Framing::None, false, 0);
+        // It has sent nothing yet.
+        rq.sent = Sent::default();
+        rq.downstream = Downstream::H1(h1);
+        let response = phases::go_on(&mut rq, *flow).await;
+        super::respond(*rq, response, None).await
     }
 }

@@ -1,6 +1,6 @@
 //! Waiting for a request. What is answered as it was before does not end the waiting.
 
-use super::hits::{Begun, Hit, attempt};
+use super::hits::{Begun, Hit, Refused, attempt};
 use crate::edge::connection::Access;
 use crate::http::hit::table::Mark;
 use crate::http::io::{Io, poll_read_with};
@@ -21,6 +21,8 @@ pub(super) enum Woken {
     Request(Option<Mark>),
     /// An answer that is to be sent.
     Begun(Box<Begun>),
+    /// A refusal that is to be sent.
+    Refused(Box<Refused>),
     /// The client left, was idle too long, or the worker ends.
     Closed,
 }
@@ -77,14 +79,15 @@ impl Idle<'_, '_> {
 /// Reads once, and answers what can be answered at once; `None` when that was all.
 fn read(access: &mut Access, io: &mut Io, rest: &mut BytesMut, cx: &mut Context<'_>) -> Poll<Option<Woken>> {
     let read = poll_read_with(io, cx, |io, cx, mut input| {
-        for _ in 0..TURN {
-            let (used, woken) = match attempt(access, io, input, cx) {
+        for number in 0..TURN {
+            let (used, woken) = match attempt(access, io, input, number > 0, cx) {
                 Hit::Done(used) if used == input.len() => return None,
                 Hit::Done(used) => {
                     input = &input[used..];
                     continue;
                 }
                 Hit::Begun(used, begun) => (used, Woken::Begun(begun)),
+                Hit::Refused(used, refused) => (used, Woken::Refused(refused)),
                 Hit::Unknown(mark) => (0, Woken::Request(mark)),
             };
             rest.extend_from_slice(&input[used..]);

@@ -96,6 +96,17 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
                     }
                     continue;
                 }
+                Woken::Refused(refused) => {
+                    first = false;
+                    let writing = Counted::new(&worker, |c| &c.writing);
+                    let kept = Box::pin(refused.answer(h1)).await;
+                    drop(writing);
+                    match kept {
+                        Some(connection) => h1 = connection,
+                        None => return,
+                    }
+                    continue;
+                }
                 Woken::Closed => break,
             }
         }

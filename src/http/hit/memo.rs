@@ -10,6 +10,7 @@ use crate::http::body::Body;
 use crate::http::head::{Head, HeadLimits, HeadScan, Method, Progress, Version};
 use crate::http::listens::ListenAddr;
 use crate::http::pace::Pace;
+use crate::http::phases::Gate;
 use crate::http::request::{Conn, Facts, Request, Sent};
 use crate::http::response::{Fields, Response};
 use crate::modules::ssl::Verify;
@@ -81,6 +82,8 @@ pub struct Memo {
     pub facts: Facts,
     /// Whether the requests are logged.
     pub logged: bool,
+    /// What has to be asked about each of them, in order.
+    pub gates: Box<[Gate]>,
     sent: Sent,
     upstream_fields: Option<Arc<Fields>>,
 }
@@ -92,6 +95,9 @@ pub enum Content {
     /// In several.
     Pieces(Arc<[Bytes]>),
 }
+
+/// When what lies in memory was received, if it was kept: milliseconds since 1970.
+pub struct Received(Option<u64>);
 
 impl Content {
     /// As the body of a response.
@@ -187,6 +193,7 @@ impl Memo {
             head: Encoded::split(head, date),
             facts: rq.facts(),
             logged,
+            gates: rq.watch.gates(),
             sent,
             upstream_fields: upstream_fields.map(|fields| Arc::new(own_fields(fields))),
         })
@@ -215,8 +222,9 @@ impl Memo {
             && self.door == other.door
     }
 
-    /// The body as it lies in memory now; `None` when it is gone, old, or another one.
-    pub fn content(&self, local: &Local, now: Instant) -> Option<Content> {
+    /// The body as it lies in memory now; `None` when it is gone, old, or another one. Who gets it is counted by
+    /// [`Self::count`].
+    pub fn content(&self, local: &Local, now: Instant) -> Option<(Content, Received)> {
         match &self.ready {
             Ready::Unwatched => None,
             Ready::File { path, modified, size, .. } => {
@@ -225,7 +233,7 @@ impl Memo {
                 let same = found.stat.mtime() == *modified && found.stat.size == *size;
                 match found.content {
                     crate::cache::files::Content::Bytes(bytes) if same && bytes.len() as u64 == *size => {
-                        Some(Content::Bytes(bytes))
+                        Some((Content::Bytes(bytes), Received(None)))
                     }
                     _ => None,
                 }
@@ -235,11 +243,16 @@ impl Memo {
                 if !std::ptr::eq(Arc::as_ptr(&kept), entry.as_ptr()) || !kept.is_fresh(now) {
                     return None;
                 }
-                let content = content_of(&kept)?;
-                zone.counters.served(kept.meta.received, now);
-                zone.counters.request(CacheStatus::Hit);
-                Some(content)
+                Some((content_of(&kept)?, Received(Some(kept.meta.received))))
             }
+        }
+    }
+
+    /// Counts a request that gets the answer.
+    pub fn count(&self, received: &Received, now: Instant) {
+        if let (Ready::Entry { zone, .. }, Received(Some(received))) = (&self.ready, received) {
+            zone.counters.served(*received, now);
+            zone.counters.request(CacheStatus::Hit);
         }
     }
 
@@ -254,15 +267,15 @@ impl Memo {
     }
 
     /// A request like the one that was watched, as it is once it has been answered; `None` where `head` is none.
-    /// `started` is when it came.
+    /// It is read into `parsed`; `started` is when it came.
     pub fn request(
         &self,
         local: Arc<Local>,
         conn: Arc<Conn>,
+        mut parsed: Head,
         head: &[u8],
         started: std::time::Instant,
     ) -> Option<Request> {
-        let mut parsed = Head::default();
         let Ok(Progress::Done(length)) = parsed.read(head, &mut HeadScan::default(), &self.limits) else {
             return None;
         };

@@ -15,6 +15,7 @@
 pub mod glance;
 pub mod memo;
 pub mod names;
+pub mod pool;
 pub mod table;
 pub mod watch;
 

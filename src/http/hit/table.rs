@@ -81,6 +81,7 @@ pub fn note(mark: Mark, memo: Option<Memo>) {
 
 /// Lets go of what belongs to another generation than this one.
 pub fn forget(generation: u64) {
+    super::pool::clear();
     TABLE.with_borrow_mut(|table| table.take(generation));
 }
 

@@ -2,7 +2,9 @@
 //! else was looked at that may be another thing the next time.
 
 use super::names;
-use std::cell::Cell;
+use crate::http::phases::Gate;
+use smallvec::SmallVec;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Stands for all names that have no number.
@@ -42,6 +44,16 @@ impl Reads {
         }
     }
 
+    /// What was read so far, to be put back: what a gate reads it reads again the next time.
+    pub fn so_far(&self) -> u64 {
+        self.names.load(Ordering::Relaxed)
+    }
+
+    /// See [`Self::so_far`].
+    pub fn put_back(&self, names: u64) {
+        self.names.store(names, Ordering::Relaxed);
+    }
+
     fn add(&self, bit: u64) {
         let names = self.names.load(Ordering::Relaxed);
         self.names.store(names | bit, Ordering::Relaxed);
@@ -58,12 +70,18 @@ impl Reads {
 pub struct Watch {
     on: Cell<bool>,
     spoiled: Cell<bool>,
+    gates: RefCell<SmallVec<[Gate; 2]>>,
 }
 
 impl Watch {
     /// Begins to watch.
     pub fn begin(&self) {
         self.on.set(true);
+    }
+
+    /// What spoiled it is done again each time.
+    pub fn clean(&self) {
+        self.spoiled.set(false);
     }
 
     /// Whether the request is watched.
@@ -74,6 +92,18 @@ impl Watch {
     /// Something was done or looked at that has to be done, or may be another thing, the next time.
     pub fn spoil(&self) {
         self.spoiled.set(true);
+    }
+
+    /// A handler decided that has to be asked again each time, and that can be.
+    pub fn gate(&self, gate: Gate) {
+        if self.on.get() {
+            self.gates.borrow_mut().push(gate);
+        }
+    }
+
+    /// What has to be asked again, in order.
+    pub fn gates(&self) -> Box<[Gate]> {
+        self.gates.borrow().as_slice().into()
     }
 
     /// Whether the request was watched, and nothing spoiled it.

@@ -5,9 +5,16 @@ use crate::cache::CacheStatus;
 use crate::conf::build::LevelId;
 use crate::edge::Local;
 use crate::http::head::Head;
+use crate::http::phases::Gate;
 use crate::http::request::{Conn, Downstream};
 use bytes::Bytes;
 use std::sync::Arc;
+
+/// What was watched before a handler ran that decides each time.
+pub struct Before {
+    names: u64,
+    kept: usize,
+}
 
 /// What the phases found out of a request: all that is read of it once it has been answered, but for what each
 /// request has for itself (its connection, its head, its time).
@@ -61,6 +68,27 @@ impl Request {
             written: written.collect(),
             captures: Captures { subject: own(&captures.subject), groups: captures.groups.clone() },
         }
+    }
+
+    /// What was watched up to now, for [`Self::asks_again`].
+    pub fn so_far(&self) -> Before {
+        Before { names: self.head.reads.so_far(), kept: self.kept_values() }
+    }
+
+    /// A handler has decided that decides anew each time: what it read is no part of what the answer is made from.
+    /// A value that it computed and that is kept for others would be, unseen; so that spoils it.
+    pub fn asks_again(&self, gate: Gate, before: Before) {
+        self.head.reads.put_back(before.names);
+        self.watch.gate(gate);
+        match self.kept_values() == before.kept {
+            true => self.watch.clean(),
+            false => self.watch.spoil(),
+        }
+    }
+
+    /// How many variables have values that are kept.
+    fn kept_values(&self) -> usize {
+        self.slots.borrow().iter().filter(|slot| !matches!(slot, Slot::Unset)).count()
     }
 
     /// A request that came to the same.

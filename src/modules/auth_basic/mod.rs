@@ -60,6 +60,7 @@ pub const HANDLER: Handler = Handler {
     },
     call: Call::Later(handle),
     pure: false,
+    gate: None,
 };
 
 const OFF: &str = "off";

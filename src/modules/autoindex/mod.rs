@@ -65,8 +65,13 @@ fn set<T>(value: T, setting: &mut crate::conf::Setting<T>) -> ConfResult<()> {
 }
 
 /// Runs in its phase, where there was no index.
-pub const HANDLER: Handler =
-    Handler { phase: Phase::Content, wants: |loc| *loc.autoindex.on, call: Call::Later(handle), pure: true };
+pub const HANDLER: Handler = Handler {
+    phase: Phase::Content,
+    wants: |loc| *loc.autoindex.on,
+    call: Call::Later(handle),
+    pure: true,
+    gate: None,
+};
 
 fn handle(rq: &mut Request) -> Deciding<'_> {
     if !rq.uri.ends_with(b"/") || !matches!(rq.method, Method::Get | Method::Head) {

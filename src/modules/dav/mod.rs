@@ -114,6 +114,7 @@ pub const HANDLER: Handler = Handler {
     wants: |loc| *loc.dav.methods != 0,
     call: Call::Later(handle),
     pure: true,
+    gate: None,
 };
 
 fn handle(rq: &mut Request) -> Deciding<'_> {

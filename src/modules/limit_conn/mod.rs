@@ -15,7 +15,7 @@ use crate::conf::build::Http;
 use crate::conf::values::{flag, number};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive};
 use crate::edge::Edge;
-use crate::http::phases::{Call, Flow, Handler, Phase};
+use crate::http::phases::{Call, Flow, Handler, Passage, Phase};
 use crate::http::request::Request;
 use crate::http::vars::Variable;
 use crate::observe::error_log::{self, Level};
@@ -92,7 +92,15 @@ pub const HANDLER: Handler = Handler {
         Some(status) => Flow::status(status),
     }),
     pure: false,
+    gate: Some(gate),
 };
+
+fn gate(rq: &mut Request) -> Passage {
+    match decide(rq) {
+        None => Passage::Free,
+        Some(status) => Passage::Not(Box::new(Flow::status(status))),
+    }
+}
 
 fn put(out: &mut Vec<u8>, status: &str) -> bool {
     out.extend_from_slice(status.as_bytes());

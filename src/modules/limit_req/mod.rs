@@ -15,7 +15,7 @@ use crate::conf::values::{flag, number, number_arg, one_of, parameter};
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive};
 use crate::edge::Edge;
 use crate::http::io::read_into;
-use crate::http::phases::{Call, Deciding, Flow, Handler, Phase};
+use crate::http::phases::{Call, Deciding, Flow, Handler, Passage, Phase};
 use crate::http::request::{Downstream, Request};
 use crate::http::response::Response;
 use crate::http::vars::Variable;
@@ -93,6 +93,7 @@ pub const HANDLER: Handler = Handler {
     wants: |loc| !loc.limit_req.limits.is_empty(),
     call: Call::Later(handle),
     pure: false,
+    gate: Some(gate),
 };
 
 fn put(out: &mut Vec<u8>, status: &str) -> bool {
@@ -355,6 +356,14 @@ fn handle(rq: &mut Request) -> Deciding<'_> {
             Verdict::Delay(time) => wait(rq, time).await,
         }
     })
+}
+
+fn gate(rq: &mut Request) -> Passage {
+    match decide(rq) {
+        Verdict::Pass => Passage::Free,
+        Verdict::Reject(status) => Passage::Not(Box::new(Flow::status(status))),
+        Verdict::Delay(time) => Passage::After(time),
+    }
 }
 
 /// Waits, unless the client leaves.

@@ -1,6 +1,7 @@
 //! What is listened on, and which server answers there, by nginx's rules.
 
 use super::regex::Regex;
+use super::regexes::Regexes;
 use super::request::{Address, Request};
 use crate::conf::build::Server;
 use crate::conf::{At, ConfError, ConfResult};
@@ -85,7 +86,7 @@ pub struct Names {
     /// The server for a name that none has.
     pub default: usize,
     table: map::Names<usize>,
-    regexes: Vec<(Arc<Regex>, usize)>,
+    regexes: Regexes<usize>,
 }
 
 /// An address with its options and its servers.
@@ -249,6 +250,7 @@ impl Listens {
         {
             return Ok(());
         }
+        let mut regexes = Vec::new();
         for server in bound.servers.clone() {
             let conf = &servers[server].conf.core;
             let at = conf.listens.iter().find(|l| l.addr == *bound.addr).map_or(&bound.at, |l| &l.at).clone();
@@ -256,7 +258,14 @@ impl Listens {
             let nameless = [ServerName::Text(String::new())];
             let names = if conf.names.is_empty() { &nameless[..] } else { &conf.names };
             for name in names {
-                match bound.names.add(name, server) {
+                let added = match name {
+                    ServerName::Text(text) => bound.names.table.add(text, server, true),
+                    ServerName::Regex(regex) => {
+                        regexes.push((regex.clone(), server));
+                        Ok(())
+                    }
+                };
+                match added {
                     Ok(()) => {}
                     Err(Rejected::Conflict(name)) => {
                         let message =
@@ -270,6 +279,7 @@ impl Listens {
                 }
             }
         }
+        bound.names.regexes = Regexes::new(regexes);
         Ok(())
     }
 
@@ -302,17 +312,6 @@ impl Listen {
 }
 
 impl Names {
-    /// Adds a name; one that is there already stays whose it is.
-    fn add(&mut self, name: &ServerName, server: usize) -> Result<(), Rejected> {
-        match name {
-            ServerName::Text(text) => self.table.add(text, server, true),
-            ServerName::Regex(regex) => {
-                self.regexes.push((regex.clone(), server));
-                Ok(())
-            }
-        }
-    }
-
     /// The server for `host` (lower case, without port): exact, longest leading wildcard, longest
     /// trailing wildcard, first regular expression, default. A regular expression's named groups
     /// are written to `rq`, when there is one yet.
@@ -328,11 +327,11 @@ impl Names {
         if host.is_empty() {
             return None;
         }
-        let matches = |regex: &Regex| match rq {
-            Some(rq) => regex.capture(rq, host),
-            None => regex.is_match(host),
+        let found = match rq {
+            Some(rq) => self.regexes.capture(rq, host),
+            None => self.regexes.find(host),
         };
-        self.regexes.iter().find(|(regex, _)| matches(regex)).map(|(_, server)| *server)
+        found.copied()
     }
 }
 
@@ -354,7 +353,7 @@ mod tests {
         for (i, name) in
             ["a.example.org", "*.example.org", "*.b.example.org", "www.*", ".x.org"].iter().enumerate()
         {
-            names.add(&ServerName::Text(name.to_string()), i).unwrap();
+            names.table.add(name, i, true).unwrap();
         }
         let find = |host: &str| names.find(host.as_bytes(), None);
         for (host, want) in [
@@ -371,7 +370,7 @@ mod tests {
             assert_eq!(find(host), want, "{host}");
         }
         // The whole of a name is left out, not the half of it that is new.
-        assert!(names.add(&ServerName::Text(".a.example.org".into()), 7).is_err());
+        assert!(names.table.add(".a.example.org", 7, true).is_err());
         assert_eq!(names.find(b"z.a.example.org", None), 1);
     }
 }

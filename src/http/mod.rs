@@ -2,6 +2,7 @@
 
 pub mod base64;
 pub mod body;
+mod clues;
 pub mod date;
 pub mod error_page;
 pub mod filters;
@@ -16,9 +17,11 @@ pub mod io;
 pub mod listens;
 pub mod pace;
 pub mod phases;
+mod prefixes;
 pub mod proxy_protocol;
 pub mod range;
 pub mod regex;
+pub mod regexes;
 pub mod rename;
 pub mod request;
 pub mod response;

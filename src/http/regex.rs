@@ -14,6 +14,7 @@ pub type Groups = SmallVec<[Option<(u32, u32)>; 10]>;
 pub struct Regex {
     engine: Engine,
     names: Vec<(usize, VarId)>,
+    caseless: bool,
     /// Whether there is a `$` in it.
     dollar: bool,
     /// The pattern as written.
@@ -34,25 +35,36 @@ enum Engine {
     Backtracking(Box<fancy_regex::Regex>),
 }
 
+impl Engine {
+    /// The linear one where it knows the pattern, spelled as `text`.
+    fn of(pattern: &str, text: &str, caseless: bool) -> ConfResult<Engine> {
+        let linear = regex::bytes::RegexBuilder::new(text).case_insensitive(caseless).unicode(false).build();
+        if let Ok(regex) = linear {
+            return Ok(Engine::Linear(regex));
+        }
+        let inline = if caseless { format!("(?i){text}") } else { text.to_string() };
+        let regex = fancy_regex::RegexBuilder::new(&inline)
+            .backtrack_limit(100_000)
+            .build()
+            .map_err(|e| ConfError::new(format!("pcre_compile() failed: {e} in \"{pattern}\"")))?;
+        Ok(Engine::Backtracking(Box::new(regex)))
+    }
+}
+
 impl Regex {
+    /// One that writes no variables.
+    #[cfg(test)]
+    pub fn alone(pattern: &str, caseless: bool) -> ConfResult<Regex> {
+        let text = &spelled(pattern);
+        let engine = Engine::of(pattern, text, caseless)?;
+        let names = Vec::new();
+        Ok(Regex { engine, names, caseless, dollar: has_dollar(text), source: pattern.to_string() })
+    }
+
     /// Compiles `pattern`. Its named groups become variables of the configuration.
     pub fn compile(pattern: &str, caseless: bool, builder: &mut Builder) -> ConfResult<Regex> {
-        // PCRE knows one more spelling of named groups than the engines do.
-        let spelled = pattern.replace("(?'", "(?<").replace("'>", ">");
-        let text = if pattern.contains("(?'") { spelled.as_str() } else { pattern };
-        let text = &as_engines_read(text);
-        let linear = regex::bytes::RegexBuilder::new(text).case_insensitive(caseless).unicode(false).build();
-        let engine = match linear {
-            Ok(regex) => Engine::Linear(regex),
-            Err(_) => {
-                let inline = if caseless { format!("(?i){text}") } else { text.to_string() };
-                let regex = fancy_regex::RegexBuilder::new(&inline)
-                    .backtrack_limit(100_000)
-                    .build()
-                    .map_err(|e| ConfError::new(format!("pcre_compile() failed: {e} in \"{pattern}\"")))?;
-                Engine::Backtracking(Box::new(regex))
-            }
-        };
+        let text = &spelled(pattern);
+        let engine = Engine::of(pattern, text, caseless)?;
         let names: Vec<(usize, String)> = match &engine {
             Engine::Linear(r) => named(r.capture_names()),
             Engine::Backtracking(r) => named(r.capture_names()),
@@ -74,7 +86,7 @@ impl Regex {
             .into_iter()
             .map(|(group, name)| Ok((group, builder.vars.captured(&name)?)))
             .collect::<ConfResult<_>>()?;
-        Ok(Regex { engine, names, dollar: has_dollar(text), source: pattern.to_string() })
+        Ok(Regex { engine, names, caseless, dollar: has_dollar(text), source: pattern.to_string() })
     }
 
     /// Whether `subject` matches, without keeping the groups.
@@ -118,6 +130,11 @@ impl Regex {
         }
         rq.set_captures(subject, groups);
         true
+    }
+
+    /// Of one that the linear engine runs, the pattern in its words and whether it has no regard to case.
+    pub fn linear(&self) -> Option<(String, bool)> {
+        matches!(self.engine, Engine::Linear(_)).then(|| (spelled(&self.source), self.caseless))
     }
 
     /// Whether it has groups.
@@ -169,6 +186,15 @@ impl Regex {
 /// The backtracking engine took more steps than it may. Neither a match nor none: the request is
 /// answered 500, as nginx does, so that no rule is got round by a subject that is hard to match.
 struct GaveUp;
+
+/// A pattern in the spelling of the engines.
+fn spelled(pattern: &str) -> String {
+    if !pattern.contains("(?'") {
+        return as_engines_read(pattern);
+    }
+    // PCRE knows one more spelling of named groups than the engines do.
+    as_engines_read(&pattern.replace("(?'", "(?<").replace("'>", ">"))
+}
 
 /// A pattern of PCRE's in the words of the engines, which take `&&`, `--`, `~~` and `[` in a class for operations on
 /// sets, `\<` and `\>` for the ends of words, and `\h` for a digit: each would quietly match something else.

@@ -1,8 +1,11 @@
 //! Which location answers a request, by nginx's rules.
 
+use super::prefixes::Prefixes;
 use super::regex::Regex;
+use super::regexes::Regexes;
 use super::request::Request;
 use crate::conf::build::LevelId;
+use foldhash::fast::RandomState;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -38,22 +41,25 @@ pub struct Found {
 /// The locations of one level, ready to be searched.
 #[derive(Debug, Default)]
 pub struct Locations {
-    exact: HashMap<Vec<u8>, LevelId>,
-    /// Of both kinds, the paths that end in a slash and are redirected to when it is left out.
-    slashed: HashMap<Vec<u8>, LevelId>,
-    /// Sorted by path. Each knows the longest other one that is a prefix of it, so that a search is
-    /// one bisection and a short walk.
-    prefixes: Vec<Prefix>,
-    regexes: Vec<(Arc<Regex>, LevelId)>,
-    named: HashMap<Vec<u8>, LevelId>,
+    /// By path, with the path as the tree has it.
+    places: Prefixes<Place>,
+    regexes: Regexes<LevelId>,
+    named: HashMap<Vec<u8>, LevelId, RandomState>,
 }
 
-#[derive(Debug)]
+/// What there is under a path.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    exact: Option<LevelId>,
+    prefix: Option<Prefix>,
+    /// Where there is a slash at its end, who redirects to it when that is left out.
+    slashed: Option<LevelId>,
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Prefix {
-    path: Vec<u8>,
     level: LevelId,
     no_regex: bool,
-    parent: Option<usize>,
 }
 
 /// Where a search ended.
@@ -69,7 +75,7 @@ pub enum Located {
 
 enum Static {
     Exact(LevelId),
-    Prefix(usize),
+    Prefix(Prefix),
     AddSlash(LevelId),
     Nothing,
 }
@@ -78,49 +84,36 @@ impl Locations {
     /// Prepares the locations of a level for searching.
     pub fn build(found: Vec<Found>) -> Locations {
         let mut locations = Locations::default();
-        for location in found {
-            if let Match::Exact(path) | Match::Prefix { path, .. } = &location.by
-                && location.auto_redirect
-            {
-                locations.slashed.insert(path.clone(), location.level);
-            }
-            match location.by {
+        let mut places: HashMap<Vec<u8>, Place> = HashMap::new();
+        let mut regexes = Vec::new();
+        for Found { by, level, auto_redirect } in found {
+            let redirects = auto_redirect.then_some(level);
+            match by {
                 Match::Exact(path) => {
-                    locations.exact.insert(path, location.level);
+                    let place = places.entry(path).or_default();
+                    place.exact = Some(level);
+                    // Of an exact location and another of the same name, the exact one says who may be sent there.
+                    place.slashed = redirects.or(place.slashed.map(|_| level));
+                }
+                Match::Prefix { path, no_regex } => {
+                    let place = places.entry(path).or_default();
+                    place.prefix = Some(Prefix { level, no_regex });
+                    place.slashed = place.slashed.or(redirects.map(|level| place.exact.unwrap_or(level)));
                 }
                 Match::Named(name) => {
-                    locations.named.insert(name, location.level);
+                    locations.named.insert(name, level);
                 }
-                Match::Regex(regex) => locations.regexes.push((regex, location.level)),
-                Match::Prefix { path, no_regex } => {
-                    locations.prefixes.push(Prefix { path, level: location.level, no_regex, parent: None })
-                }
+                Match::Regex(regex) => regexes.push((regex, level)),
             }
         }
-        // Of an exact location and another of the same name, the exact one says who may be sent there.
-        for (path, level) in &mut locations.slashed {
-            if let Some(exact) = locations.exact.get(path) {
-                *level = *exact;
-            }
-        }
-        locations.prefixes.sort_by(|a, b| a.path.cmp(&b.path));
-        let mut open: Vec<usize> = Vec::new();
-        for at in 0..locations.prefixes.len() {
-            while let Some(top) = open.last() {
-                if locations.prefixes[at].path.starts_with(&locations.prefixes[*top].path) {
-                    break;
-                }
-                open.pop();
-            }
-            locations.prefixes[at].parent = open.last().copied();
-            open.push(at);
-        }
+        locations.places = Prefixes::build(places.into_iter().collect());
+        locations.regexes = Regexes::new(regexes);
         locations
     }
 
     /// Whether there are any that a path can reach.
     pub fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.prefixes.is_empty() && self.regexes.is_empty()
+        self.places.is_empty() && self.regexes.is_empty()
     }
 
     /// The level of `@name`.
@@ -134,26 +127,23 @@ impl Locations {
     }
 
     fn find_static(&self, path: &[u8]) -> Static {
-        if let Some(level) = self.exact.get(path) {
-            return Static::Exact(*level);
-        }
-        let mut at = self.prefixes.partition_point(|p| p.path.as_slice() <= path).checked_sub(1);
-        while let Some(i) = at {
-            if path.starts_with(&self.prefixes[i].path) {
-                break;
-            }
-            at = self.prefixes[i].parent;
+        let mut best = None;
+        let mut same = None;
+        let end = self.places.walk(path, |length, place| {
+            best = place.prefix.or(best);
+            same = (length == path.len()).then_some(place);
+        });
+        if let Some(level) = same.and_then(|place| place.exact) {
+            return Static::Exact(level);
         }
         // `/x` with a location `/x/` that asks for it; an equal prefix location `/x` comes first.
-        let same = at.is_some_and(|i| self.prefixes[i].path.len() == path.len());
-        if !same && !self.slashed.is_empty() {
-            let mut slashed = path.to_vec();
-            slashed.push(b'/');
-            if let Some(level) = self.slashed.get(&slashed) {
-                return Static::AddSlash(*level);
-            }
+        if same.is_none_or(|place| place.prefix.is_none())
+            && let Some(slashed) = end.and_then(|end| self.places.one_more(end, b'/'))
+            && let Some(level) = slashed.slashed
+        {
+            return Static::AddSlash(level);
         }
-        at.map_or(Static::Nothing, Static::Prefix)
+        best.map_or(Static::Nothing, Static::Prefix)
     }
 }
 
@@ -185,8 +175,7 @@ fn descend(rq: &Request, level: LevelId) -> Outcome {
     match locations.find_static(&rq.uri) {
         Static::Exact(level) => return Outcome::Final(Located::Level(level)),
         Static::AddSlash(level) => return Outcome::Final(Located::AddSlash(level)),
-        Static::Prefix(i) => {
-            let prefix = &locations.prefixes[i];
+        Static::Prefix(prefix) => {
             no_regex = prefix.no_regex;
             match descend(rq, prefix.level) {
                 Outcome::Final(located) => return Outcome::Final(located),
@@ -196,17 +185,12 @@ fn descend(rq: &Request, level: LevelId) -> Outcome {
         }
         Static::Nothing => {}
     }
-    if !no_regex {
-        for (regex, level) in &locations.regexes {
-            if regex.capture(rq, &rq.uri) {
-                let inner = match descend(rq, *level) {
-                    Outcome::Final(located) => located,
-                    Outcome::Open(inner) => Located::Level(inner),
-                    Outcome::None => Located::Level(*level),
-                };
-                return Outcome::Final(inner);
-            }
-        }
+    if !no_regex && let Some(level) = locations.regexes.capture(rq, &rq.uri) {
+        return Outcome::Final(match descend(rq, *level) {
+            Outcome::Final(located) => located,
+            Outcome::Open(inner) => Located::Level(inner),
+            Outcome::None => Located::Level(*level),
+        });
     }
     best
 }
@@ -225,7 +209,7 @@ mod tests {
         let locations =
             Locations::build(vec![prefix("/", 1), prefix("/ab", 2), prefix("/abc/d", 3), prefix("/x/", 4)]);
         let at = |path: &str| match locations.find_static(path.as_bytes()) {
-            Static::Prefix(i) => locations.prefixes[i].level as i32,
+            Static::Prefix(prefix) => prefix.level as i32,
             Static::AddSlash(_) => -1,
             Static::Exact(_) | Static::Nothing => -2,
         };

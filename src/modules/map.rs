@@ -3,6 +3,7 @@
 use crate::conf::values::number_arg;
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, Item};
 use crate::http::regex::Regex;
+use crate::http::regexes::Regexes;
 use crate::http::request::Request;
 use crate::http::template::Template;
 use crate::http::vars::Computed;
@@ -28,6 +29,8 @@ struct Map {
     hostnames: bool,
     volatile: bool,
     table: Table,
+    /// The expressions, while the block is read.
+    regexes: Vec<(Arc<Regex>, Template)>,
 }
 
 /// Values by key: names first, then expressions in order.
@@ -35,23 +38,26 @@ struct Map {
 struct Table {
     default: Option<Template>,
     names: Names<Template>,
-    regexes: Vec<(Arc<Regex>, Template)>,
+    regexes: Regexes<Template>,
 }
+
+/// The keys are the configuration's: no client adds any, so that a quick hash will do.
+type ByName<V> = HashMap<Vec<u8>, V, foldhash::fast::RandomState>;
 
 /// Values by name: exact ones first, then wildcards.
 #[derive(Clone, Debug)]
 pub struct Names<V> {
     /// By key in lower case.
-    exact: HashMap<Vec<u8>, V>,
+    exact: ByName<V>,
     /// `*.example.org` by `example.org`; with true, `.example.org`, which is `example.org` too.
-    heads: HashMap<Vec<u8>, (V, bool)>,
+    heads: ByName<(V, bool)>,
     /// `www.example.*` by `www.example`
-    tails: HashMap<Vec<u8>, V>,
+    tails: ByName<V>,
 }
 
 impl<V> Default for Names<V> {
     fn default() -> Names<V> {
-        Names { exact: HashMap::new(), heads: HashMap::new(), tails: HashMap::new() }
+        Names { exact: HashMap::default(), heads: HashMap::default(), tails: HashMap::default() }
     }
 }
 
@@ -62,7 +68,7 @@ impl Computed for Map {
         if self.hostnames {
             key = key.strip_suffix(b".").unwrap_or(key);
         }
-        let found = self.table.find(key, |regex| regex.capture(rq, key));
+        let found = self.table.find(key, |regexes| regexes.capture(rq, key));
         if let Some(value) = found.or(self.table.default.as_ref()) {
             value.eval_into(rq, out);
         }
@@ -80,15 +86,16 @@ impl Computed for Map {
 
 impl Table {
     /// The value for `key`. An empty key is matched by no wildcard and no expression.
-    fn find(&self, key: &[u8], matches: impl Fn(&Regex) -> bool) -> Option<&Template> {
+    fn find<'a>(
+        &'a self,
+        key: &[u8],
+        first: impl Fn(&'a Regexes<Template>) -> Option<&'a Template>,
+    ) -> Option<&'a Template> {
         let lower: Cow<'_, [u8]> = match key.iter().any(u8::is_ascii_uppercase) {
             true => key.to_ascii_lowercase().into(),
             false => key.into(),
         };
-        self.names.find(&lower).or_else(|| {
-            let expressions = if key.is_empty() { &[] } else { &self.regexes[..] };
-            expressions.iter().find(|(regex, _)| matches(regex)).map(|(_, value)| value)
-        })
+        self.names.find(&lower).or_else(|| if key.is_empty() { None } else { first(&self.regexes) })
     }
 }
 
@@ -160,7 +167,7 @@ impl<V> Names<V> {
     }
 }
 
-fn put<V>(table: &mut HashMap<Vec<u8>, V>, name: &[u8], value: V, key: &str) -> Result<(), Rejected> {
+fn put<V>(table: &mut ByName<V>, name: &[u8], value: V, key: &str) -> Result<(), Rejected> {
     match table.entry(name.to_vec()) {
         Entry::Occupied(_) => Err(Rejected::Conflict(key.to_ascii_lowercase())),
         Entry::Vacant(free) => {
@@ -191,12 +198,14 @@ impl From<Rejected> for ConfError {
 fn map(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     let source = b.template(d.arg(0))?;
     let name = variable_name(d.arg(1))?;
-    let mut map = Map { source, hostnames: false, volatile: false, table: Table::default() };
+    let mut map =
+        Map { source, hostnames: false, volatile: false, table: Table::default(), regexes: Vec::new() };
     for item in d.block.as_deref().unwrap_or_default() {
         let line = line(item)?;
         b.here = line.at.clone();
         entry(b, &mut map, line).map_err(|e| e.at(&line.at).text(|| line.summary()))?;
     }
+    map.table.regexes = Regexes::new(std::mem::take(&mut map.regexes));
     b.here = d.at.clone();
     b.vars.computed(name, Arc::new(map))?;
     Ok(())
@@ -219,7 +228,7 @@ fn entry(b: &mut Builder, map: &mut Map, line: &Directive) -> ConfResult<()> {
                     None => (pattern, false),
                 };
                 let regex = b.regex(pattern, caseless)?;
-                map.table.regexes.push((regex, value));
+                map.regexes.push((regex, value));
             } else {
                 // A backslash lets a key be called `default` or begin with a `~`.
                 map.table.names.add(key.strip_prefix('\\').unwrap_or(key), value, map.hostnames)?;
@@ -261,7 +270,7 @@ mod tests {
     }
 
     fn find<'a>(table: &'a Table, key: &str) -> Option<&'a str> {
-        table.find(key.as_bytes(), |regex| regex.is_match(key.as_bytes())).map(|value| value.source.as_str())
+        table.find(key.as_bytes(), |regexes| regexes.find(key.as_bytes())).map(|value| value.source.as_str())
     }
 
     fn error(block: &str) -> ConfError {

@@ -6,7 +6,7 @@ use super::regexes::Regexes;
 use super::request::Request;
 use crate::conf::build::LevelId;
 use foldhash::fast::RandomState;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// How a location is matched.
@@ -36,6 +36,31 @@ pub struct Found {
     pub level: LevelId,
     /// Whether `/x` is answered by a redirect to this `/x/` (it has a proxy).
     pub auto_redirect: bool,
+}
+
+/// The locations of a level while it is read, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Gathered {
+    found: Vec<Found>,
+    /// Those that there may be once, by kind and name.
+    once: HashSet<(std::mem::Discriminant<Match>, Vec<u8>)>,
+}
+
+impl Gathered {
+    /// Takes note that there is such a location; false when there is one already. Regular expressions may be repeated.
+    pub fn is_first(&mut self, by: &Match) -> bool {
+        match by {
+            Match::Exact(name) | Match::Named(name) | Match::Prefix { path: name, .. } => {
+                self.once.insert((std::mem::discriminant(by), name.clone()))
+            }
+            Match::Regex(_) => true,
+        }
+    }
+
+    /// Adds a location.
+    pub fn add(&mut self, found: Found) {
+        self.found.push(found);
+    }
 }
 
 /// The locations of one level, ready to be searched.
@@ -82,11 +107,11 @@ enum Static {
 
 impl Locations {
     /// Prepares the locations of a level for searching.
-    pub fn build(found: Vec<Found>) -> Locations {
+    pub fn build(gathered: Gathered) -> Locations {
         let mut locations = Locations::default();
         let mut places: HashMap<Vec<u8>, Place> = HashMap::new();
         let mut regexes = Vec::new();
-        for Found { by, level, auto_redirect } in found {
+        for Found { by, level, auto_redirect } in gathered.found {
             let redirects = auto_redirect.then_some(level);
             match by {
                 Match::Exact(path) => {
@@ -206,8 +231,8 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins_and_a_missing_slash_is_seen() {
-        let locations =
-            Locations::build(vec![prefix("/", 1), prefix("/ab", 2), prefix("/abc/d", 3), prefix("/x/", 4)]);
+        let found = vec![prefix("/", 1), prefix("/ab", 2), prefix("/abc/d", 3), prefix("/x/", 4)];
+        let locations = Locations::build(Gathered { found, ..Gathered::default() });
         let at = |path: &str| match locations.find_static(path.as_bytes()) {
             Static::Prefix(prefix) => prefix.level as i32,
             Static::AddSlash(_) => -1,
@@ -220,5 +245,35 @@ mod tests {
         assert_eq!(at("/x/y"), 4);
         assert_eq!(at("/x"), -1);
         assert_eq!(at("/zz"), 1);
+    }
+
+    #[test]
+    fn an_exact_location_comes_first_and_says_who_adds_the_slash() {
+        let exact = |path: &str, level, auto_redirect| {
+            let by = Match::Exact(path.as_bytes().to_vec());
+            Found { by, level, auto_redirect }
+        };
+        let orders = [
+            vec![prefix("/a/", 1), exact("/a/", 2, false), prefix("/b", 3), exact("/b/", 4, true)],
+            vec![exact("/b/", 4, true), exact("/a/", 2, false), prefix("/b", 3), prefix("/a/", 1)],
+        ];
+        for found in orders {
+            let locations = Locations::build(Gathered { found, ..Gathered::default() });
+            assert!(matches!(locations.find_static(b"/a"), Static::AddSlash(2)));
+            assert!(matches!(locations.find_static(b"/a/"), Static::Exact(2)));
+            assert!(matches!(locations.find_static(b"/a/x"), Static::Prefix(Prefix { level: 1, .. })));
+            assert!(matches!(locations.find_static(b"/b"), Static::Prefix(Prefix { level: 3, .. })));
+            assert!(matches!(locations.find_static(b"/b/"), Static::Exact(4)));
+            assert!(matches!(locations.find_static(b"/"), Static::Nothing));
+        }
+    }
+
+    #[test]
+    fn a_place_is_taken_once() {
+        let mut gathered = Gathered::default();
+        let prefix = |path: &str, no_regex| Match::Prefix { path: path.into(), no_regex };
+        assert!(gathered.is_first(&prefix("/a", false)) && gathered.is_first(&Match::Exact(b"/a".to_vec())));
+        assert!(gathered.is_first(&Match::Named(b"/a".to_vec())) && gathered.is_first(&prefix("/b", true)));
+        assert!(!gathered.is_first(&prefix("/a", true)) && !gathered.is_first(&Match::Exact(b"/a".to_vec())));
     }
 }

@@ -62,8 +62,7 @@ pub fn location(b: &mut Builder, d: &Directive) -> ConfResult<()> {
         _ => Match::Prefix { path: name.as_bytes().to_vec(), no_regex: false },
     };
     check_nesting(b, modifier, name, &by)?;
-    let duplicate = b.loc().core.found.iter().any(|f| same_place(&f.by, &by));
-    if duplicate {
+    if !b.loc().core.found.0.is_first(&by) {
         return Err(ConfError::new(format!("duplicate location \"{}\"", d.args.join(" "))));
     }
     let level = b.add_level(LevelKind::Location(d.args.join(" ")), None);
@@ -76,7 +75,7 @@ pub fn location(b: &mut Builder, d: &Directive) -> ConfResult<()> {
     b.enter(d, Context::LOCATION, level, server)?;
     let core = &b.levels[level].conf.core;
     let auto_redirect = core.content.is_some() && *core.content_redirects && name.ends_with('/');
-    b.loc().core.found.push(Found { by, level, auto_redirect });
+    b.loc().core.found.0.add(Found { by, level, auto_redirect });
     Ok(())
 }
 
@@ -96,14 +95,6 @@ fn split_name(d: &Directive) -> ConfResult<(&str, &str)> {
         }
     }
     Ok(("", name))
-}
-
-fn same_place(a: &Match, b: &Match) -> bool {
-    match (a, b) {
-        (Match::Exact(a), Match::Exact(b)) | (Match::Named(a), Match::Named(b)) => a == b,
-        (Match::Prefix { path: a, .. }, Match::Prefix { path: b, .. }) => a == b,
-        _ => false,
-    }
 }
 
 fn check_nesting(b: &mut Builder, modifier: &str, name: &str, by: &Match) -> ConfResult<()> {

@@ -14,7 +14,7 @@ use crate::conf::{Builder, Command, ConfError, ConfResult, Context, Directive, N
 use crate::edge::privileges::Identity;
 use crate::http::listens::{Listen, ServerName};
 use crate::http::phases::Content;
-use crate::http::router::{Found, Locations};
+use crate::http::router::{Gathered, Locations};
 use crate::http::temp_file::TempPath;
 use crate::http::template::Template;
 use crate::modules::limit_zone::names::{self, Holds};
@@ -103,7 +103,7 @@ settings! {
         /// Whether the location is an exact one.
         own is_exact: bool = false,
         /// The locations inside, while reading.
-        own found: Vec<Found> = Vec::new(),
+        own found: Gathered = Gathered::default(),
         /// The locations inside, ready to be searched.
         own locations: Arc<Locations> = Arc::new(Locations::default()),
         /// The handler that answers here.

@@ -33,7 +33,7 @@ pub fn read(parts: &Parts, limits: &HeadLimits) -> (Head, Option<u16>) {
 }
 
 /// Whether `:scheme` is one. The crate keeps it only beside an `:authority`, and takes what begins with a digit.
-fn has_scheme(parts: &Parts) -> bool {
+pub fn has_scheme(parts: &Parts) -> bool {
     let scheme = parts.uri.scheme_str().unwrap_or_default();
     parts.uri.authority().is_none() || scheme.starts_with(|c: char| c.is_ascii_alphabetic())
 }

@@ -5,15 +5,25 @@
 //! wait goes on as a task of its own, so that no stream holds up another.
 //!
 //! The windows: a stream may send `http2_body_preread_size` bytes of its body, all of a connection
-//! 1 MB, before handlers read them. Of each response no more than 128 KB wait in memory for the
-//! client's window.
+//! 1 MB, before handlers read them. Of all responses of a connection some 100 KB wait in memory for the client;
+//! whose bytes these are is a matter of turns.
 
 mod answer;
 mod cork;
-mod flood;
+mod frames;
 mod head;
+mod hits;
+mod priority;
+mod records;
+mod reply;
+mod resets;
+mod send;
+mod turns;
+
+pub use hits::Kept as KeptHead;
 
 use super::io::Io;
+use super::request::H2Body;
 use crate::conf::build::{Http, Server};
 use crate::conf::values::os_error;
 use crate::edge::Local;
@@ -22,24 +32,26 @@ use crate::http::request::Conn;
 use crate::observe::error_log::Level;
 use bytes::{Bytes, BytesMut};
 use cork::Cork;
-use flood::Resets;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
+use hits::Hit;
 use parking_lot::Mutex;
+use resets::Resets;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, timeout};
+use turns::Turns;
 
 /// Bytes of all bodies that a connection may send before handlers read them.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// A stream's window is at least this, or a body could never begin.
 const LEAST_WINDOW: u32 = 16 << 10;
-/// Bytes of a response in memory, waiting for the client's window.
+/// Bytes of a response that the crate may have; turns give it less.
 const SEND_BUFFER: usize = 128 << 10;
 /// Streams that we reset because of the client's errors, before the connection is ended.
 const ERRORS: usize = 128;
@@ -58,8 +70,7 @@ pub fn serve(access: Access, io: Io, input: BytesMut) -> Pin<Box<dyn Future<Outp
 struct Shared {
     /// Requests that have tasks of their own.
     active: AtomicUsize,
-    /// Bytes of bodies sent.
-    sent: AtomicU64,
+    turns: Turns,
     resets: Resets,
     /// The driver's, woken when the last task ends.
     waker: Mutex<Option<Waker>>,
@@ -70,8 +81,12 @@ impl Shared {
         self.active.load(Ordering::Relaxed)
     }
 
-    fn add_sent(&self, bytes: u64) {
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    /// Has the driver's task woken when the last task ends.
+    fn wake_at_end(&self, waker: &Waker) {
+        let mut kept = self.waker.lock();
+        if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            *kept = Some(waker.clone());
+        }
     }
 }
 
@@ -141,6 +156,7 @@ async fn run(mut access: Access, io: Io, input: BytesMut) {
         state: State::Fresh,
         leaving: false,
         closing: false,
+        fault: None,
         due: Instant::now() + time,
         mark: 0,
         timer: Box::pin(tokio::time::sleep(time)),
@@ -177,7 +193,7 @@ async fn run(mut access: Access, io: Io, input: BytesMut) {
     drop(cork);
     // They are logged before it counts as closed.
     poll_fn(|cx| {
-        *shared.waker.lock() = Some(cx.waker().clone());
+        shared.wake_at_end(cx.waker());
         if shared.active() == 0 { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
@@ -206,6 +222,8 @@ struct Driver {
     leaving: bool,
     /// The connection is being closed.
     closing: bool,
+    /// What the client did wrong.
+    fault: Option<Reason>,
     /// When to look whether the connection has been idle, or stuck, for too long. The timer may go
     /// off earlier, and is set anew then: deadlines move with every request, timers should not.
     due: Instant,
@@ -216,7 +234,8 @@ struct Driver {
 
 impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        loop {
+        self.cork.begin_turn();
+        let drained = loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.begin(cx, request, respond);
@@ -230,15 +249,27 @@ impl Driver {
                 Poll::Ready(Err(e)) => return Poll::Ready(End::Broken(e)),
                 // A write waited for the room that there is now.
                 Poll::Ready(Ok(true)) => {}
-                Poll::Ready(Ok(false)) | Poll::Pending => break,
+                Poll::Ready(Ok(false)) => break true,
+                Poll::Pending => break false,
             }
-        }
-        if !self.closing && self.is_attack() {
-            self.close(Reason::ENHANCE_YOUR_CALM);
+        };
+        self.take_news(drained);
+        let attack = self.is_attack().then_some(Reason::ENHANCE_YOUR_CALM);
+        if let Some(reason) = self.fault.or(attack)
+            && !self.closing
+        {
+            self.close(reason);
             cx.waker().wake_by_ref();
         }
-        *self.shared.waker.lock() = Some(cx.waker().clone());
+        self.shared.wake_at_end(cx.waker());
         self.watch(cx)
+    }
+
+    /// Sees what the client said of windows and priorities, and lets the streams know.
+    fn take_news(&mut self, drained: bool) {
+        let news = self.cork.news();
+        self.fault = self.fault.or(news.fault);
+        self.shared.turns.turned(news.window, news.updates, drained);
     }
 
     /// Begins to answer a request.
@@ -248,19 +279,35 @@ impl Driver {
         request: http::Request<RecvStream>,
         respond: SendResponse<Bytes>,
     ) {
+        if self.state != State::Busy {
+            self.take_news(false);
+        }
         self.enter(State::Busy);
-        let (local, closing) = self.access.current();
+        let closing = self.access.is_closing();
         self.access.worker().metrics.connections.requests.inc();
-        let conn = self.access.conn.clone();
-        let requests = conn.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        let core = level(&local, &conn);
+        let (local, conn) = (self.access.local(), &self.access.conn);
+        let requests = conn.requests.load(Ordering::Relaxed) + 1;
+        conn.requests.store(requests, Ordering::Relaxed);
+        let core = level(local, conn);
         let over = requests >= *core.keepalive_requests || conn.accepted.elapsed() >= *core.keepalive_time;
         if closing || over {
             self.leave();
         }
-        let mut work: Pin<Box<dyn Future<Output = ()> + Send>> =
-            Box::pin(answer::answer(local, conn, request, respond, self.shared.clone()));
-        if work.as_mut().poll(cx).is_pending() {
+        let (local, conn) = (self.access.local(), &self.access.conn);
+        let (parts, body) = request.into_parts();
+        let stream = H2Body { body, respond };
+        let work = match hits::attempt(local, conn, &parts, stream, &self.shared) {
+            Hit::Done => None,
+            Hit::Begun(work) => Some(work),
+            Hit::Unknown(mark, stream) => {
+                let (local, conn, shared) = (local.clone(), conn.clone(), self.shared.clone());
+                let work = answer::answer(local, conn, parts, stream, mark, shared);
+                Some(Box::pin(work) as Pin<Box<dyn Future<Output = ()> + Send>>)
+            }
+        };
+        if let Some(mut work) = work
+            && work.as_mut().poll(cx).is_pending()
+        {
             let active = Active::new(self.shared.clone());
             tokio::spawn(async move {
                 work.await;
@@ -295,9 +342,12 @@ impl Driver {
     }
 
     fn is_attack(&self) -> bool {
+        if self.closing {
+            return false;
+        }
         let what = if self.shared.resets.is_attack() || self.shared.active() > self.most {
             "client sent too many stream resets"
-        } else if self.cork.is_flood(self.shared.sent.load(Ordering::Relaxed)) {
+        } else if self.cork.is_flood(self.shared.turns.total()) {
             "http2 flood detected"
         } else {
             return false;
@@ -309,6 +359,7 @@ impl Driver {
     /// Sees to the deadline.
     fn watch(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if self.state == State::Busy && self.is_idle() {
+            self.shared.turns.rest();
             self.enter(State::Idle);
         }
         loop {

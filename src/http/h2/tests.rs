@@ -1,5 +1,8 @@
 //! Connections of a whole server in this process, over unix sockets, with a client of the `h2` crate.
 
+mod again;
+mod raw;
+
 use crate::conf::build::{Config, LevelKind, load_text};
 use crate::edge::listeners::Listeners;
 use crate::edge::worker::{self, Handle, Order};

@@ -2,12 +2,13 @@
 //! before. What is in any way unusual is left to the parser of heads.
 
 use super::names;
+use crate::http::head::Version;
 use smallvec::SmallVec;
 
 /// The most fields that are looked at.
-const FIELDS: usize = 32;
+pub const FIELDS: usize = 32;
 
-/// A head of HTTP/1.1 that is in order; everything borrowed from where it was read.
+/// A head of HTTP/1.1 or HTTP/2 that is in order; everything borrowed from where it was read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Glance<'a> {
     /// The target, as sent; it begins with a slash.
@@ -24,6 +25,8 @@ pub struct Glance<'a> {
     pub longest: usize,
     /// Bytes of the head.
     pub length: usize,
+    /// The version.
+    pub version: Version,
 }
 
 /// Looks at the head with which `input` begins; `None` when it is not whole or not plain: another method or
@@ -43,6 +46,7 @@ pub fn glance(input: &[u8]) -> Option<Glance<'_>> {
         fields: 0,
         longest: 4 + end,
         length: 4 + end + 1,
+        version: Version::Http11,
     };
     loop {
         let rest = &input[found.length..];
@@ -97,7 +101,7 @@ fn blanks_off(value: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::head::{Head, HeadLimits, HeadScan, Method, Progress, Version};
+    use crate::http::head::{Head, HeadLimits, HeadScan, Method, Progress};
     use proptest::prelude::*;
 
     const LIMITS: HeadLimits =

@@ -62,6 +62,7 @@ pub struct Encoded {
 /// An answer that may be repeated.
 pub struct Memo {
     door: Door,
+    version: Version,
     host: Box<[u8]>,
     target: Box<[u8]>,
     /// The fields that were read, a bit each.
@@ -78,6 +79,8 @@ pub struct Memo {
     limits: HeadLimits,
     /// The head.
     pub head: Encoded,
+    /// The head of an answer in HTTP/2; `head` is empty then.
+    pub h2: Option<crate::http::h2::KeptHead>,
     /// What the request came to.
     pub facts: Facts,
     /// Whether the requests are logged.
@@ -121,7 +124,7 @@ impl Memo {
     ) -> Option<Memo> {
         let plain = *rq.loc().hit_path.on
             && rq.method == Method::Get
-            && rq.head.version == Version::Http11
+            && matches!(rq.head.version, Version::Http11 | Version::Http2)
             && rq.keepalive
             && rq.depth == 0
             && !rq.has_body
@@ -181,6 +184,7 @@ impl Memo {
         }
         Some(Memo {
             door: Door::of(&rq.conn),
+            version: rq.head.version,
             host: host.into(),
             target: rq.head.target().into(),
             read,
@@ -191,6 +195,7 @@ impl Memo {
             mark,
             limits: crate::http::h1::head_limits(&rq.http().servers[default].conf.core),
             head: Encoded::split(head, date),
+            h2: None,
             facts: rq.facts(),
             logged,
             gates: rq.watch.gates(),
@@ -202,6 +207,7 @@ impl Memo {
     /// Whether a request that looks like this reads the same.
     pub fn fits(&self, conn: &Conn, asked: &Glance<'_>) -> bool {
         asked.present & self.read == self.present
+            && asked.version == self.version
             && asked.longest <= self.limits.line
             && asked.length <= self.limits.total
             && asked.fields <= self.limits.fields
@@ -216,6 +222,7 @@ impl Memo {
     /// Whether it stands for the same requests as another.
     pub fn is_like(&self, other: &Memo) -> bool {
         self.read == other.read
+            && self.version == other.version
             && self.values == other.values
             && self.target == other.target
             && self.host == other.host
@@ -279,9 +286,21 @@ impl Memo {
         let Ok(Progress::Done(length)) = parsed.read(head, &mut HeadScan::default(), &self.limits) else {
             return None;
         };
-        let mut rq = Request::recalled(local, conn, parsed, &self.facts);
-        rq.started = started;
+        let mut rq = self.recall(local, conn, parsed, started);
         rq.length = length as u64;
+        Some(rq)
+    }
+
+    /// As [`Self::request`], of a head that was parsed.
+    pub fn recall(
+        &self,
+        local: Arc<Local>,
+        conn: Arc<Conn>,
+        head: Head,
+        started: std::time::Instant,
+    ) -> Request {
+        let mut rq = Request::recalled(local, conn, head, &self.facts);
+        rq.started = started;
         rq.upstream_fields = self.upstream_fields.clone();
         rq.sent = Sent {
             status: self.sent.status,
@@ -293,7 +312,7 @@ impl Memo {
             accept_ranges: self.sent.accept_ranges,
             ..Sent::default()
         };
-        Some(rq)
+        rq
     }
 }
 

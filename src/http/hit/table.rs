@@ -98,6 +98,7 @@ impl Table {
         let mut hasher = self.seed.build_hasher();
         hasher.write(asked.target);
         hasher.write(asked.host);
+        hasher.write_u8(asked.version as u8);
         let hash = hasher.finish();
         let mut mark = Mark { hash, generation, watch: false };
         if !self.newer.contains_key(&hash)

@@ -1,7 +1,7 @@
 //! Dates: HTTP's, and the clock of a worker, read once per turn rather than once per use.
 
 use super::response::Seconds;
-use rustix::time::{ClockId, clock_gettime};
+use super::tick;
 use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -66,7 +66,7 @@ fn with_any_weekday(text: &str) -> Option<SystemTime> {
 
 /// Seconds since 1970, by the clock of the kernel's last tick, whose reading costs next to nothing.
 pub fn now() -> Seconds {
-    u64::try_from(clock_gettime(ClockId::RealtimeCoarse).tv_sec).unwrap_or(0)
+    tick::since_epoch().as_secs()
 }
 
 /// Time since 1970; a clock before it reads as 1970.
@@ -76,8 +76,7 @@ pub fn since_epoch() -> Duration {
 
 /// Milliseconds that only grow, by the clock of the kernel's last tick: some of them late, and next to free.
 pub fn ticks() -> u64 {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+    tick::uptime().as_millis() as u64
 }
 
 thread_local! {

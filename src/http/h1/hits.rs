@@ -288,6 +288,6 @@ impl Refused {
         rq.sent = Sent::default();
         rq.downstream = Downstream::H1(h1);
         let response = phases::go_on(&mut rq, *flow).await;
-        super::respond(*rq, response, None).await
+        super::respond(rq, response, None).await
     }
 }

@@ -207,7 +207,7 @@ impl Drop for Counted<'_> {
 }
 
 /// Logs a request whose head has not come, and which nobody is there to read an answer to.
-fn unanswered(mut rq: Request, status: u16) {
+fn unanswered(mut rq: Box<Request>, status: u16) {
     begin(&mut rq);
     rq.sent.status = status;
     rq.sent.aborted = true;
@@ -269,12 +269,13 @@ async fn answer(
 }
 
 /// The request of a head, at its address's default server.
-fn request(access: &Access, local: Arc<Local>, mut h1: Box<H1Body>, start: Start) -> Request {
+fn request(access: &Access, local: Arc<Local>, mut h1: Box<H1Body>, start: Start) -> Box<Request> {
     h1.taken = 0;
     access.worker().metrics.connections.requests.inc();
     access.conn.requests.fetch_add(1, Ordering::Relaxed);
     let pipelined = h1.pipelined;
-    let mut rq = Request::new(local, access.conn.clone(), start.head, Downstream::H1(h1));
+    // Boxed, for it is large and passed on.
+    let mut rq = Box::new(Request::new(local, access.conn.clone(), start.head, Downstream::H1(h1)));
     rq.started = start.at;
     rq.pipelined = pipelined;
     rq.length = start.length;
@@ -284,7 +285,7 @@ fn request(access: &Access, local: Arc<Local>, mut h1: Box<H1Body>, start: Start
 }
 
 /// Sends the response, logs, and gives the connection back when it may carry another request.
-async fn respond(mut rq: Request, mut response: Response, mark: Option<Mark>) -> Option<Box<H1Body>> {
+async fn respond(mut rq: Box<Request>, mut response: Response, mark: Option<Mark>) -> Option<Box<H1Body>> {
     if bad_chunks_at_hand(&mut rq) {
         rq.keepalive = false;
         if response.status < 400 && response.tunnel.is_none() {
@@ -389,7 +390,7 @@ fn bad_chunks_at_hand(rq: &mut Request) -> bool {
 }
 
 /// After the answer: the rest of the request's body is read and dropped, or the connection closed.
-async fn leave(rq: Request, mut h1: Box<H1Body>) -> Option<Box<H1Body>> {
+async fn leave(rq: Box<Request>, mut h1: Box<H1Body>) -> Option<Box<H1Body>> {
     let core = &rq.loc().core;
     let (time, pause, linger) = (*core.lingering_time, *core.lingering_timeout, *core.lingering_close);
     // A client that was not told to continue sends nothing.

@@ -344,7 +344,10 @@ pub fn answer(rq: &Request, found: Found) -> Response {
     response.ranges = true;
     response.last_modified = Some(found.stat.mtime());
     if *rq.loc().core.etag {
-        response.etag = Some(format!("\"{:x}-{size:x}\"", found.stat.mtime()).into());
+        response.etag = Some(match &found.texts {
+            Some(texts) => texts.etag.clone(),
+            None => format!("\"{:x}-{size:x}\"", found.stat.mtime()).into(),
+        });
     }
     response.body = match found.content {
         Content::Bytes(bytes) => bytes.into(),

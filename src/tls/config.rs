@@ -2,6 +2,7 @@
 
 use super::certificates::Certificates;
 use super::clients::Clients;
+use super::key_schedule::with_ready_keys;
 use super::sessions::Sessions;
 use super::tickets::{FileKey, Tickets};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
@@ -103,7 +104,7 @@ pub fn standard_provider() -> CryptoProvider {
 
 fn provider(offer: &Offer) -> CryptoProvider {
     let mut provider = standard_provider();
-    provider.cipher_suites = offer.suites.clone();
+    provider.cipher_suites = offer.suites.iter().copied().map(with_ready_keys).collect();
     if !offer.groups.is_empty() {
         provider.kx_groups = offer.groups.clone();
     }

@@ -13,6 +13,7 @@ pub mod clients;
 pub mod config;
 pub mod crl;
 pub mod groups;
+mod key_schedule;
 pub mod keys;
 pub mod sessions;
 pub mod tickets;

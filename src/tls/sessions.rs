@@ -147,6 +147,19 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_stays_within_its_bytes_and_keeps_the_newest() {
+        let sessions = Sessions::new("bounded", 64 * 1024, Context([1; 16]), HOUR);
+        for n in 0..10_000u32 {
+            sessions.put(n.to_be_bytes().to_vec(), vec![0; 200]);
+        }
+        sessions.cache.run_pending_tasks();
+        assert!(sessions.cache.weighted_size() <= 64 * 1024);
+        assert!(sessions.cache.entry_count() > 100);
+        assert!(sessions.get(&9_999u32.to_be_bytes()).is_some());
+        assert!(sessions.get(&0u32.to_be_bytes()).is_none());
+    }
+
+    #[test]
     fn an_old_session_is_gone() {
         let sessions = Sessions::new("old", 1 << 20, Context([1; 16]), Duration::ZERO);
         sessions.put(b"id".to_vec(), b"session".to_vec());

@@ -2,7 +2,7 @@
 
 use super::worker::{self, Worker};
 use super::{Edge, Local};
-use crate::http::io::Io;
+use crate::http::io::{Early, Io};
 use crate::http::listens::{Bound, ListenAddr};
 use crate::http::proxy_protocol::Header;
 use crate::http::request::{Address, Conn, TlsInfo, next_serial};
@@ -90,9 +90,6 @@ pub async fn serve(arrival: Arrival, socket: Socket) {
     let Some(bound) = local.generation.http.listens.find(&arrival.addr) else { return };
     let default = &local.generation.http.servers[bound.names.default].conf;
     let (ssl, http2) = (bound.ssl, bound.http2 || *default.http2.on);
-    if let Socket::Tcp(stream) = &socket {
-        let _ = stream.set_nodelay(true);
-    }
     let descriptor = socket.as_raw_fd();
     let accepted = Instant::now();
     let serial = next_serial();
@@ -108,7 +105,9 @@ pub async fn serve(arrival: Arrival, socket: Socket) {
         let client = crate::tls::Client { serial, peer: &arrival.peer };
         match crate::tls::accept(&local, bound, socket, &client).await {
             crate::tls::Accepted::Tls { io, info, h2 } => (io, Some(info), h2),
-            crate::tls::Accepted::Plain(socket) => (plain(socket), None, false),
+            crate::tls::Accepted::Plain(socket, read) => {
+                (Io::Early(Box::new(Early { read, io: plain(socket) })), None, false)
+            }
             crate::tls::Accepted::Failed => return,
         }
     } else {

@@ -258,7 +258,19 @@ enum Listener {
     Unix(UnixListener),
 }
 
+/// Connections that are accepted before others get their turn.
+const ACCEPTED: u32 = 8;
+
 async fn accept(edge: Arc<Edge>, worker: Arc<Worker>, addr: Arc<ListenAddr>, socket: Socket) {
+    // What is accepted inherits it.
+    if matches!(*addr, ListenAddr::Inet(_)) {
+        let _ = socket.set_tcp_nodelay(true);
+    }
+    // Our end is known beforehand where it is one address.
+    let own = match &*addr {
+        ListenAddr::Inet(own) if !own.ip().is_unspecified() => Some(*own),
+        _ => None,
+    };
     let listener = match &*addr {
         ListenAddr::Inet(_) => TcpListener::from_std(socket.into()).map(Listener::Tcp),
         ListenAddr::Unix(_) => UnixListener::from_std(socket.into()).map(Listener::Unix),
@@ -270,11 +282,17 @@ async fn accept(edge: Arc<Edge>, worker: Arc<Worker>, addr: Arc<ListenAddr>, soc
             return;
         }
     };
+    let mut turn = 0;
     loop {
+        if turn == ACCEPTED {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
+        turn += 1;
         let accepted = match &listener {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
-                let local = stream.local_addr().unwrap_or(peer);
-                (connection::Socket::Tcp(stream), Address::Inet(peer), Address::Inet(local))
+                let own = own.unwrap_or_else(|| stream.local_addr().unwrap_or(peer));
+                (connection::Socket::Tcp(stream), Address::Inet(peer), Address::Inet(own))
             }),
             Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                 let path: Arc<str> = Arc::from(match &*addr {

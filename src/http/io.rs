@@ -1,11 +1,11 @@
 //! A client's connection: plain, TLS, or a unix socket.
 
+use crate::tls::TlsStream;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::server::TlsStream;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -15,6 +15,17 @@ pub enum Io {
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
     TlsUnix(Box<TlsStream<UnixStream>>),
+    /// A plain one of which something was read before it was known to be one.
+    Early(Box<Early>),
+}
+
+/// See [`Io::Early`].
+#[derive(Debug)]
+pub struct Early {
+    /// What was read, and is to be read first.
+    pub read: Vec<u8>,
+    /// The connection.
+    pub io: Io,
 }
 
 impl Io {
@@ -27,8 +38,19 @@ impl Io {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Io::Tcp(s) => Some(s),
-            Io::Tls(s) => Some(s.get_ref().0),
+            Io::Tls(s) => Some(s.socket()),
             Io::Unix(_) | Io::TlsUnix(_) => None,
+            Io::Early(early) => early.io.tcp(),
+        }
+    }
+
+    /// What is flushed next is the last that is written, and then the connection is dropped. The end of a TLS
+    /// session goes out with it.
+    pub fn last(&mut self) {
+        match self {
+            Io::Tls(s) => s.last(),
+            Io::TlsUnix(s) => s.last(),
+            Io::Tcp(_) | Io::Unix(_) | Io::Early(_) => {}
         }
     }
 }
@@ -40,12 +62,28 @@ macro_rules! each {
             Io::Unix($s) => $e,
             Io::Tls($s) => $e,
             Io::TlsUnix($s) => $e,
+            Io::Early(early) => {
+                let $s = &mut early.io;
+                $e
+            }
         }
     };
 }
 
 impl AsyncRead for Io {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Io::Early(early) = &mut *self
+            && !early.read.is_empty()
+        {
+            let n = early.read.len().min(buf.remaining());
+            buf.put_slice(&early.read[..n]);
+            early.read.drain(..n);
+            return Poll::Ready(Ok(()));
+        }
         each!(self, s => Pin::new(s).poll_read(cx, buf))
     }
 }

@@ -1,7 +1,9 @@
 //! The handshake: the first byte tells TLS from plain HTTP, the name tells the server.
 
 use super::clients::{ClientCertificate, Clients};
-use super::{ciphers, groups};
+use super::hello::{self, HANDSHAKE_RECORD, Hello};
+use super::stream::TlsStream;
+use super::{ciphers, groups, turns};
 use crate::conf::values::os_error;
 use crate::edge::Local;
 use crate::edge::connection::Socket;
@@ -9,16 +11,16 @@ use crate::http::io::Io;
 use crate::http::listens::{Bound, address_text};
 use crate::http::request::{Address, TlsInfo};
 use crate::observe::error_log::Level;
-use rustls::server::{ClientHello, ServerConnection};
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::server::UnbufferedServerConnection;
+use rustls::{CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
 use std::io;
-use std::pin::pin;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
 
 /// What came of a handshake.
 pub enum Accepted {
@@ -31,8 +33,8 @@ pub enum Accepted {
         /// Whether the client chose HTTP/2.
         h2: bool,
     },
-    /// The client speaks plain HTTP; nothing was read.
-    Plain(Socket),
+    /// The client speaks plain HTTP; what was read of it.
+    Plain(Socket, Vec<u8>),
     /// It failed, and was counted and logged.
     Failed,
 }
@@ -44,9 +46,6 @@ pub struct Client<'a> {
     /// Its address.
     pub peer: &'a Address,
 }
-
-/// The first byte of a TLS connection: a handshake record.
-const HANDSHAKE_RECORD: u8 = 0x16;
 
 /// Takes a handshake, which has `client_header_timeout` in all. rustls bounds a hello at 64 KB.
 pub async fn accept(local: &Local, bound: &Bound, socket: Socket, client: &Client<'_>) -> Accepted {
@@ -62,7 +61,7 @@ pub async fn accept(local: &Local, bound: &Bound, socket: Socket, client: &Clien
     };
     counters.reading.add(-1);
     let failure = match outcome {
-        Ok(Shaken::Plain(socket)) => return Accepted::Plain(socket),
+        Ok(Shaken::Plain(socket, read)) => return Accepted::Plain(socket, read),
         Ok(Shaken::Tls { io, info, h2 }) => {
             let kind = if info.resumed { &counters.handshakes_resumed } else { &counters.handshakes };
             kind.inc();
@@ -94,7 +93,7 @@ pub async fn accept(local: &Local, bound: &Bound, socket: Socket, client: &Clien
 }
 
 enum Shaken {
-    Plain(Socket),
+    Plain(Socket, Vec<u8>),
     Tls { io: Io, info: TlsInfo, h2: bool },
 }
 
@@ -126,88 +125,100 @@ impl From<io::Error> for Failure {
     }
 }
 
-async fn shake(local: &Local, bound: &Bound, socket: Socket) -> Result<Shaken, Failure> {
-    match await_hello(local, &socket).await? {
-        None => return Err(Failure::Left),
-        Some(HANDSHAKE_RECORD) => {}
-        Some(_) => return Ok(Shaken::Plain(socket)),
+async fn shake(local: &Local, bound: &Bound, mut socket: Socket) -> Result<Shaken, Failure> {
+    let mut received = Vec::new();
+    if !await_hello(local, &mut socket, &mut received).await? {
+        return Err(Failure::Left);
+    }
+    if received.first() != Some(&HANDSHAKE_RECORD) {
+        return Ok(Shaken::Plain(socket, received));
     }
     let (io, info, h2) = match socket {
         Socket::Tcp(stream) => {
-            let (tls, info, h2) = handshake(local, bound, stream).await?;
+            let (tls, info, h2) = handshake(local, bound, stream, received).await?;
             (Io::Tls(tls), info, h2)
         }
         Socket::Unix(stream) => {
-            let (tls, info, h2) = handshake(local, bound, stream).await?;
+            let (tls, info, h2) = handshake(local, bound, stream, received).await?;
             (Io::TlsUnix(tls), info, h2)
         }
     };
     Ok(Shaken::Tls { io, info, h2 })
 }
 
-/// The first byte, or `None` when there is none to come: the client closed, or the process is ending
+/// Receives the first bytes; false when there are none to come: the client closed, or the process is ending
 /// and does not wait for one that has said nothing yet.
-async fn await_hello(local: &Local, socket: &Socket) -> io::Result<Option<u8>> {
+async fn await_hello(local: &Local, socket: &mut Socket, received: &mut Vec<u8>) -> io::Result<bool> {
     let mut quit = pin!(local.worker.quit());
     // Registered before looking, so that no wake-up is lost.
     quit.as_mut().enable();
     if local.worker.quitting() {
-        return Ok(None);
+        return Ok(false);
     }
+    let first = async {
+        match socket {
+            Socket::Tcp(stream) => receive(stream, received).await,
+            Socket::Unix(stream) => receive(stream, received).await,
+        }
+    };
     tokio::select! {
         biased;
-        byte = first_byte(socket) => byte,
-        () = quit => Ok(None),
+        n = first => n.map(|n| n > 0),
+        () = quit => Ok(false),
     }
 }
 
-/// The first byte, left where it is; `None` when the client closed without one.
-async fn first_byte(socket: &Socket) -> io::Result<Option<u8>> {
-    use rustix::net::{RecvFlags, recv};
-    let mut byte = [0];
-    loop {
-        let peeked = match socket {
-            Socket::Tcp(stream) => {
-                stream.readable().await?;
-                stream.try_io(Interest::READABLE, || Ok(recv(stream, &mut byte, RecvFlags::PEEK)?.0))
-            }
-            Socket::Unix(stream) => {
-                stream.readable().await?;
-                stream.try_io(Interest::READABLE, || Ok(recv(stream, &mut byte, RecvFlags::PEEK)?.0))
-            }
-        };
-        match peeked {
-            Ok(0) => return Ok(None),
-            Ok(_) => return Ok(Some(byte[0])),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(e),
-        }
-    }
+/// The most that is received at once; most hellos are smaller than this.
+const RECEIVED: usize = 4096;
+
+/// Receives what is at hand onto the end of `received`; 0 is the end of the stream.
+async fn receive(stream: &mut (impl AsyncRead + Unpin), received: &mut Vec<u8>) -> io::Result<usize> {
+    std::future::poll_fn(|cx| {
+        // On the stack for no longer than it takes.
+        let mut bytes = [MaybeUninit::uninit(); RECEIVED];
+        let mut buf = ReadBuf::uninit(&mut bytes);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf))?;
+        received.extend_from_slice(buf.filled());
+        Poll::Ready(Ok(buf.filled().len()))
+    })
+    .await
 }
 
 async fn handshake<S>(
     local: &Local,
     bound: &Bound,
-    stream: S,
+    mut stream: S,
+    mut received: Vec<u8>,
 ) -> Result<(Box<TlsStream<S>>, TlsInfo, bool), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-    let Some((config, clients)) = choose(local, bound, &start.client_hello()) else {
-        let mut stream = start.io;
+    let name = loop {
+        match hello::read(&received) {
+            Hello::Whole(name) => break name,
+            Hello::Partial => {
+                if receive(&mut stream, &mut received).await? == 0 {
+                    return Err(Failure::Closed);
+                }
+            }
+        }
+    };
+    let Some((config, clients)) = choose(local, bound, name.as_deref()) else {
         let _ = timeout(Duration::from_secs(1), stream.write_all(&UNRECOGNIZED_NAME)).await;
         let _ = stream.shutdown().await;
         return Err(Failure::Rejected);
     };
-    let tls = start.into_stream(config).await?;
-    let session = tls.get_ref().1;
-    let mut info = info(session);
+    turns::turn().await;
+    let session = UnbufferedServerConnection::new(config).map_err(|e| Failure::Tls(e.to_string()))?;
+    let mut tls = Box::new(TlsStream::new(stream, session, received));
+    tls.handshake().await?;
+    let session = tls.session();
+    let mut info = info(session, name);
     if let (Some(clients), Some(chain)) = (clients, session.peer_certificates()) {
         info.client = Some(Arc::new(ClientCertificate::new(chain, &clients)));
     }
     let h2 = session.alpn_protocol() == Some(b"h2");
-    Ok((Box::new(tls), info, h2))
+    Ok((tls, info, h2))
 }
 
 /// See [`choose`].
@@ -219,11 +230,11 @@ const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 0x03, 0x03, 0, 2, 2, 112];
 /// The configuration of the server for the name that the client asks for; `None` when that server
 /// rejects handshakes. A server without certificates answers with the default server's. Beside it stands
 /// how certificates of clients are asked for.
-fn choose(local: &Local, bound: &Bound, hello: &ClientHello<'_>) -> Option<Chosen> {
+fn choose(local: &Local, bound: &Bound, name: Option<&str>) -> Option<Chosen> {
     let servers = &local.generation.http.servers;
     let default = &servers[bound.names.default].conf;
-    let server = match hello.server_name() {
-        Some(name) => &servers[bound.names.find(name.to_ascii_lowercase().as_bytes(), None)].conf,
+    let server = match name {
+        Some(name) => &servers[bound.names.find(name.as_bytes(), None)].conf,
         None => default,
     };
     if *server.ssl.reject_handshake {
@@ -233,7 +244,7 @@ fn choose(local: &Local, bound: &Bound, hello: &ClientHello<'_>) -> Option<Chose
     Some((tls.config(bound.http2 || *server.http2.on).clone(), tls.clients.clone()))
 }
 
-fn info(session: &ServerConnection) -> TlsInfo {
+fn info(session: &CommonState, name: Option<String>) -> TlsInfo {
     TlsInfo {
         protocol: match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
@@ -247,7 +258,7 @@ fn info(session: &ServerConnection) -> TlsInfo {
             Some(b"http/1.0") => "http/1.0",
             _ => "",
         },
-        server_name: session.server_name().map(Arc::from),
+        server_name: name.map(Arc::from),
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
         client: None,
     }

@@ -13,11 +13,16 @@ pub mod clients;
 pub mod config;
 pub mod crl;
 pub mod groups;
+mod hello;
 mod key_schedule;
 pub mod keys;
+mod records;
 pub mod sessions;
+mod stream;
 pub mod tickets;
+mod turns;
 pub mod upstream;
 pub mod x509;
 
 pub use accept::{Accepted, Client, accept};
+pub use stream::TlsStream;

@@ -35,5 +35,6 @@ mod resets;
 mod resolve;
 mod signals;
 mod stored;
+mod tls_sessions;
 mod upstream_tls;
 mod user;

@@ -256,7 +256,7 @@ impl Begun {
         let plan = Plan { body: whole, chunked: false, length: response.length, closes: false };
         let sent = match failed {
             Some(e) => Err(BodyError::Client(e)),
-            None => send(&mut rq, h1, head, &mut response, &plan).await,
+            None => send(&mut rq, h1, head, &mut response, &plan, false).await,
         };
         rq.sent.bytes += written;
         rq.sent.body_bytes = rq.sent.bytes.saturating_sub(head_length);

@@ -332,7 +332,9 @@ async fn respond(mut rq: Box<Request>, mut response: Response, mark: Option<Mark
         rq.sent.length = None;
     }
     let tunnel = response.tunnel.take();
-    let sent = send(&mut rq, &mut h1, head, &mut response, &plan).await;
+    // What the client still sends is read to its end before the connection is closed.
+    let last = !rq.keepalive && tunnel.is_none() && !h1.expect_continue && h1.framing.is_done();
+    let sent = send(&mut rq, &mut h1, head, &mut response, &plan, last).await;
     if let Some(tunnel) = tunnel
         && sent.is_ok()
     {

@@ -17,13 +17,15 @@ use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// Sends head and body, gathering what is at hand into as few writes as can be.
+/// Sends head and body, gathering what is at hand into as few writes as can be. After the `last` answer the
+/// connection is closed, and the end of its session goes out with the end of the answer.
 pub(super) async fn send(
     rq: &mut Request,
     h1: &mut H1Body,
     head: Vec<u8>,
     response: &mut Response,
     plan: &Plan,
+    last: bool,
 ) -> Result<(), BodyError> {
     let ahead =
         if response.upstream && !response.body.flush_each() { *rq.loc().proxy.buffers as usize } else { 0 };
@@ -79,6 +81,9 @@ pub(super) async fn send(
                 // They are not sent, but they are variables.
                 headers::trailers(rq, response);
             }
+        }
+        if last {
+            h1.io.last();
         }
         out.write(&mut h1.io, &mut response.body).await
     }

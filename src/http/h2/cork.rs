@@ -24,8 +24,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes collected before they go out without waiting for the driver.
 const FULL: usize = 64 * 1024;
-/// What the TLS session may hold: what is collected and one more write of the crate's.
-const SEALED: usize = 2 * FULL;
 /// The plaintext of a TLS record.
 const RECORD: usize = 16 * 1024;
 /// What is worth being encrypted where it lies.
@@ -74,8 +72,7 @@ pub struct News {
 
 impl Cork {
     /// A cork in `io`, of which `input` was read already.
-    pub fn new(mut io: Io, input: BytesMut) -> Cork {
-        records::hold(&mut io, SEALED);
+    pub fn new(io: Io, input: BytesMut) -> Cork {
         Cork(Arc::new(Mutex::new(State {
             io,
             input,

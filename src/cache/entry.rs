@@ -3,7 +3,7 @@
 use super::disk::FileBlocks;
 use super::freshness::Lifetime;
 use super::key::HEAD;
-use super::pack;
+use super::pack::Packed;
 use super::seen::{Source, Tier};
 use super::vary::Vary;
 use crate::http::body::Body;
@@ -54,15 +54,15 @@ pub struct Entry {
 /// A kept body.
 #[derive(Clone, Debug)]
 pub enum EntryBody {
-    /// In pieces, [packed](pack).
-    Memory(Arc<[Bytes]>),
+    /// In pieces, [packed](super::pack).
+    Memory(Packed),
     /// In a file of the zone's directory: it is too large for memory.
     File(Arc<FileBlocks>),
 }
 
 impl Default for EntryBody {
     fn default() -> EntryBody {
-        EntryBody::Memory(Arc::default())
+        EntryBody::Memory(Packed::default())
     }
 }
 
@@ -70,17 +70,18 @@ impl EntryBody {
     /// All of it, to be read from its beginning.
     fn read(&self) -> Body {
         match self {
-            EntryBody::Memory(pieces) => match &**pieces {
-                [] => Body::Empty,
-                [one] => Body::Bytes(one.clone()),
-                _ => Body::Kept(pieces.clone(), 0),
+            EntryBody::Memory(pieces) => match (pieces.lasting(), &**pieces) {
+                (Some(whole), _) => Body::Lasting(whole),
+                (None, []) => Body::Empty,
+                (None, [one]) => Body::Bytes(one.clone()),
+                (None, _) => Body::Kept(pieces.clone(), 0),
             },
             EntryBody::File(blocks) => blocks.read(0..blocks.length()),
         }
     }
 
     /// Its pieces, where it is in memory.
-    pub fn pieces(&self) -> Option<&Arc<[Bytes]>> {
+    pub fn pieces(&self) -> Option<&Packed> {
         match self {
             EntryBody::Memory(pieces) => Some(pieces),
             EntryBody::File(_) => None,
@@ -110,7 +111,7 @@ impl EntryBody {
     /// Bytes of memory it takes, structures included.
     fn size(&self) -> usize {
         match self {
-            EntryBody::Memory(pieces) => pack::weight(pieces),
+            EntryBody::Memory(pieces) => pieces.weight(),
             EntryBody::File(blocks) => blocks.size(),
         }
     }

@@ -286,12 +286,12 @@ impl Fill {
     }
 
     /// Puts `pieces`, which are the same bytes, in place of those held: they are kept anyway.
-    pub fn replace(&self, pieces: &[Bytes]) {
+    pub fn replace(&self, pieces: impl Iterator<Item = Bytes>) {
         let mut at = 0;
-        let pieces = pieces.iter().map(|piece| {
+        let pieces = pieces.map(|piece| {
             let start = at;
             at += piece.len() as u64;
-            (start, piece.clone())
+            (start, piece)
         });
         self.state.lock().pieces = pieces.collect();
     }

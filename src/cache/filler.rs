@@ -9,7 +9,7 @@ use super::freshness::{self, Received, Refusal, Verdict, wall};
 use super::hls::watch::{self, Watch};
 use super::hls::{self, Hls};
 use super::key::{HEAD, Key};
-use super::pack::Packer;
+use super::pack::{Packed, Packer};
 use super::passed;
 use super::policy::{Policy, Rfc9111, is_down};
 use super::pump::{Claim, Held, Pump};
@@ -420,7 +420,7 @@ impl Filler {
         let Job { zone, fill, slot, .. } = &self.job;
         let body = pack(fill.pieces_from(0)).await;
         // From here on readers read what is kept, so that nothing is held twice.
-        fill.replace(&body);
+        fill.replace(body.parts());
         let mut entry = self.entry(EntryBody::Memory(body), opening, times);
         if let Some(length) = stated {
             entry.state_length(length);
@@ -536,7 +536,7 @@ fn is_private(answer: &Answer, asked: &Head) -> bool {
 const TURN: usize = 1 << 20;
 
 /// Copies a body into memory of its own. Lets others run in between.
-async fn pack(pieces: Vec<Bytes>) -> Arc<[Bytes]> {
+async fn pack(pieces: Vec<Bytes>) -> Packed {
     let mut packer = Packer::new(pieces.iter().map(Bytes::len).sum());
     let mut copied = 0;
     for piece in pieces {

@@ -2,6 +2,8 @@
 
 use super::request::AttemptEnd;
 use super::response::Fields;
+use crate::cache::pack::pages::Lasting;
+use crate::cache::pack::{PIECE, Packed};
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -86,7 +88,9 @@ pub enum Body {
     /// In memory, in pieces.
     Pieces(VecDeque<Bytes>),
     /// In memory, in pieces that are kept for others too; the next is the one at this index.
-    Kept(Arc<[Bytes]>, usize),
+    Kept(Packed, usize),
+    /// In memory whose pages a socket can have as they are.
+    Lasting(Lasting),
     /// From elsewhere.
     Stream(Box<dyn BodyStream>),
 }
@@ -104,6 +108,7 @@ impl Body {
             Body::Bytes(bytes) => Some(bytes.len() as u64),
             Body::Pieces(pieces) => Some(pieces.iter().map(|p| p.len() as u64).sum()),
             Body::Kept(pieces, at) => Some(pieces.iter().skip(*at).map(|p| p.len() as u64).sum()),
+            Body::Lasting(bytes) => Some(bytes.len() as u64),
             Body::Stream(_) => None,
         }
     }
@@ -122,6 +127,10 @@ impl Body {
                 let piece = pieces.get(*at).cloned();
                 *at += 1;
                 Poll::Ready(piece.map(Ok))
+            }
+            Body::Lasting(bytes) => {
+                let piece = bytes.split_to(PIECE);
+                Poll::Ready((!piece.is_empty()).then_some(Ok(piece)))
             }
             Body::Stream(stream) => stream.poll_next(cx),
         }

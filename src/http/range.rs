@@ -190,6 +190,7 @@ pub fn part(body: &Body, range: Range<u64>) -> Body {
         Body::Bytes(bytes) => bytes.slice(range.start as usize..range.end as usize).into(),
         Body::Pieces(pieces) => part_of(pieces, range),
         Body::Kept(pieces, at) => part_of(pieces.iter().skip(*at), range),
+        Body::Lasting(bytes) => Body::Lasting(bytes.slice(range.start as usize..range.end as usize)),
         // A stream that has no parts was not asked for several.
         Body::Stream(stream) => stream.part(range).unwrap_or_default(),
     }

@@ -88,6 +88,54 @@ async fn what_was_let_go_is_used_again() {
     assert!(after <= full + full / 10, "{full} bytes were taken when it was full, {after} now");
 }
 
+/// Bytes of which every clip has others.
+fn clip(target: &str) -> Vec<u8> {
+    let seed = target.bytes().fold(17, |seed: usize, byte| seed * 31 + usize::from(byte));
+    (0..CLIP).map(|n| (n * 7 + n / 253 + seed) as u8).collect()
+}
+
+const CLIP: usize = (1 << 20) + 77;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_late_gets_what_was_sent_and_not_what_took_its_place() {
+    let origin =
+        Origin::answering(|request| Answer::ok(clip(request.path())).header("Accept-Ranges", "bytes")).await;
+    let text = CONFIG.replace("SIZE", "16m");
+    let edge = Plan::new(&text).upstream("127.0.0.1:9000", origin.addr()).start().await;
+    let first = clip("/clip-0");
+    assert!(get(edge.addr(8000), "/clip-0").await.body == first);
+    // What these do not read waits in their sockets, all of it or as much as they take.
+    let mut late = Vec::new();
+    for n in 0..8 {
+        let addr = edge.addr(8000);
+        let mut client =
+            if n % 2 == 0 { Client::connect(addr).await } else { Client::connect_narrow(addr).await };
+        client.send_request("GET", "/clip-0", &[], b"").await;
+        assert_eq!(client.head("GET").await.status, 200);
+        late.push(client);
+    }
+    // Four times what there is room for.
+    for n in 1..64 {
+        let target = format!("/clip-{n}");
+        assert!(get(edge.addr(8000), &target).await.body == clip(&target), "{n}");
+    }
+    let metrics = Metrics::parse(&get(edge.addr(8000), "/metrics").await.text());
+    let evicted = [("zone", "z"), ("tier", "memory"), ("cause", "size")];
+    assert!(metrics.sum("edgewater_cache_evictions_total", &evicted).unwrap() >= 40.0);
+    for mut client in late {
+        assert!(client.take(CLIP).await == first);
+    }
+    // Parts of what is kept, and of what comes back from disk.
+    let mut client = Client::connect(edge.addr(8000)).await;
+    for (target, range) in
+        [("/clip-63", 5..CLIP - 3), ("/clip-0", 300_001..900_000), ("/clip-0", 4096..70_000)]
+    {
+        let asked = format!("bytes={}-{}", range.start, range.end - 1);
+        let answer = client.get_with(target, &[("Range", &asked)]).await;
+        assert!(answer.body == clip(target)[range], "{} {target} {asked}", answer.status);
+    }
+}
+
 #[tokio::test]
 async fn what_it_counts_is_told_and_promtool_has_nothing_to_say() {
     use std::io::Write;

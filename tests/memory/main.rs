@@ -92,10 +92,26 @@ fn small_ones_are_weighed_right() {
     }
 }
 
+/// Large bodies are pages of their own: they take what they are said to take, and are given back at once.
+fn large_ones_are_weighed_right_and_given_back() {
+    for (count, length) in [(300, 256 << 10), (100, (1 << 20) + 1), (20, 7_000_000)] {
+        let store = Store::new(4 << 30, &Arc::default());
+        let before = resident();
+        let keys: Vec<_> = (0..count).map(|n| Key::new(Bytes::from(format!("/{length}/{n}.ts")))).collect();
+        keys.iter().for_each(|key| store.put(key.hash, receive(key, length), false));
+        let (taken, (_, said)) = (resident() - before, store.held());
+        assert!(taken.abs_diff(said) <= said / 10, "{length}: {taken} taken, {said} said");
+        keys[1..].iter().for_each(|key| drop(store.remove(key.hash)));
+        let left = resident().saturating_sub(before);
+        assert!(left <= store.held().1 + said / 10, "{length}: {left} left of {said}");
+    }
+}
+
 #[test]
 fn memory_is_honest_and_an_hour_of_live_streams_takes_no_more_than_its_first_minutes() {
     // One after the other: they share a process.
     small_ones_are_weighed_right();
+    large_ones_are_weighed_right_and_given_back();
     let before = resident();
     let counters = Arc::new(Counters::default());
     let store = Store::new(BOUND, &counters);

@@ -154,7 +154,6 @@ impl Reading {
             return Poll::Ready(read.unwrap_or(Err(Damage::Unreadable)));
         }
         let mut buffer = std::mem::take(&mut self.last).try_into_mut().unwrap_or_default();
-        buffer.clear();
         let block = self.at / BLOCK as u64;
         let start = block * BLOCK as u64;
         let length = (self.blocks.length - start).min(BLOCK as u64) as usize;

@@ -32,12 +32,12 @@ pub use draft::{Draft, DraftFile};
 use super::counters::Counters;
 use super::entry::{Entry, EntryBody};
 use super::key::Key;
-use super::pack::Packer;
+use super::pack::{Packed, Packer};
 use super::zone::Zone;
 use crate::edge::privileges::Identity;
 use crate::observe::error_log::{Level, log};
 use arc_swap::ArcSwap;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use clock::Clock;
 use draft::Sealed;
 use format::{BLOCK, Damage, Ends, Tail};
@@ -460,7 +460,7 @@ impl Drop for Disk {
 }
 
 /// The body of a file, checked.
-fn whole(blocks: &FileBlocks, tail: &Tail) -> Result<Arc<[Bytes]>, Damage> {
+fn whole(blocks: &FileBlocks, tail: &Tail) -> Result<Packed, Damage> {
     // The bound is memory's for one entry, so the length fits.
     let mut packer = Packer::new(tail.body as usize);
     let mut block = BytesMut::with_capacity(BLOCK);

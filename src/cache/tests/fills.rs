@@ -41,7 +41,7 @@ proptest! {
             }
             if spills.is_none() {
                 let packed: Vec<Bytes> = whole.chunks(repack).map(Bytes::copy_from_slice).collect();
-                fill.replace(&packed);
+                fill.replace(packed.iter().cloned());
             }
             fill.finish(Ok(()));
             for (reader, mut read) in readers.into_iter().zip(read) {

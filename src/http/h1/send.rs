@@ -1,6 +1,6 @@
 //! Head and body on their way: few writes, read-ahead for slow clients, an eye on who leaves.
 
-use super::sendfile::{WORTH, send_file};
+use super::sendfile::{Straight, send_straight};
 use super::write::{Plan, last_chunk};
 use crate::http::body::{Body, BodyError};
 use crate::http::io::{Io, poll_read_into};
@@ -9,12 +9,14 @@ use crate::http::request::{H1Body, Request};
 use crate::http::response::Response;
 use crate::modules::headers;
 use bytes::Bytes;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Sends head and body, gathering what is at hand into as few writes as can be. After the `last` answer the
@@ -36,18 +38,13 @@ pub(super) async fn send(
     let mut pace = Pace::of(rq);
     let result = async {
         if plan.body {
-            let straight = response.body.file().filter(|(_, range)| range.end - range.start >= WORTH);
-            if let (Some((file, range)), false, None, Io::Tcp(_)) = (straight, plan.chunked, &pace, &h1.io) {
-                out.write(&mut h1.io, &mut Body::Empty).await?;
-                response.body = Body::Empty;
-                if let Io::Tcp(stream) = &h1.io {
-                    let sent = send_file(stream, &file, range, out.timeout, &mut body_bytes).await;
-                    out.written += body_bytes;
-                    sent?;
-                }
-            }
+            let passes = !plan.chunked && pace.is_none();
             let flush_each = response.body.flush_each();
-            while let Some(piece) = next_piece(response, h1, &mut out).await? {
+            loop {
+                if passes {
+                    send_past(response, h1, &mut out, plan, &mut body_bytes).await?;
+                }
+                let Some(piece) = next_piece(response, h1, &mut out).await? else { break };
                 let length = piece.len() as u64;
                 body_bytes += length;
                 // What is more would be taken for the next response.
@@ -60,7 +57,8 @@ pub(super) async fn send(
                     out.push(piece);
                 }
                 // What is kept in memory waits for nothing and takes no more by being gathered.
-                let full = if matches!(response.body, Body::Kept(..)) { FULL_KEPT } else { FULL };
+                let is_kept = matches!(response.body, Body::Kept(..) | Body::Lasting(_));
+                let full = if is_kept { FULL_KEPT } else { FULL };
                 if flush_each || out.queued >= full || out.queue.len() >= SLICES || pace.is_some() {
                     out.write(&mut h1.io, &mut response.body).await?;
                 }
@@ -95,6 +93,39 @@ pub(super) async fn send(
     rq.sent.bytes = out.written;
     rq.sent.body_bytes = out.written.saturating_sub(head_bytes);
     result
+}
+
+/// Sends what is left of the body past the process where that can be done, and before it what is queued.
+/// `body_bytes` is how much of the body was taken.
+async fn send_past(
+    response: &mut Response,
+    h1: &mut H1Body,
+    out: &mut Outgoing,
+    plan: &Plan,
+    body_bytes: &mut u64,
+) -> Result<(), BodyError> {
+    let Io::Tcp(stream) = &h1.io else { return Ok(()) };
+    // What is more than was announced would be taken for the next response.
+    let fits = |left| plan.length.is_none_or(|announced| *body_bytes + left <= announced);
+    let straight = Straight::of(&response.body).filter(|body| fits(body.left()));
+    let Some(mut straight) = straight.filter(|_| out.ahead.is_empty()) else { return Ok(()) };
+    response.body = Body::Empty;
+    // Where the socket takes all of it, as it does nearly always, the head leaves in one segment with the body.
+    if let Ok(n) = out.write_more(stream) {
+        out.advance(n);
+    }
+    if !out.queue.is_empty() {
+        out.write(&mut h1.io, &mut Body::Empty).await?;
+    }
+    let Io::Tcp(stream) = &h1.io else { return Ok(()) };
+    let mut sent = 0;
+    let result = send_straight(stream, &mut straight, out.timeout, &mut sent).await;
+    *body_bytes += sent;
+    out.written += sent;
+    if let (false, Straight::Memory(left)) = (result?, straight) {
+        response.body = Body::Lasting(left);
+    }
+    Ok(())
 }
 
 /// Bytes gathered before they are written.
@@ -256,11 +287,7 @@ impl Outgoing {
     async fn write_some(&mut self, io: &mut Io, body: &mut Body) -> io::Result<usize> {
         std::future::poll_fn(|cx| {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut n = 0;
-            for (slot, bytes) in slices.iter_mut().zip(&self.queue) {
-                *slot = IoSlice::new(bytes);
-                n += 1;
-            }
+            let n = self.slices(&mut slices);
             let written = Pin::new(&mut *io).poll_write_vectored(cx, &slices[..n]);
             if written.is_pending() {
                 self.read_ahead(body, cx);
@@ -268,6 +295,26 @@ impl Outgoing {
             written
         })
         .await
+    }
+
+    /// Writes what the socket takes at once, and says that more follows at once.
+    fn write_more(&self, stream: &TcpStream) -> io::Result<usize> {
+        stream.try_io(Interest::WRITABLE, || {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let n = self.slices(&mut slices);
+            let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+            Ok(sendmsg(stream, &slices[..n], &mut SendAncillaryBuffer::default(), flags)?)
+        })
+    }
+
+    /// What is queued, as far as there is room for it. Returns how many slices.
+    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        let mut n = 0;
+        for (slot, bytes) in slices.iter_mut().zip(&self.queue) {
+            *slot = IoSlice::new(bytes);
+            n += 1;
+        }
+        n
     }
 
     fn advance(&mut self, mut n: usize) {

@@ -1,7 +1,11 @@
-//! A large file goes from the page cache to a plain TCP socket without passing through the process.
+//! Bodies that go to a plain TCP socket without passing through the process: files from the page cache, and
+//! what is kept in memory in [pages](crate::cache::pack::pages) that the socket can have.
 
 use crate::cache::file_io::{Stop, Wait, read_at};
-use crate::http::body::BodyError;
+use crate::cache::pack::pages::Lasting;
+use crate::cache::pack::splice;
+use crate::http::body::{Body, BodyError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -12,72 +16,150 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Bytes of a file from which on it is worth the calls.
-pub(super) const WORTH: u64 = 64 * 1024;
-/// Bytes asked for at once.
-const WINDOW: u64 = 256 * 1024;
-/// Bytes after which others get their turn.
+const WORTH: u64 = 64 * 1024;
+/// Bytes of a file between two places where it is looked whether the page cache has it.
+const STRIDE: u64 = 512 * 1024;
+/// Bytes after which others get their turn (`sendfile_max_chunk`).
 const TURN: u64 = 2 * 1024 * 1024;
+/// The least that is offered at once to a socket that is known to take little.
+const LEAST: u64 = 128 * 1024;
 
-/// Sends the part `range` of a file; adds what was sent to `sent`. A pause between two steps is at most
-/// `each`.
-pub(super) async fn send_file(
+/// What can be sent so.
+pub(super) enum Straight {
+    /// A part of a file.
+    File(Arc<File>, Range<u64>),
+    /// Bytes in memory.
+    Memory(Lasting),
+}
+
+impl Straight {
+    /// All that is left of a body, where it can be sent so.
+    pub(super) fn of(body: &Body) -> Option<Straight> {
+        match body {
+            Body::Lasting(bytes) => Some(Straight::Memory(bytes.clone())),
+            body => body.file().map(|(file, range)| Straight::File(file, range)),
+        }
+        .filter(|straight| straight.left() >= WORTH)
+    }
+
+    /// Bytes that are left of it.
+    pub(super) fn left(&self) -> u64 {
+        match self {
+            Straight::File(_, range) => range.end - range.start,
+            Straight::Memory(bytes) => bytes.len() as u64,
+        }
+    }
+
+    fn advance(&mut self, by: u64) {
+        match self {
+            Straight::File(_, range) => range.start += by,
+            Straight::Memory(bytes) => bytes.advance(by as usize),
+        }
+    }
+
+    /// How many of the next `most` bytes can be sent without waiting for a disk; what is not at hand is
+    /// brought there.
+    async fn at_hand(&self, most: u64) -> Result<u64, BodyError> {
+        match self {
+            Straight::File(file, range) => bring(file, range.start, most).await,
+            Straight::Memory(_) => Ok(most),
+        }
+    }
+
+    /// Sends at most so many bytes.
+    fn send(&self, stream: &TcpStream, most: u64) -> io::Result<u64> {
+        let sent = match self {
+            Straight::File(file, range) => {
+                let mut offset = range.start;
+                rustix::fs::sendfile(stream, file, Some(&mut offset), most as usize)?
+            }
+            Straight::Memory(bytes) => splice::send(stream, &bytes.slice(..most as usize))?,
+        };
+        Ok(sent as u64)
+    }
+}
+
+/// Sends all of it; adds what was sent to `sent`. A pause between two steps is at most `each`. Whether it
+/// was sent: what is left of memory that cannot be sent so is to be written.
+pub(super) async fn send_straight(
     stream: &TcpStream,
-    file: &Arc<File>,
-    range: Range<u64>,
+    body: &mut Straight,
     each: Duration,
     sent: &mut u64,
-) -> Result<(), BodyError> {
-    let mut at = range.start;
-    let mut turn = 0;
-    while at < range.end {
-        let window = (range.end - at).min(WINDOW);
-        bring(file, at, window).await?;
-        let mut offset = at;
+) -> Result<bool, BodyError> {
+    let (mut turn, mut most) = (0, TURN);
+    while body.left() > 0 {
+        let offered = body.at_hand(body.left().min(most)).await?;
+        let mut taken = None;
         let step = || {
-            let n = rustix::fs::sendfile(stream, file, Some(&mut offset), window as usize)?;
-            Ok(n as u64)
+            let n = body.send(stream, offered)?;
+            taken = Some(n);
+            // Calls may be interrupted at any time; only a full socket tells when it has room again.
+            let full = n > 0 && n < offered && !is_writable(stream);
+            if full { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         };
-        match stream.try_io(Interest::WRITABLE, step) {
+        let stepped = stream.try_io(Interest::WRITABLE, step);
+        match taken {
             // The file has become shorter than the client was told.
-            Ok(0) => {
+            Some(0) => {
                 let e = io::Error::new(io::ErrorKind::UnexpectedEof, "file was truncated");
                 return Err(BodyError::File(e));
             }
-            Ok(n) => {
-                at += n;
+            Some(n) => {
+                body.advance(n);
                 turn += n;
                 *sent += n;
+                // What it does not take is offered in vain.
+                most = if n < offered { (2 * n).clamp(LEAST, TURN) } else { TURN };
             }
+            None => {}
+        }
+        match stepped {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                turn = 0;
                 let ready = timeout(each, stream.writable()).await.map_err(|_| BodyError::ClientTimeout)?;
                 ready.map_err(BodyError::Client)?;
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => return Ok(false),
             Err(e) => return Err(BodyError::Client(e)),
+            Ok(()) => {}
         }
         if turn >= TURN {
             turn = 0;
             tokio::task::yield_now().await;
         }
     }
-    Ok(())
+    Ok(true)
 }
 
-/// Sees to it that the next bytes are in the page cache, so that sending them does not wait for a disk:
-/// what is not at hand is read on a thread that may wait.
-async fn bring(file: &Arc<File>, at: u64, window: u64) -> Result<(), BodyError> {
-    let at_hand = |offset| read_at(file, &mut [0], offset, Wait::No) != Err(Stop::WouldWait);
-    if at_hand(at) && at_hand(at + window - 1) {
-        return Ok(());
+/// Whether the socket takes more. Where it does not, its readiness will be told.
+fn is_writable(stream: &TcpStream) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&now)) != Ok(0)
+}
+
+/// How many of the next `most` bytes are in the page cache, so that sending them does not wait for a disk.
+/// Where not even the first is, some are read on a thread that may wait.
+async fn bring(file: &Arc<File>, at: u64, most: u64) -> Result<u64, BodyError> {
+    let is_there = |offset| read_at(file, &mut [0], offset, Wait::No) != Err(Stop::WouldWait);
+    let mut there = 0;
+    if is_there(at) {
+        while there < most && is_there(at + (there + STRIDE).min(most) - 1) {
+            there = (there + STRIDE).min(most);
+        }
     }
-    let file = file.clone();
+    if there > 0 {
+        return Ok(there);
+    }
+    let (file, window) = (file.clone(), most.min(STRIDE));
     let read = tokio::task::spawn_blocking(move || {
         let mut bytes = vec![0; window as usize];
         read_at(&file, &mut bytes, at, Wait::Yes)
     });
     match read.await {
         Ok(Err(Stop::Failed(failure))) => Err(BodyError::File(failure.error())),
-        _ => Ok(()),
+        _ => Ok(window),
     }
 }
 
@@ -111,7 +193,8 @@ mod tests {
             got
         });
         let mut sent = 0;
-        send_file(&server, &file, 7..4_999_990, Duration::from_secs(10), &mut sent).await.unwrap();
+        let mut body = Straight::File(file, 7..4_999_990);
+        assert!(send_straight(&server, &mut body, Duration::from_secs(10), &mut sent).await.unwrap());
         drop(server);
         assert_eq!(sent, 4_999_983);
         assert_eq!(reader.await.unwrap(), bytes[7..4_999_990]);
@@ -127,7 +210,8 @@ mod tests {
             got.len()
         });
         let mut sent = 0;
-        let result = send_file(&server, &file, 0..200_000, Duration::from_secs(10), &mut sent).await;
+        let mut body = Straight::File(file, 0..200_000);
+        let result = send_straight(&server, &mut body, Duration::from_secs(10), &mut sent).await;
         assert!(matches!(result, Err(BodyError::File(_))));
         drop(server);
         assert_eq!((drain.await.unwrap(), sent), (bytes.len(), bytes.len() as u64));

@@ -212,7 +212,7 @@ pub fn attempt(
             }
             AtOnce::Later(bytes) => Body::from(bytes),
         },
-        pieces @ Content::Pieces(_) => pieces.into_body(),
+        large @ (Content::Pieces(_) | Content::Lasting(_)) => large.into_body(),
     };
     let mut rq = rq.unwrap_or_else(|| whole.request());
     rq.sent.bytes = head_bytes;

@@ -5,6 +5,8 @@ use super::table::Mark;
 use super::{Ready, names};
 use crate::cache::CacheStatus;
 use crate::cache::entry::Entry;
+use crate::cache::pack::Packed;
+use crate::cache::pack::pages::Lasting;
 use crate::edge::Local;
 use crate::http::body::Body;
 use crate::http::head::{Head, HeadLimits, HeadScan, Method, Progress, Version};
@@ -96,7 +98,9 @@ pub enum Content {
     /// In one piece.
     Bytes(Bytes),
     /// In several.
-    Pieces(Arc<[Bytes]>),
+    Pieces(Packed),
+    /// In pages of its own.
+    Lasting(Lasting),
 }
 
 /// When what lies in memory was received, if it was kept: milliseconds since 1970.
@@ -108,6 +112,7 @@ impl Content {
         match self {
             Content::Bytes(bytes) => bytes.into(),
             Content::Pieces(pieces) => Body::Kept(pieces, 0),
+            Content::Lasting(whole) => Body::Lasting(whole),
         }
     }
 }
@@ -348,6 +353,7 @@ fn lies_there(ready: &Ready, body: &Body, length: u64) -> bool {
         Body::Empty => None,
         Body::Bytes(bytes) => Some(bytes),
         Body::Kept(pieces, 0) => pieces.first(),
+        Body::Lasting(whole) => Some(&**whole),
         Body::Kept(..) | Body::Pieces(_) | Body::Stream(_) => return false,
     };
     if body.known_length() != Some(length) {
@@ -363,6 +369,7 @@ fn lies_there(ready: &Ready, body: &Body, length: u64) -> bool {
                 let own = match &kept {
                     Body::Bytes(bytes) => Some(bytes),
                     Body::Kept(pieces, _) => pieces.first(),
+                    Body::Lasting(whole) => Some(&**whole),
                     Body::Empty | Body::Pieces(_) | Body::Stream(_) => None,
                 };
                 kept.known_length() == Some(length) && own.map_or(0, |bytes| bytes.as_ptr() as usize) == place
@@ -373,11 +380,12 @@ fn lies_there(ready: &Ready, body: &Body, length: u64) -> bool {
 
 fn content_of(entry: &Entry) -> Option<Content> {
     let pieces = entry.body.pieces()?;
-    match &**pieces {
-        [] => Some(Content::Bytes(Bytes::new())),
-        [one] => Some(Content::Bytes(one.clone())),
-        _ => Some(Content::Pieces(pieces.clone())),
-    }
+    Some(match (pieces.lasting(), &**pieces) {
+        (Some(whole), _) => Content::Lasting(whole),
+        (None, []) => Content::Bytes(Bytes::new()),
+        (None, [one]) => Content::Bytes(one.clone()),
+        (None, _) => Content::Pieces(pieces.clone()),
+    })
 }
 
 fn own(bytes: &Bytes) -> Bytes {

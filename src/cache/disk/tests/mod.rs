@@ -10,6 +10,7 @@ use crate::cache::freshness::Lifetime;
 use crate::cache::vary::Vary;
 use crate::http::body::{Body, BodyError};
 use crate::http::response::Fields;
+use bytes::Bytes;
 use proptest::prelude::*;
 use std::os::unix::fs::FileExt;
 
@@ -51,7 +52,7 @@ pub fn entry(key: &Key, body: Bytes) -> Entry {
         reason: Bytes::from_static(b"OK"),
         fields,
         length: body.len() as u64,
-        body: EntryBody::Memory(if body.is_empty() { Arc::default() } else { Arc::new([body]) }),
+        body: EntryBody::Memory((!body.is_empty()).then_some(body).into_iter().collect()),
         vary: None,
         times: Times::new(tokio::time::Instant::now(), lifetime),
         failure: None,

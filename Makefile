@@ -39,9 +39,9 @@ parity-random: ## random configurations and requests on both; RANDOM_REQUESTS=10
 fuzz: ## broken configurations by the million; FUZZ_SECONDS=600 is how long
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} FUZZ_SEED=$$(date +%s) nice $(CARGO) test --test fuzz
 
-bench: ## CPU per request and the miss storm beside nginx and Varnish; CELL="h2 1k" runs only such cells
+bench: ## everything measured beside nginx and others; CELL="h2 1k" or CELL=idle a part, PEER=/path/to/nginx another nginx
 	@sh tests/setup.sh bench
-	$(CARGO) bench --bench side_by_side -- $(CELL)
+	PEER='$(PEER)' $(CARGO) bench --bench side_by_side -- $(CELL)
 
 image: ## the Docker image `edgewater`
 	docker build -t edgewater -f deploy/Dockerfile .

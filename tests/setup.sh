@@ -35,18 +35,24 @@ docker-compose:docker-compose'
 $docker_needs"
 
 bench_needs='nginx:nginx
-varnishd:varnish
 curl:curl
 openssl:openssl
 h2load:nghttp2-client
 wrk:wrk'
+
+# Peers of the measurements that need not be there: the cells of one that is missing are left out.
+bench_wishes='varnishd:varnish
+haproxy:haproxy
+h2o:h2o'
+wishes=
 
 case "${1:-test}" in
 build) needs=$build_needs ;;
 test) needs="$build_needs
 $test_needs" ;;
 bench) needs="$build_needs
-$bench_needs" ;;
+$bench_needs"
+    wishes=$bench_wishes ;;
 *)
     echo "usage: $0 build|test|bench" >&2
     exit 2
@@ -108,12 +114,28 @@ disable_services() {
         nginx) systemctl disable --now nginx ;;
         prometheus) systemctl disable --now prometheus ;;
         varnish) systemctl disable --now varnish varnishncsa ;;
+        haproxy) systemctl disable --now haproxy ;;
+        h2o) systemctl disable --now h2o ;;
         docker.io) systemctl disable --now docker.service docker.socket containerd.service ;;
         esac 2>/dev/null || true
     done
 }
 
+install_wishes() {
+    for wish in $wishes; do
+        command -v "${wish%%:*}" >/dev/null && continue
+        package=${wish#*:}
+        if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+            echo "Installing $package"
+            (trap allow_services EXIT && forbid_services && install_packages "$package") &&
+                disable_services "$package" && continue
+        fi
+        echo "Left out of the measurement, since it is not installed: $package" >&2
+    done
+}
+
 rust
+install_wishes
 # The second round is for Debian 13, where the docker.io package no longer brings the command line.
 for round in 1 2; do
     packages=$(missing | sort -u | tr '\n' ' ')

@@ -1,4 +1,4 @@
-//! The figures: a line of a table for each cell and each storm, and the file that keeps them.
+//! The figures: a line for each cell and each storm, and the file that keeps all.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,100 +6,80 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cells::Cell;
-use crate::load::{Load, SECONDS};
+use crate::cells::{Cell, Source};
+use crate::load::SECONDS;
+use crate::measure::{Sample, Samples};
+use crate::peers::Programs;
+use crate::stats::{median, millis, percentile, round};
 use crate::storm::{self, Round, Storm};
-
-/// What is run.
-pub struct Programs {
-    pub ours: String,
-    pub nginx: String,
-    pub varnish: String,
-}
-
-/// One run on one server.
-pub struct Sample {
-    /// CPU microseconds for each request.
-    pub micros: f64,
-    pub requests_per_second: f64,
-}
-
-impl Sample {
-    pub fn new(cpu: Duration, load: &Load) -> Sample {
-        let done = load.done.max(1) as f64;
-        Sample { micros: cpu.as_secs_f64() * 1e6 / done, requests_per_second: done / load.seconds }
-    }
-}
-
-/// The samples of one cell, round by round; none of Varnish where it has no part.
-pub struct Outcome {
-    pub cell: Cell,
-    pub ours: Vec<Sample>,
-    pub nginx: Vec<Sample>,
-    pub varnish: Vec<Sample>,
-}
+use crate::{chart, docs};
 
 pub const HEAD: &str = "\
-                               CPU us/request             to nginx        to            requests/s
-cell                  edgewater   nginx  varnish   ratio  spread      varnish   edgewater   nginx  varnish
-------------------------------------------------------------------------------------------------------------";
+CPU us/request                  edgewater    nginx  to nginx     rounds  target   others
+------------------------------------------------------------------------------------------------------";
 
-impl Outcome {
-    pub fn line(&self) -> String {
-        let ratios = ratios(&self.ours, &self.nginx);
-        let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = ratios.iter().copied().fold(0.0, f64::max);
-        let or_dash = |value: f64, digits: usize| match value.is_nan() {
-            true => "-".into(),
-            false => format!("{value:.digits$}"),
-        };
-        format!(
-            "{:<20}{:>11.2}{:>8.2}{:>9}{:>8.2}  {low:.2}-{high:.2}{:>10}{:>12.0}{:>8.0}{:>9}",
-            self.cell.name(),
-            micros(&self.ours),
-            micros(&self.nginx),
-            or_dash(micros(&self.varnish), 2),
-            median(ratios),
-            or_dash(median(self::ratios(&self.ours, &self.varnish)), 2),
-            rate(&self.ours),
-            rate(&self.nginx),
-            or_dash(rate(&self.varnish), 0),
-        )
-    }
+/// One cell's line: of the servers the first is ours, the second nginx.
+pub fn line(cell: &Cell, servers: &[Samples]) -> String {
+    let [ours, nginx, others @ ..] = servers else { return String::new() };
+    let ratios = ratios(ours, nginx);
+    let (low, high) = spread(&ratios);
+    let target = cell.target.map_or("-".into(), |target| format!("{target:.2}"));
+    let others = others.iter().map(|other| format!("{} {:.1}", other.server, micros(other)));
+    format!(
+        "{:<30}{:>11.2}{:>9.2}{:>10.2}  {low:.2}-{high:.2}{target:>8}   {}",
+        cell.name(),
+        micros(ours),
+        micros(nginx),
+        median(ratios),
+        others.collect::<Vec<_>>().join("  "),
+    )
+}
 
-    fn json(&self) -> Value {
-        let server = |samples: &[Sample]| {
-            json!({
-                "cpu_us_per_request": round(micros(samples)),
-                "requests_per_second": rate(samples).round(),
-                "rounds_cpu_us": samples.iter().map(|s| round(s.micros)).collect::<Vec<_>>(),
-            })
-        };
-        let mut value = json!({
-            "cell": self.cell.name(),
-            "ratio": round(median(ratios(&self.ours, &self.nginx))),
-            "edgewater": server(&self.ours),
-            "nginx": server(&self.nginx),
+/// One cell in the file.
+pub fn cell(cell: &Cell, servers: &[Samples]) -> Value {
+    let mut value = json!({ "cell": cell.name() });
+    for server in servers {
+        let rates = server.rounds.iter().map(|s| s.requests_per_second).collect();
+        value[server.server] = json!({
+            "cpu_us_per_request": round(micros(server)),
+            "requests_per_second": median(rates).round(),
+            "rounds_cpu_us": server.rounds.iter().map(|s: &Sample| round(s.micros)).collect::<Vec<_>>(),
         });
-        if !self.varnish.is_empty() {
-            value["ratio_to_varnish"] = json!(round(median(ratios(&self.ours, &self.varnish))));
-            value["varnish"] = server(&self.varnish);
+        if cell.source == Source::Gzip {
+            value[server.server]["body_bytes"] = json!(server.wire);
         }
-        value
     }
+    if let [ours, theirs @ ..] = servers {
+        for server in theirs {
+            let ratios = ratios(ours, server);
+            if server.server == "nginx" {
+                let (low, high) = spread(&ratios);
+                value["ratio_spread"] = json!([round(low), round(high)]);
+                value["ratio"] = json!(round(median(ratios)));
+            } else {
+                value[format!("ratio_to_{}", server.server)] = json!(round(median(ratios)));
+            }
+        }
+    }
+    for (key, target) in [("target", cell.target), ("target_stretch", cell.stretch)] {
+        if let Some(target) = target {
+            value[key] = json!(target);
+        }
+    }
+    value
 }
 
 /// Our CPU time for one of theirs, round by round; the rounds were run one beside the other.
-fn ratios(ours: &[Sample], theirs: &[Sample]) -> Vec<f64> {
-    ours.iter().zip(theirs).map(|(ours, theirs)| ours.micros / theirs.micros).collect()
+fn ratios(ours: &Samples, theirs: &Samples) -> Vec<f64> {
+    ours.rounds.iter().zip(&theirs.rounds).map(|(ours, theirs)| ours.micros / theirs.micros).collect()
 }
 
-fn micros(samples: &[Sample]) -> f64 {
-    median(samples.iter().map(|s| s.micros).collect())
+fn spread(ratios: &[f64]) -> (f64, f64) {
+    (ratios.iter().copied().fold(f64::INFINITY, f64::min), ratios.iter().copied().fold(0.0, f64::max))
 }
 
-fn rate(samples: &[Sample]) -> f64 {
-    median(samples.iter().map(|s| s.requests_per_second).collect())
+fn micros(samples: &Samples) -> f64 {
+    median(samples.rounds.iter().map(|s| s.micros).collect())
 }
 
 pub fn storm_head() -> String {
@@ -119,56 +99,20 @@ pub fn storm_line(storm: &Storm) -> String {
     let upstream: Vec<u64> = storm.rounds.iter().map(|r| r.upstream).collect();
     let (least, most) = (upstream.iter().min().unwrap_or(&0), upstream.iter().max().unwrap_or(&0));
     let spread = if least == most { least.to_string() } else { format!("{least}-{most}") };
+    let within = |percent| millis(percentile(&times, percent));
     format!(
         "{:<11}{:>10.0}{:>10.0}{:>10.0}{spread:>20}{:>17.0}",
         storm.name,
-        percentile(&times, 50),
-        percentile(&times, 99),
-        percentile(&times, 100),
+        within(50),
+        within(99),
+        within(100),
         millis(storm.cpu),
     )
 }
 
-fn storm_json(storm: &Storm) -> Value {
-    let times = all_times(storm);
-    let each = |what: &dyn Fn(&Round) -> Value| storm.rounds.iter().map(what).collect::<Vec<_>>();
-    json!({
-        "p50_ms": round(percentile(&times, 50)),
-        "p99_ms": round(percentile(&times, 99)),
-        "max_ms": round(percentile(&times, 100)),
-        "rounds_p50_ms": each(&|r| json!(round(percentile(&r.times, 50)))),
-        "rounds_p99_ms": each(&|r| json!(round(percentile(&r.times, 99)))),
-        "rounds_upstream_requests": each(&|r| json!(r.upstream)),
-        "cpu_ms_per_segment": round(millis(storm.cpu)),
-    })
-}
-
-/// Those of all rounds, sorted.
-fn all_times(storm: &Storm) -> Vec<Duration> {
-    let mut times: Vec<Duration> = storm.rounds.iter().flat_map(|r| r.times.iter().copied()).collect();
-    times.sort_unstable();
-    times
-}
-
-/// The time, in milliseconds, within which so many percent had it.
-fn percentile(sorted: &[Duration], percent: usize) -> f64 {
-    let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-    sorted.get(index).map_or(f64::NAN, |time| millis(*time))
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
-}
-
-/// Writes the figures with what they were measured on; returns where.
-pub fn write(
-    outcomes: &[Outcome],
-    storms: &[Storm],
-    programs: &Programs,
-    rounds: usize,
-) -> Result<PathBuf, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results/latest.json");
-    let mut storm = json!({
+/// All storms in the file.
+pub fn storms(storms: &[Storm], rounds: usize) -> Value {
+    let mut value = json!({
         "figure": "time from the moment when all viewers ask for a new segment to its last byte, over all rounds",
         "viewers": storm::VIEWERS,
         "segment_bytes": storm::SEGMENT,
@@ -180,27 +124,48 @@ pub fn write(
         },
     });
     for one in storms {
-        storm[one.name] = storm_json(one);
+        let times = all_times(one);
+        let each = |what: &dyn Fn(&Round) -> Value| one.rounds.iter().map(what).collect::<Vec<_>>();
+        value[one.name] = json!({
+            "p50_ms": millis(percentile(&times, 50)),
+            "p99_ms": millis(percentile(&times, 99)),
+            "max_ms": millis(percentile(&times, 100)),
+            "rounds_p50_ms": each(&|r| json!(millis(percentile(&r.times, 50)))),
+            "rounds_p99_ms": each(&|r| json!(millis(percentile(&r.times, 99)))),
+            "rounds_upstream_requests": each(&|r| json!(r.upstream)),
+            "cpu_ms_per_segment": millis(one.cpu),
+        });
     }
-    let report = json!({
+    value
+}
+
+/// Those of all rounds, sorted.
+fn all_times(storm: &Storm) -> Vec<Duration> {
+    let mut times: Vec<Duration> = storm.rounds.iter().flat_map(|r| r.times.iter().copied()).collect();
+    times.sort_unstable();
+    times
+}
+
+/// What is said of the whole run.
+pub fn about(programs: &Programs, rounds: usize) -> Value {
+    json!({
         "figure": "user and system CPU time of the server's processes divided by requests done; medians",
         "rounds": rounds,
         "seconds_per_round": SECONDS,
         "date": first_line("date", &["-u", "+%Y-%m-%d"]),
+        "commit": first_line("git", &["describe", "--always", "--dirty", "--abbrev=12", "--match="]),
         "machine": machine(),
         "versions": {
             "edgewater": first_line(&programs.ours, &["-v"]),
             "nginx": first_line(&programs.nginx, &["-v"]),
             "varnish": first_line(&programs.varnish, &["-V"]),
+            "haproxy": first_line(&programs.haproxy, &["-v"]),
+            "h2o": first_line(&programs.h2o, &["--version"]),
+            "openssl": first_line("openssl", &["version"]),
             "wrk": first_line("wrk", &["-v"]),
             "h2load": first_line("h2load", &["--version"]),
         },
-        "cells": outcomes.iter().map(Outcome::json).collect::<Vec<_>>(),
-        "miss_storm": storm,
-    });
-    let text = serde_json::to_string_pretty(&report).map_err(|e| e.to_string())? + "\n";
-    std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(path)
+    })
 }
 
 fn machine() -> Value {
@@ -226,16 +191,48 @@ fn first_line(program: &str, args: &[&str]) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// The middle value; between the two middle ones if there are two.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+/// Where the results are kept, below the repository.
+const RESULTS: &str = "benches/results";
+
+/// Writes the results and their chart into `dir`, or into the repository, whose pages are then made anew.
+pub fn write(results: &Value, dir: Option<PathBuf>) -> Result<PathBuf, String> {
+    let path = dir.clone().unwrap_or_else(|| repository().join(RESULTS));
+    std::fs::create_dir_all(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text = serde_json::to_string_pretty(results).map_err(|e| e.to_string())? + "\n";
+    put(&path.join("latest.json"), &text)?;
+    put(&path.join("latest.svg"), &chart::svg(results))?;
+    if dir.is_none() {
+        pages(results)?;
     }
+    Ok(path)
 }
 
-fn round(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
+/// Makes the chart and the pages anew from the results that are kept.
+pub fn remake() -> Result<(), String> {
+    let path = repository().join(RESULTS);
+    let text = get(&path.join("latest.json"))?;
+    let results: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    put(&path.join("latest.svg"), &chart::svg(&results))?;
+    pages(&results)
+}
+
+fn pages(results: &Value) -> Result<(), String> {
+    for (page, made) in [("README.md", docs::readme(results)), ("docs/performance.md", docs::page(results))] {
+        let path = repository().join(page);
+        let filled = docs::fill(&get(&path)?, &made).map_err(|e| format!("{page}: {e}"))?;
+        put(&path, &filled)?;
+    }
+    Ok(())
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn get(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn put(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
 }

@@ -9,14 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::cpu;
-use crate::peer::{LOAD_CORE, Peer};
+use crate::peers::Peer;
+use crate::pin::{load, on_load_core};
 
 pub const NAME: &str = "miss storm 1m";
 pub const VIEWERS: usize = 1000;
@@ -103,12 +102,10 @@ async fn answer(mut stream: TcpStream, requests: Arc<AtomicU64>) -> io::Result<(
 
 /// Has all viewers watch `rounds` segments at a server.
 pub fn run(peer: &Peer, origin: &Origin, rounds: usize) -> Result<Storm, String> {
-    let (port, requests) = (peer.port(), origin.requests.clone());
-    let before = cpu::time_of(peer.pid())?;
-    let viewers = std::thread::spawn(move || on_load_core(watch(port, requests, rounds)));
-    let rounds =
-        viewers.join().map_err(|_| "the viewers fell")?.map_err(|e| format!("{}: {e}", peer.name))?;
-    let cpu = (cpu::time_of(peer.pid())? - before) / rounds.len().max(1) as u32;
+    let (port, requests) = (peer.ports.plain, origin.requests.clone());
+    let before = peer.cpu()?;
+    let rounds = load(move || watch(port, requests, rounds)).map_err(|e| format!("{}: {e}", peer.name))?;
+    let cpu = (peer.cpu()? - before) / rounds.len().max(1) as u32;
     Ok(Storm { name: peer.name, rounds, cpu })
 }
 
@@ -180,13 +177,4 @@ async fn view(mut stream: TcpStream, path: &str, size: usize) -> Result<(TcpStre
         left -= some;
     }
     Ok((stream, Instant::now()))
-}
-
-/// Runs `future` on this thread, pinned to the load's core.
-fn on_load_core<T>(future: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let mut core = CpuSet::new();
-    core.set(LOAD_CORE);
-    sched_setaffinity(None, &core).map_err(|e| e.to_string())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|e| e.to_string())?.block_on(future)
 }

@@ -27,6 +27,7 @@ mod entrypoint;
 mod files_replaced;
 mod hls_cache;
 mod live;
+mod measured;
 mod mirror;
 mod odd_upstreams;
 mod passwords;

@@ -90,6 +90,7 @@ fn notes(results: &Value) -> String {
 /// What is no cell, each in its own words; nothing for what was not measured.
 fn sentences(results: &Value) -> Vec<String> {
     vec![
+        compressed(results),
         idle(results),
         spike(results),
         handshakes_storm(results),
@@ -97,6 +98,17 @@ fn sentences(results: &Value) -> Vec<String> {
         viewers(results),
         miss_storm(results),
     ]
+}
+
+/// What was compressed to how much: less work may be more bytes.
+fn compressed(results: &Value) -> String {
+    let sizes = list(results, "/cells").iter().filter(|cell| cell.pointer("/edgewater/body_bytes").is_some());
+    let sizes = sizes.map(|cell| {
+        let bytes = |server: &str| number(cell, &format!("/{server}/body_bytes"), 0);
+        let name = pretty(&text(cell, "/cell"));
+        format!("{name}, came to: Edgewater {} bytes, nginx {} bytes.\n", bytes("edgewater"), bytes("nginx"))
+    });
+    sizes.collect()
 }
 
 fn idle(results: &Value) -> String {

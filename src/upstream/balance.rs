@@ -3,6 +3,7 @@
 use super::group::{PeerConf, PeerState, Selection, States, ring_address};
 use crate::http::template::Template;
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -30,7 +31,7 @@ pub enum Method {
 /// How far a choice by hash has got.
 pub struct HashState {
     key: Bytes,
-    client: Vec<u8>,
+    client: Option<IpAddr>,
     hash: u32,
     rehash: u32,
     tries: u32,
@@ -40,14 +41,17 @@ pub struct HashState {
 
 impl HashState {
     /// Begins.
-    pub fn new(_: &Method, key: Option<Bytes>, client: Option<IpAddr>) -> HashState {
-        // nginx hashes the first three octets, so that a network of clients stays together.
-        let client = match client {
-            Some(IpAddr::V4(ip)) => ip.octets()[..3].to_vec(),
-            Some(IpAddr::V6(ip)) => ip.octets().to_vec(),
-            None => vec![0, 0, 0],
-        };
+    pub fn new(key: Option<Bytes>, client: Option<IpAddr>) -> HashState {
         HashState { key: key.unwrap_or_default(), client, hash: 89, rehash: 0, tries: 0, point: None }
+    }
+
+    /// What `ip_hash` hashes: the first three octets, so that a network of clients stays together.
+    fn octets(&self) -> SmallVec<[u8; 16]> {
+        match self.client {
+            Some(IpAddr::V4(ip)) => SmallVec::from_slice(&ip.octets()[..3]),
+            Some(IpAddr::V6(ip)) => SmallVec::from_slice(&ip.octets()),
+            None => SmallVec::from_slice(&[0; 3]),
+        }
     }
 }
 
@@ -55,17 +59,21 @@ impl HashState {
 const MAX_TRIES: u32 = 20;
 
 /// The next peer, counted as busy.
-pub fn pick(selection: &mut Selection) -> Option<usize> {
-    let (group, peers) = (selection.group.clone(), selection.peers.clone());
-    if peers.list.is_empty() {
+pub fn pick(selection: &mut Selection, now: Instant) -> Option<usize> {
+    if selection.peers.list.is_empty() {
         // Its names have no addresses yet, or no more.
         return None;
     }
+    let group = selection.group;
     let mut slots = group.state.lock();
+    if let Method::RoundRobin = group.conf.method {
+        let mut states = States { slots: &mut slots, peers: &selection.peers.list };
+        let chosen = in_turn(selection, &mut states, now)?;
+        return Some(occupy(chosen, &mut states, now));
+    }
+    let peers = selection.peers.clone();
     let mut states = States { slots: &mut slots, peers: &peers.list };
-    let now = Instant::now();
-    let method = &group.conf.method;
-    let chosen = match method {
+    let chosen = match &group.conf.method {
         Method::RoundRobin => None,
         Method::LeastConn => least_conn(selection, &mut states, now),
         Method::IpHash => ip_hash(selection, &mut states, now),
@@ -73,18 +81,27 @@ pub fn pick(selection: &mut Selection) -> Option<usize> {
         Method::ConsistentHash(_) => consistent(selection, &mut states, now),
         Method::Random { two } => random(selection, &mut states, now, *two),
     };
-    let chosen = chosen.or_else(|| round_robin(selection, &mut states, now, false));
-    // Backups are asked when nobody else can be.
-    let chosen = match chosen {
-        None if selection.backups => round_robin(selection, &mut states, now, true),
-        other => other,
-    }?;
-    let (state, conf) = (&mut states[chosen], &peers.list[chosen].conf);
-    if state.checked.is_none_or(|at| now.duration_since(at) > conf.fail_timeout) {
+    let chosen = chosen.or_else(|| in_turn(selection, &mut states, now))?;
+    Some(occupy(chosen, &mut states, now))
+}
+
+/// The next of those that may be asked, and of the backups when nobody else can be.
+fn in_turn(selection: &Selection, states: &mut States, now: Instant) -> Option<usize> {
+    match round_robin(selection, states, now, false) {
+        None if selection.backups => round_robin(selection, states, now, true),
+        chosen => chosen,
+    }
+}
+
+/// Counts a peer as busy.
+fn occupy(chosen: usize, states: &mut States, now: Instant) -> usize {
+    let fail_timeout = states.peers[chosen].conf.fail_timeout;
+    let state = &mut states[chosen];
+    if state.checked.is_none_or(|at| now.saturating_duration_since(at) > fail_timeout) {
         state.checked = Some(now);
     }
     state.conns += 1;
-    Some(chosen)
+    chosen
 }
 
 /// Whether a peer may be asked now.
@@ -96,7 +113,7 @@ fn eligible(selection: &Selection, i: usize, state: &PeerState, now: Instant, ba
     let single = selection.peers.list.len() == 1;
     let failed = conf.max_fails > 0
         && state.fails >= conf.max_fails
-        && state.checked.is_some_and(|at| now.duration_since(at) <= conf.fail_timeout);
+        && state.checked.is_some_and(|at| now.saturating_duration_since(at) <= conf.fail_timeout);
     let full = conf.max_conns > 0 && state.conns >= conf.max_conns;
     (single || !failed) && !full
 }
@@ -169,7 +186,7 @@ fn total_weight(selection: &Selection) -> u64 {
 fn ip_hash(selection: &mut Selection, states: &mut States, now: Instant) -> Option<usize> {
     let total = total_weight(selection).max(1);
     while selection.hash.tries <= MAX_TRIES {
-        for octet in selection.hash.client.clone() {
+        for octet in selection.hash.octets() {
             selection.hash.hash =
                 (selection.hash.hash.wrapping_mul(113).wrapping_add(u32::from(octet))) % 6271;
         }

@@ -1,17 +1,16 @@
 //! The body of an answer, read from its connection as the client takes it.
 
 use super::group::Taken;
+use super::patience::Patience;
 use super::pool::Connection;
 use crate::http::body::{BodyError, BodyStream, Framing};
 use crate::http::io::poll_read_into;
 use crate::http::request::AttemptEnd;
 use bytes::{Bytes, BytesMut};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::time::Sleep;
 
 /// The body of an answer. At its end the connection goes back to the pool.
 pub struct UpstreamBody {
@@ -28,28 +27,26 @@ pub struct UpstreamBody {
     /// The worker and the kind of connection, for the pool.
     pub home: (usize, u64),
     /// Time between two reads.
-    pub timeout: Duration,
+    pub patience: Patience,
     /// `proxy_buffering off`: each piece is sent on at once.
     pub unbuffered: bool,
     /// When the request was sent, and where the end is noted.
     pub began: Instant,
     /// What the log will ask for.
     pub end: Arc<AttemptEnd>,
-    /// Runs while nothing comes.
-    pub silence: Option<Pin<Box<Sleep>>>,
 }
 
 impl UpstreamBody {
     /// All of it was read: the connection is free.
-    pub fn complete(&mut self) {
-        self.end.micros.store(self.began.elapsed().as_micros() as u64, Ordering::Relaxed);
-        let (Some(connection), Some(mut taken)) = (self.connection.take(), self.taken.take()) else { return };
-        taken.succeeded();
+    pub fn complete(&mut self, now: Instant) {
+        note(&self.end, now.saturating_duration_since(self.began));
+        let (Some(connection), Some(taken)) = (self.connection.take(), self.taken.take()) else { return };
         // Bytes after the body are nobody's; such a connection is not to be trusted.
         if self.keepalive && self.input.is_empty() {
             let (worker, kind) = self.home;
-            taken.keep(worker, kind, connection);
+            taken.keep(worker, kind, connection, now);
         }
+        taken.done();
     }
 
     fn fail(&mut self, message: String) -> Poll<Option<Result<Bytes, BodyError>>> {
@@ -67,14 +64,14 @@ impl BodyStream for UpstreamBody {
         loop {
             match self.framing.take(&mut self.input) {
                 Ok(Some(piece)) => {
-                    self.silence = None;
+                    self.patience.rest();
                     if self.framing.is_done() {
-                        self.complete();
+                        self.complete(Instant::now());
                     }
                     return Poll::Ready(Some(Ok(piece)));
                 }
                 Ok(None) if self.framing.is_done() => {
-                    self.complete();
+                    self.complete(Instant::now());
                     return Poll::Ready(None);
                 }
                 Ok(None) => {}
@@ -96,9 +93,7 @@ impl BodyStream for UpstreamBody {
                     return self.fail(format!("recv() failed ({cause}) while reading upstream"));
                 }
                 Poll::Pending => {
-                    let timeout = self.timeout;
-                    let silence = self.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-                    if silence.as_mut().poll(cx).is_ready() {
+                    if self.patience.is_over(cx) {
                         return self.fail(
                             "upstream timed out (110: Connection timed out) while reading upstream".into(),
                         );
@@ -121,7 +116,13 @@ impl BodyStream for UpstreamBody {
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
         if self.end.micros.load(Ordering::Relaxed) == 0 {
-            self.end.micros.store(self.began.elapsed().as_micros() as u64, Ordering::Relaxed);
+            note(&self.end, self.began.elapsed());
         }
     }
+}
+
+/// Notes how long an attempt took, all in all.
+pub fn note(end: &AttemptEnd, took: Duration) {
+    // Nothing is what is not known yet.
+    end.micros.store((took.as_micros() as u64).max(1), Ordering::Relaxed);
 }

@@ -1,18 +1,23 @@
-//! Connections to upstream servers, made by Pingora's transport connector.
+//! Connections to upstream servers: plain ones are sockets, those with TLS are made by Pingora's
+//! transport connector.
 
 use super::group::PeerAddr;
 use super::pool::Connection;
+use super::socket::Socket;
+use crate::conf::values::os_error;
 use crate::tls::upstream::{REFUSED, ServerTrust};
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
-use pingora_core::protocols::l4::stream::Stream as Socket;
+use pingora_core::protocols::l4::stream::Stream as Transport;
 use pingora_core::protocols::tls::client::handshake;
 use pingora_core::protocols::{Stream, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType;
 use rustls_pki_types::ServerName;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 /// TLS towards an upstream.
@@ -28,9 +33,11 @@ pub struct TlsPeer {
 
 /// What must be equal for a kept connection to be used again.
 pub fn kind(tls: Option<&TlsPeer>) -> u64 {
+    let Some(tls) = tls else { return 0 };
     let mut hasher = DefaultHasher::new();
-    tls.map(|t| (&t.name, t.send_name, t.trust.as_ref().map(|t| t.fingerprint))).hash(&mut hasher);
-    hasher.finish()
+    (&tls.name, tls.send_name, tls.trust.as_ref().map(|t| t.fingerprint)).hash(&mut hasher);
+    // Nothing without TLS has the same.
+    hasher.finish() | 1
 }
 
 /// Why there is no connection.
@@ -53,6 +60,55 @@ pub async fn connect(
     timeout: Duration,
     socket_keepalive: bool,
 ) -> Result<Connection, ConnectError> {
+    let stream = match tls {
+        None => match tokio::time::timeout(timeout, plain(addr, socket_keepalive)).await {
+            Err(_) => return Err(ConnectError::Timeout),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::TimedOut => return Err(ConnectError::Timeout),
+            Ok(Err(e)) => {
+                let to = if let PeerAddr::Unix(_) = addr { format!(" to {addr}") } else { String::new() };
+                return Err(ConnectError::Failed(format!("connect(){to} failed ({})", os_error(&e))));
+            }
+            Ok(Ok(socket)) => socket,
+        },
+        Some(tls) => {
+            let stream = transport(addr, timeout, socket_keepalive).await?;
+            match tokio::time::timeout(timeout, shake(stream, tls)).await {
+                Err(_) => return Err(ConnectError::HandshakeTimeout),
+                Ok(shaken) => Socket::Tls(shaken?),
+            }
+        }
+    };
+    Ok(Connection { stream, requests: 0, born: Instant::now() })
+}
+
+/// When a silent connection is asked whether it lives, how often, and how many times in vain.
+const IDLE: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(15);
+const COUNT: u32 = 4;
+
+/// A plain connection.
+async fn plain(addr: &PeerAddr, socket_keepalive: bool) -> io::Result<Socket> {
+    let socket = match addr {
+        PeerAddr::Inet(addr) => TcpStream::connect(*addr).await?,
+        PeerAddr::Unix(path) => return Ok(Socket::Unix(UnixStream::connect(path).await?)),
+    };
+    socket.set_nodelay(true)?;
+    if socket_keepalive {
+        use rustix::net::sockopt;
+        sockopt::set_socket_keepalive(&socket, true)?;
+        sockopt::set_tcp_keepidle(&socket, IDLE)?;
+        sockopt::set_tcp_keepintvl(&socket, INTERVAL)?;
+        sockopt::set_tcp_keepcnt(&socket, COUNT)?;
+    }
+    Ok(Socket::Tcp(socket))
+}
+
+/// A connection that will carry TLS.
+async fn transport(
+    addr: &PeerAddr,
+    timeout: Duration,
+    socket_keepalive: bool,
+) -> Result<Stream, ConnectError> {
     let plain = String::new();
     let mut peer = match addr {
         PeerAddr::Inet(a) => HttpPeer::new(*a, false, plain),
@@ -61,28 +117,18 @@ pub async fn connect(
     };
     if socket_keepalive {
         peer.options.tcp_keepalive = Some(TcpKeepalive {
-            idle: Duration::from_secs(60),
-            interval: Duration::from_secs(15),
-            count: 4,
+            idle: IDLE,
+            interval: INTERVAL,
+            count: COUNT as usize,
             user_timeout: Duration::ZERO,
         });
     }
-    let connector = connector();
-    let stream = match tokio::time::timeout(timeout, connector.new_stream(&peer)).await {
-        Err(_) => return Err(ConnectError::Timeout),
-        Ok(Err(e)) if *e.etype() == ErrorType::ConnectTimedout => return Err(ConnectError::Timeout),
-        Ok(Err(e)) => return Err(ConnectError::Failed(describe(&e))),
-        Ok(Ok(stream)) => stream,
-    };
-    let stream = match tls {
-        None => stream,
-        // Boxed: a handshake's state is large, and most connections have none.
-        Some(tls) => match tokio::time::timeout(timeout, Box::pin(shake(stream, tls))).await {
-            Err(_) => return Err(ConnectError::HandshakeTimeout),
-            Ok(shaken) => shaken?,
-        },
-    };
-    Ok(Connection { stream, requests: 0, born: Instant::now() })
+    match tokio::time::timeout(timeout, connector().new_stream(&peer)).await {
+        Err(_) => Err(ConnectError::Timeout),
+        Ok(Err(e)) if *e.etype() == ErrorType::ConnectTimedout => Err(ConnectError::Timeout),
+        Ok(Err(e)) => Err(ConnectError::Failed(describe(&e))),
+        Ok(Ok(stream)) => Ok(stream),
+    }
 }
 
 /// Takes a new connection into TLS. The configuration is ours: Pingora's own connector knows neither
@@ -90,7 +136,7 @@ pub async fn connect(
 async fn shake(stream: Stream, tls: &TlsPeer) -> Result<Stream, ConnectError> {
     let failed = |what: &str| ConnectError::Handshake(format!("SSL_do_handshake() failed (SSL: {what})"));
     let Some(trust) = &tls.trust else { return Err(failed("no TLS is set up here")) };
-    let Ok(socket) = stream.into_any().downcast::<Socket>() else {
+    let Ok(socket) = stream.into_any().downcast::<Transport>() else {
         return Err(failed("no plain connection"));
     };
     let fits = ServerName::try_from(tls.name.as_str()).is_ok();

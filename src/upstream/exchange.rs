@@ -1,16 +1,18 @@
 //! One attempt: a request out, the head of the answer in, over one connection.
 
+use super::patience::Patience;
 use super::pool::Connection;
+use super::socket::Socket;
 use crate::http::body::{Chunks, Framing};
-use crate::http::io::{poll_read_into, read_into};
+use crate::http::io::poll_read_into;
 use crate::http::response::Fields;
 use bytes::{Bytes, BytesMut};
-use std::io;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::io::AsyncWrite;
 
 /// The head of an answer.
 #[derive(Debug)]
@@ -52,48 +54,74 @@ pub async fn write_all(
     parts: &[&[u8]],
     each: Duration,
 ) -> Result<u64, AttemptError> {
+    const LATE: AttemptError = AttemptError::Timeout(
+        "upstream timed out (110: Connection timed out) while sending request to upstream",
+    );
     let total: usize = parts.iter().map(|p| p.len()).sum();
-    // One buffer, one write: a head and a small body leave together.
-    let joined;
-    let bytes: &[u8] = if let [one] = parts {
-        one
-    } else {
-        joined = parts.concat();
-        &joined
-    };
+    let mut patience = Patience::new(each);
     let mut sent = 0;
-    while sent < bytes.len() {
-        let write = std::future::poll_fn(|cx| {
-            let stream = &mut connection.stream;
-            if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, &bytes[sent..]) {
-                return Poll::Ready(written);
+    let stream = &mut connection.stream;
+    while sent < total {
+        let written = poll_fn(|cx| {
+            if let Poll::Ready(written) = poll_write(stream, cx, parts, sent) {
+                return Poll::Ready(Some(written));
             }
             loop {
-                match ready!(poll_read_into(stream, cx, input)) {
-                    Ok(n) if n > 0 && is_interim(input) => {}
-                    Ok(_) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-                    Err(e) => return Poll::Ready(Err(e)),
+                match poll_read_into(stream, cx, input) {
+                    Poll::Ready(Ok(n)) if n > 0 && is_interim(input) => {}
+                    Poll::Ready(Ok(_)) => return Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
+                    Poll::Ready(Err(e)) => return Poll::Ready(Some(Err(e))),
+                    Poll::Pending if patience.is_over(cx) => return Poll::Ready(None),
+                    Poll::Pending => return Poll::Pending,
                 }
             }
         });
-        match timeout(each, write).await {
-            Err(_) => {
-                return Err(AttemptError::Timeout(
-                    "upstream timed out (110: Connection timed out) while sending request to upstream",
-                ));
-            }
-            Ok(Err(e)) => return Err(broken("writev()", &e)),
-            Ok(Ok(0)) => return Err(broken("writev()", &io::ErrorKind::WriteZero.into())),
-            Ok(Ok(n)) => sent += n,
+        match written.await {
+            None => return Err(LATE),
+            Some(Err(e)) => return Err(broken("writev()", &e)),
+            Some(Ok(0)) => return Err(broken("writev()", &io::ErrorKind::WriteZero.into())),
+            Some(Ok(n)) => sent += n,
+        }
+        patience.rest();
+    }
+    if stream.is_plain() {
+        return Ok(total as u64);
+    }
+    let flushed = poll_fn(|cx| match Pin::new(&mut *stream).poll_flush(cx) {
+        Poll::Pending if patience.is_over(cx) => Poll::Ready(None),
+        flushed => flushed.map(Some),
+    });
+    match flushed.await {
+        None => Err(LATE),
+        Some(Err(e)) => Err(broken("writev()", &e)),
+        Some(Ok(())) => Ok(total as u64),
+    }
+}
+
+/// The most parts of a request that are written at once: a head and a body, or a chunk with its ends.
+const PARTS: usize = 4;
+
+/// Writes what follows the first `sent` bytes of `parts`: a head and a small body leave together.
+fn poll_write(
+    stream: &mut Socket,
+    cx: &mut Context<'_>,
+    parts: &[&[u8]],
+    mut sent: usize,
+) -> Poll<io::Result<usize>> {
+    if let [one] = parts {
+        return Pin::new(stream).poll_write(cx, &one[sent..]);
+    }
+    let mut slices = [IoSlice::new(&[]); PARTS];
+    let mut n = 0;
+    for part in parts {
+        let rest = &part[sent.min(part.len())..];
+        sent -= part.len() - rest.len();
+        if !rest.is_empty() && n < PARTS {
+            slices[n] = IoSlice::new(rest);
+            n += 1;
         }
     }
-    match timeout(each, connection.stream.flush()).await {
-        Err(_) => Err(AttemptError::Timeout(
-            "upstream timed out (110: Connection timed out) while sending request to upstream",
-        )),
-        Ok(Err(e)) => Err(broken("writev()", &e)),
-        Ok(Ok(())) => Ok(total as u64),
-    }
+    Pin::new(stream).poll_write_vectored(cx, &slices[..n])
 }
 
 /// Whether all that came are interim answers, no more of them than have a use.
@@ -117,6 +145,7 @@ pub async fn read_head(
     limit: usize,
     each: Duration,
 ) -> Result<AnswerHead, AttemptError> {
+    let mut patience = Patience::new(each);
     loop {
         let whole = head_end(input);
         if whole.unwrap_or(input.len()) > limit {
@@ -145,25 +174,29 @@ pub async fn read_head(
                 size: 0,
             });
         }
-        match timeout(each, read_into(&mut connection.stream, input)).await {
-            Err(_) => {
+        let read = poll_fn(|cx| match poll_read_into(&mut connection.stream, cx, input) {
+            Poll::Pending if patience.is_over(cx) => Poll::Ready(None),
+            read => read.map(Some),
+        });
+        match read.await {
+            None => {
                 return Err(AttemptError::Timeout(
                     "upstream timed out (110: Connection timed out) while reading response header from upstream",
                 ));
             }
-            Ok(Ok(0)) => {
+            Some(Ok(0)) => {
                 return Err(AttemptError::Broken(
                     "upstream prematurely closed connection while reading response header from upstream"
                         .into(),
                 ));
             }
-            Ok(Err(e)) => {
+            Some(Err(e)) => {
                 let cause = crate::conf::values::os_error(&e);
                 return Err(AttemptError::Broken(format!(
                     "recv() failed ({cause}) while reading response header from upstream"
                 )));
             }
-            Ok(Ok(_)) => {}
+            Some(Ok(_)) => patience.rest(),
         }
     }
 }
@@ -183,21 +216,17 @@ fn head_end(input: &[u8]) -> Option<usize> {
 }
 
 fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
-    let invalid = |what: &str| {
-        AttemptError::Invalid(format!(
-            "upstream sent invalid header: \"{what}\" while reading response header from upstream"
-        ))
-    };
     let first_end = memchr::memchr(b'\n', head).unwrap_or(head.len());
     let line = head[..first_end].strip_suffix(b"\r").unwrap_or(&head[..first_end]);
-    let (http11, status) = status_line(line).ok_or_else(|| {
-        AttemptError::Invalid(
+    let Some((http11, status, reason)) = status_line(line) else {
+        return Err(AttemptError::Invalid(
             "upstream sent no valid HTTP/1.0 header while reading response header from upstream".into(),
-        )
-    })?;
-    let reason_at = memchr::memmem::find(line, status.to_string().as_bytes()).unwrap_or(0) + 3;
-    let reason = head.slice(reason_at.min(line.len())..line.len());
-    let reason = reason.slice(reason.iter().take_while(|b| **b == b' ').count()..);
+        ));
+    };
+    let reason = match &line[reason..] {
+        b"OK" => Bytes::from_static(b"OK"),
+        _ => head.slice(reason..line.len()),
+    };
     let mut fields = Fields::default();
     let (mut length, mut chunked, mut close, mut keep) = (None, false, false, false);
     let mut at = first_end + 1;
@@ -210,40 +239,48 @@ fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
         if text.is_empty() {
             break;
         }
-        let shown = String::from_utf8_lossy(&text[..text.len().min(120)]);
         // A name alone is a field without a value, to nginx.
         let colon = memchr::memchr(b':', text).unwrap_or(text.len());
         let name = &text[..colon];
-        let fine = !name.is_empty() && name.iter().all(|b| b.is_ascii_graphic());
+        let known = known_name(name);
+        let fine = known.is_some() || !name.is_empty() && name.iter().all(|b| b.is_ascii_graphic());
         // A carriage return ends the line or is an error.
-        if !fine || text.contains(&0) || text.contains(&b'\r') {
-            return Err(invalid(&shown));
+        if !fine || memchr::memchr2(0, b'\r', text).is_some() {
+            return Err(invalid(text));
         }
         let is_blank = |b: &&u8| matches!(**b, b' ' | b'\t');
         let after = (colon + 1).min(text.len());
         let lead = text[after..].iter().take_while(is_blank).count();
         let trail = text[after + lead..].iter().rev().take_while(is_blank).count();
-        let value = head.slice(here + after + lead..here + text.len() - trail);
-        if name.eq_ignore_ascii_case(b"connection") {
-            let has = |w: &[u8]| value.split(|b| *b == b',').any(|v| v.trim_ascii().eq_ignore_ascii_case(w));
-            close |= has(b"close");
-            keep |= has(b"keep-alive");
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if !value.eq_ignore_ascii_case(b"chunked") || chunked {
-                return Err(AttemptError::Invalid(format!(
-                    "upstream sent unknown \"Transfer-Encoding\": \"{}\" while reading response header from upstream",
-                    String::from_utf8_lossy(&value)
-                )));
+        let value = after + lead..text.len() - trail;
+        match name.len() {
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                let words = || text[value.clone()].split(|b| *b == b',').map(<[u8]>::trim_ascii);
+                close |= words().any(|word| word.eq_ignore_ascii_case(b"close"));
+                keep |= words().any(|word| word.eq_ignore_ascii_case(b"keep-alive"));
             }
-            chunked = true;
-        } else if name.eq_ignore_ascii_case(b"content-length") {
-            let n = std::str::from_utf8(&value).ok().and_then(crate::conf::values::number);
-            if length.is_some() || n.is_none() {
-                return Err(invalid(&shown));
+            10 if name.eq_ignore_ascii_case(b"keep-alive") => {}
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                let value = &text[value];
+                if !value.eq_ignore_ascii_case(b"chunked") || chunked {
+                    return Err(AttemptError::Invalid(format!(
+                        "upstream sent unknown \"Transfer-Encoding\": \"{}\" while reading response header from upstream",
+                        String::from_utf8_lossy(value)
+                    )));
+                }
+                chunked = true;
             }
-            length = n;
-        } else if !name.eq_ignore_ascii_case(b"keep-alive") {
-            fields.add(head.slice(here..here + colon), value);
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                let n = std::str::from_utf8(&text[value]).ok().and_then(crate::conf::values::number);
+                if length.is_some() || n.is_none() {
+                    return Err(invalid(text));
+                }
+                length = n;
+            }
+            _ => {
+                let name = known.map_or_else(|| head.slice(here..here + colon), Bytes::from_static);
+                fields.add(name, head.slice(here + value.start..here + value.end));
+            }
         }
     }
     if chunked && length.is_some() {
@@ -263,20 +300,51 @@ fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
     Ok(AnswerHead { status, reason, fields, length, framing, keepalive, size: head.len() })
 }
 
-/// The version (whether 1.1) and the status.
-fn status_line(line: &[u8]) -> Option<(bool, u16)> {
+fn invalid(line: &[u8]) -> AttemptError {
+    let shown = String::from_utf8_lossy(&line[..line.len().min(120)]);
+    AttemptError::Invalid(format!(
+        "upstream sent invalid header: \"{shown}\" while reading response header from upstream"
+    ))
+}
+
+/// A name that most answers have, as most write it: it need not be counted who holds it.
+fn known_name(name: &[u8]) -> Option<&'static [u8]> {
+    const NAMES: [&[u8]; 16] = [
+        b"Age",
+        b"Date",
+        b"ETag",
+        b"Vary",
+        b"Server",
+        b"Expires",
+        b"Location",
+        b"Connection",
+        b"Set-Cookie",
+        b"Content-Type",
+        b"Last-Modified",
+        b"Accept-Ranges",
+        b"Cache-Control",
+        b"Content-Length",
+        b"Content-Encoding",
+        b"Access-Control-Allow-Origin",
+    ];
+    NAMES.into_iter().find(|known| *known == name)
+}
+
+/// The version (whether 1.1), the status, and where the reason begins.
+fn status_line(line: &[u8]) -> Option<(bool, u16, usize)> {
     let rest = line.strip_prefix(b"HTTP/1.")?;
     let minor = *rest.first().filter(|b| b.is_ascii_digit())?;
     let rest = rest.get(1..)?.trim_ascii_start();
     let digits = rest.get(..3)?;
-    if line.iter().any(|b| matches!(b, b'\r' | 0)) {
+    if memchr::memchr2(b'\r', 0, line).is_some() {
         return None;
     }
     if !digits.iter().all(u8::is_ascii_digit) || rest.get(3).is_some_and(|b| *b != b' ') {
         return None;
     }
     let status = digits.iter().fold(0u16, |n, b| n * 10 + u16::from(b - b'0'));
-    (status >= 100).then_some((minor >= b'1', status))
+    let blanks = rest[3..].iter().take_while(|b| **b == b' ').count();
+    (status >= 100).then_some((minor >= b'1', status, line.len() - rest.len() + 3 + blanks))
 }
 
 #[cfg(test)]
@@ -302,6 +370,18 @@ mod tests {
             !head("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap().keepalive
         );
         assert!(head("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n").unwrap().framing.is_done());
+    }
+
+    #[test]
+    fn names_and_reasons_are_as_they_were_sent() {
+        let text = "HTTP/1.1  404  No 404 here \r\nServer: a\nserver:\tb \r\nX-Y\r\nvary: 404\r\n\r\n";
+        let answer = head(text).unwrap();
+        assert_eq!((answer.status, &answer.reason[..]), (404, &b"No 404 here "[..]));
+        let fields: Vec<_> = answer.fields.iter().map(|(n, v)| (&n[..], &v[..])).collect();
+        let wanted: [(&[u8], &[u8]); 4] = [(b"Server", b"a"), (b"server", b"b"), (b"X-Y", b""), (b"vary", b"404")];
+        assert_eq!(fields, wanted);
+        assert_eq!(head("HTTP/1.1 200\r\n\r\n").unwrap().reason, "");
+        assert_eq!(head("HTTP/1.0 200 OK\r\n\r\n").unwrap().reason, "OK");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::observe::metrics::{Counter, Gauge};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora_ketama::{Bucket, Continuum};
+use smallvec::SmallVec;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::{Index, IndexMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,6 +85,14 @@ pub struct PeerState {
     pub(super) accessed: Option<Instant>,
     /// When it was last tried after a failure, or failed.
     pub(super) checked: Option<Instant>,
+}
+
+impl PeerState {
+    fn succeeded(&mut self) {
+        if self.accessed < self.checked {
+            self.fails = 0;
+        }
+    }
 }
 
 /// A server at an address.
@@ -279,15 +288,15 @@ impl Group {
 
     /// Begins the choosing for one request. `key` is the value of `hash`, `client` the address for
     /// `ip_hash`.
-    pub fn selection(self: &Arc<Self>, key: Option<bytes::Bytes>, client: Option<IpAddr>) -> Selection {
+    pub fn selection(self: &Arc<Self>, key: Option<bytes::Bytes>, client: Option<IpAddr>) -> Selection<'_> {
         let peers = self.peers();
         Selection {
-            group: self.clone(),
-            tried: vec![false; peers.list.len()],
+            group: self,
+            tried: SmallVec::from_elem(false, peers.list.len()),
             tries: peers.tries,
             backups: peers.backups,
             peers,
-            hash: balance::HashState::new(&self.conf.method, key, client),
+            hash: balance::HashState::new(key, client),
         }
     }
 }
@@ -301,22 +310,27 @@ pub(super) fn ring_address(index: usize, peer: &PeerConf) -> SocketAddr {
 }
 
 /// The choosing of peers for one request.
-pub struct Selection {
+pub struct Selection<'a> {
     /// The group.
-    pub group: Arc<Group>,
+    pub group: &'a Arc<Group>,
     /// Its peers when the request began.
     pub(super) peers: Arc<Peers>,
-    pub(super) tried: Vec<bool>,
+    pub(super) tried: SmallVec<[bool; 16]>,
     /// Attempts left.
     pub tries: usize,
     pub(super) backups: bool,
     pub(super) hash: balance::HashState,
 }
 
-impl Selection {
+impl Selection<'_> {
     /// The next peer, taken; `None` when there is none to ask.
     pub fn take(&mut self) -> Option<Taken> {
-        let index = balance::pick(self)?;
+        self.take_at(Instant::now())
+    }
+
+    /// The same, for who knows what time it is.
+    pub fn take_at(&mut self, now: Instant) -> Option<Taken> {
+        let index = balance::pick(self, now)?;
         self.tried[index] = true;
         let peer = self.peers.list[index].clone();
         peer.metrics.active.add(1);
@@ -354,10 +368,10 @@ impl Taken {
     }
 
     /// Keeps a connection to it for another request, unless it has left the group.
-    pub fn keep(&self, worker: usize, kind: u64, connection: Connection) {
+    pub fn keep(&self, worker: usize, kind: u64, connection: Connection, now: Instant) {
         // For a group without names nothing is looked for.
         if self.peer.of.is_none() || self.group.peers.load().list.iter().any(|p| p.id == self.peer.id) {
-            self.group.pool.keep(worker, self.peer.id, kind, connection);
+            self.group.pool.keep(worker, self.peer.id, kind, connection, now);
         }
     }
 
@@ -388,19 +402,24 @@ impl Taken {
 
     /// It answered: what was held against it is forgotten if it was tried since.
     pub fn succeeded(&mut self) {
-        let mut slots = self.group.state.lock();
-        let state = &mut slots.0[self.peer.slot].0;
-        if state.accessed < state.checked {
-            state.fails = 0;
-        }
+        self.change(PeerState::succeeded);
     }
 
-    fn release(&mut self) {
+    /// It answered, and nothing more is asked of it.
+    pub fn done(mut self) {
+        self.release(PeerState::succeeded);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut PeerState)) {
+        change(&mut self.group.state.lock().0[self.peer.slot].0);
+    }
+
+    fn release(&mut self, first: impl FnOnce(&mut PeerState)) {
         if !std::mem::replace(&mut self.released, true) {
-            let mut slots = self.group.state.lock();
-            let state = &mut slots.0[self.peer.slot].0;
-            state.conns = state.conns.saturating_sub(1);
-            drop(slots);
+            self.change(|state| {
+                first(state);
+                state.conns = state.conns.saturating_sub(1);
+            });
             self.peer.metrics.active.add(-1);
         }
     }
@@ -408,6 +427,6 @@ impl Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.release();
+        self.release(|_| {});
     }
 }

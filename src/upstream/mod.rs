@@ -1,8 +1,8 @@
 //! The other side: groups of peers, balancing, connections, and the exchange of a request for an
 //! answer.
 //!
-//! Connections are made by Pingora's transport connector (TCP, unix sockets, TLS); the exchange over
-//! them is our own, so that it costs neither a task nor a channel and sees every byte of the head.
+//! Connections with TLS are made by Pingora's transport connector, plain ones are sockets; the exchange
+//! over them is our own, so that it costs neither a task nor a channel and sees every byte of the head.
 
 pub mod balance;
 pub mod body;
@@ -12,8 +12,10 @@ pub mod exchange;
 pub mod fetch;
 pub mod group;
 pub mod names;
+pub mod patience;
 pub mod pool;
 pub mod resolve;
+pub mod socket;
 pub mod spool;
 pub mod tunnel;
 
@@ -44,8 +46,12 @@ pub struct Plan {
     pub target: Bytes,
     /// Whether HTTP/1.0 is spoken.
     pub http10: bool,
-    /// The fields, as they will be written.
+    /// The fields, as they will be written, where somebody may still change them.
     pub fields: Fields,
+    /// The head as it will be sent, where nobody will.
+    pub written: Option<Vec<u8>>,
+    /// Whether the upstream is asked to close the connection.
+    pub closes: bool,
     /// The body, when it does not come from the client as it arrives.
     pub body: spool::Spooled,
     /// The value of the group's `hash` key.
@@ -54,8 +60,8 @@ pub struct Plan {
     pub client: Option<IpAddr>,
     /// Whether a switch of protocols was asked for.
     pub upgrade: bool,
-    /// Whose request it is, for the error log.
-    pub about: About,
+    /// Whose request it is, for the error log, where it may outlive the client's.
+    pub about: Option<About>,
 }
 
 /// Whose request goes upstream. Only an error puts it into words.
@@ -187,15 +193,26 @@ impl Plan {
     }
 
     /// Logs something about it, with nginx's context.
-    pub fn log(
+    fn log(
         &self,
+        asker: &fetch::Asker<'_>,
         level: crate::observe::error_log::Level,
         message: std::fmt::Arguments<'_>,
         upstream: &str,
     ) {
+        let now;
+        let about = match (&self.about, asker) {
+            (Some(about), _) => about,
+            (None, fetch::Asker::Waits(rq) | fetch::Asker::Sends(rq)) => {
+                now = About::of(rq);
+                &now
+            }
+            // Who goes leaves word.
+            (None, fetch::Asker::Gone) => return,
+        };
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let target = String::from_utf8_lossy(&self.target);
         let url = format_args!("{scheme}://{upstream}{target}");
-        self.about.log(&self.local, self.level, level, message, url);
+        about.log(&self.local, self.level, level, message, url);
     }
 }

@@ -1,22 +1,19 @@
 //! Idle connections to upstream servers, kept by each worker for itself.
 //!
 //! An idle connection costs neither a task nor a buffer. Whether it still lives is seen when it is
-//! taken, by a read that would not wait; those that are too old go when another comes or is taken.
+//! taken, by a read that does not wait; those that are too old go when another comes or is taken.
 
 use super::group::KeepaliveConf;
+use super::socket::Socket;
 use parking_lot::Mutex;
-use pingora_core::protocols::Stream;
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Instant;
-use tokio::io::{AsyncRead, ReadBuf};
 
 /// A connection to an upstream server.
 pub struct Connection {
     /// The stream.
-    pub stream: Stream,
+    pub stream: Socket,
     /// Requests it has carried.
     pub requests: u64,
     /// When it was made.
@@ -51,7 +48,7 @@ impl Pool {
     }
 
     /// A connection to `peer` that is alive, the one used last first, as nginx takes them.
-    pub fn take(&self, worker: usize, peer: u64, kind: u64) -> Option<Connection> {
+    pub fn take(&self, worker: usize, peer: u64, kind: u64, now: Instant) -> Option<Connection> {
         let slot = self.workers.get(worker)?;
         loop {
             // A worker's slot is its own; the lock is never waited for.
@@ -59,36 +56,38 @@ impl Pool {
             let found = idle.iter().rposition(|i| i.peer == peer && i.kind == kind)?;
             let mut taken = idle.remove(found)?;
             drop(idle);
+            let age = |of: Instant| now.saturating_duration_since(of);
             let fresh =
-                taken.since.elapsed() < self.conf.timeout && taken.connection.born.elapsed() < self.conf.time;
-            if fresh && is_quiet(&mut taken.connection.stream) {
+                age(taken.since) < self.conf.timeout && age(taken.connection.born) < self.conf.time;
+            if fresh && taken.connection.stream.is_quiet() {
                 return Some(taken.connection);
             }
         }
     }
 
     /// Keeps a connection for another request, when it may carry one and there is room.
-    pub fn keep(&self, worker: usize, peer: u64, kind: u64, connection: Connection) {
+    pub fn keep(&self, worker: usize, peer: u64, kind: u64, connection: Connection, now: Instant) {
         let Some(slot) = self.workers.get(worker) else { return };
-        let over = connection.requests >= self.conf.requests || connection.born.elapsed() >= self.conf.time;
+        let age = |of: Instant| now.saturating_duration_since(of);
+        let over = connection.requests >= self.conf.requests || age(connection.born) >= self.conf.time;
         if over || self.conf.connections == 0 || self.retired.load(Ordering::Relaxed) {
             return;
         }
         let mut idle = slot.lock();
         let timeout = self.conf.timeout;
-        while idle.front().is_some_and(|i| i.since.elapsed() >= timeout)
+        while idle.front().is_some_and(|i| age(i.since) >= timeout)
             || idle.len() >= self.conf.connections
         {
             idle.pop_front();
         }
-        idle.push_back(Idle { connection, peer, kind, since: Instant::now() });
+        idle.push_back(Idle { connection, peer, kind, since: now });
     }
 
     /// Closes what has been idle too long or was closed by the other side.
     pub fn sweep(&self, worker: usize) {
         let Some(slot) = self.workers.get(worker) else { return };
         let timeout = self.conf.timeout;
-        slot.lock().retain_mut(|i| i.since.elapsed() < timeout && is_quiet(&mut i.connection.stream));
+        slot.lock().retain_mut(|i| i.since.elapsed() < timeout && i.connection.stream.is_quiet());
     }
 
     /// Says whether the group is out of the configuration. Then all are closed and none is kept:
@@ -119,12 +118,4 @@ impl Pool {
     pub fn idle(&self) -> usize {
         self.workers.iter().map(|w| w.lock().len()).sum()
     }
-}
-
-/// Whether nothing has come on an idle connection: neither its end nor bytes nobody asked for.
-fn is_quiet(stream: &mut Stream) -> bool {
-    let mut byte = [0u8; 1];
-    let mut buf = ReadBuf::new(&mut byte);
-    let mut cx = Context::from_waker(Waker::noop());
-    matches!(Pin::new(stream).poll_read(&mut cx, &mut buf), Poll::Pending)
 }

@@ -95,6 +95,12 @@ pub async fn read_to_file(rq: &mut Request) -> Result<Option<Arc<TempFile>>, Bod
     }
 }
 
+/// Whether there is nothing to read, and nothing that reading would leave behind.
+pub fn is_none(rq: &Request) -> bool {
+    use crate::modules::core::InFileOnly::Off;
+    !rq.has_body && rq.body.is_none() && matches!(*rq.loc().core.client_body_in_file_only, Off)
+}
+
 async fn read_into(rq: &mut Request, place: Place) -> Result<Spooled, BodyError> {
     let announced = rq.has_body || rq.body.is_some() || rq.head.get("content-length").is_some();
     if !announced || (!rq.has_body && rq.body.is_none() && !place.file_only) {

@@ -1,5 +1,6 @@
 //! A connection that switched protocols: bytes both ways, for hours if need be.
 
+use super::body::note;
 use super::group::Taken;
 use super::pool::Connection;
 use crate::http::io::{Io, poll_read_into};
@@ -61,7 +62,7 @@ impl Tunnel for UpstreamTunnel {
             }
             self.taken.succeeded();
             self.end.received.fetch_add(to_client.carried, Ordering::Relaxed);
-            self.end.micros.store(self.began.elapsed().as_micros() as u64, Ordering::Relaxed);
+            note(&self.end, self.began.elapsed());
             to_client.carried
         })
     }

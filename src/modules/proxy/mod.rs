@@ -1,6 +1,7 @@
 //! nginx's proxy module: requests go to an upstream.
 
 pub mod cookies;
+mod prepared;
 mod request;
 pub mod respond;
 pub mod store;
@@ -14,6 +15,7 @@ use crate::conf::{Builder, Command, ConfError, ConfResult, Directive};
 use crate::http::Request;
 use crate::http::head::Version;
 use crate::http::phases::{Deciding, Flow};
+use crate::http::request::{Attempt, Downstream};
 use crate::http::temp_file::TempPath;
 use crate::http::template::Template;
 use crate::http::vars::Variable;
@@ -23,9 +25,13 @@ use crate::tls::certificates::NamedFile;
 use crate::tls::ciphers::Chosen;
 use crate::tls::keys::Passwords;
 use crate::tls::upstream::ServerTrust;
-use crate::upstream::{Failure, FailureKind, spool};
+use crate::upstream::fetch::Asker;
+use crate::upstream::{Answer, Failure, FailureKind, Plan, spool};
 use bytes::Bytes;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Why another server may be asked (`proxy_next_upstream`).
@@ -181,6 +187,8 @@ settings! {
         inherit ssl_session_reuse: bool = true,
         /// What all of these come to, where TLS may be spoken.
         own ssl: Option<Arc<ServerTrust>> = None,
+        /// What of requests and answers is the same for all.
+        own prepared: prepared::Prepared = prepared::Prepared::default(),
     }
 }
 
@@ -398,6 +406,10 @@ pub fn finish(b: &mut Builder) -> ConfResult<()> {
             b.levels[id].conf.proxy.redirects.edit().get_or_insert_default().push(rule);
         }
         tls::finish(b, id, &mut known)?;
+        let conf = &mut b.levels[id].conf.proxy;
+        if conf.pass.is_some() {
+            conf.prepared.0 = prepared::Prepared::of(conf);
+        }
     }
     store::finish(b)
 }
@@ -413,15 +425,22 @@ pub fn handle(rq: &mut Request) -> Deciding<'_> {
 }
 
 async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
-    let Some(pass) = rq.loc().proxy.pass.0.clone() else { return Ok(Flow::status(500)) };
-    let Some((target, group)) = pass.resolve(rq).await? else { return Ok(Flow::status(502)) };
+    let Some(pass) = rq.loc().proxy.pass.as_deref() else { return Ok(Flow::status(500)) };
+    let (target, group) = match pass.fixed(rq)? {
+        Some(fixed) => fixed,
+        // What few requests need has a place of its own, so that all are made with little.
+        None => match Box::pin(target::resolve(rq)).await? {
+            Some(found) => found,
+            None => return Ok(Flow::status(502)),
+        },
+    };
     rq.proxy_target = Some(Arc::new(target));
     // Of an upstream asked before, for a page in place of whose answer this one is, it says no more.
     rq.cache_status = None;
     if crate::modules::proxy_cache::purge::wants(rq) {
         // The key may be made of the body.
-        spool::read(rq).await.map_err(client_failure)?;
-        return crate::modules::proxy_cache::purge::answer(rq).await;
+        Box::pin(spool::read(rq)).await.map_err(client_failure)?;
+        return Box::pin(crate::modules::proxy_cache::purge::answer(rq)).await;
     }
     let caching = crate::modules::proxy_cache::wants(rq);
     // A hit needs no plan.
@@ -438,40 +457,59 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
         return Err(gone_body());
     }
     // It is read even when it is not passed on: `$request_body` may stand in what is.
-    let body = if streams || rq.body_is_gone() {
+    let body = if streams || rq.body_is_gone() || spool::is_none(rq) {
         spool::Spooled::None
     } else {
-        spool::read(rq).await.map_err(client_failure)?
+        Box::pin(spool::read(rq)).await.map_err(client_failure)?
     };
     let body = if *rq.loc().proxy.pass_request_body { body } else { spool::Spooled::None };
     let plan = request::plan(rq, group, body, streams, caching);
-    let fetched = if caching {
-        crate::modules::proxy_cache::fetch(rq, plan).await
-    } else if streams {
-        plan.fetch_from(Some(rq)).await
-    } else if *rq.loc().proxy.ignore_client_abort || rq.loc().proxy.store.is_some() {
-        plan.fetch().await
+    let stores = rq.loc().proxy.store.is_some();
+    let mut answer = if caching {
+        Box::pin(crate::modules::proxy_cache::fetch(rq, plan)).await?
     } else {
         let mut attempts = Vec::new();
-        let gone = tokio::select! {
-            fetched = plan.fetch_noting(None, &mut attempts) => Ok(fetched),
-            () = rq.downstream.gone() => Err("client prematurely closed connection".to_string()),
-        };
-        gone.unwrap_or_else(|message| {
-            Err(Failure { status: 499, kind: FailureKind::Client, message, attempts })
-        })
+        if streams {
+            plan.fetch_for(Asker::Sends(rq), &mut attempts).await?
+        } else if *rq.loc().proxy.ignore_client_abort || stores {
+            plan.fetch_for(Asker::Waits(rq), &mut attempts).await?
+        } else {
+            fetch_while_there(rq, &plan, &mut attempts).await?
+        }
     };
-    let mut answer = fetched?;
-    if rq.loc().proxy.store.is_some() {
-        store::keep(rq, &mut answer).await;
+    if stores {
+        Box::pin(store::keep(rq, &mut answer)).await;
     }
     let status = answer.status;
     let flow = respond::flow(rq, answer);
     // Before the client knows: what it asks for next it gets as it has made it.
     for (zone, key) in crate::modules::proxy_cache::changed(rq, status, &flow) {
-        zone.invalidate(&key).await;
+        Box::pin(zone.invalidate(&key)).await;
     }
     Ok(flow)
+}
+
+/// Sends the request as long as the client is there.
+async fn fetch_while_there(
+    rq: &mut Request,
+    plan: &Plan,
+    attempts: &mut Vec<Attempt>,
+) -> Result<Answer, Failure> {
+    let mut client = std::mem::replace(&mut rq.downstream, Downstream::None);
+    let fetched = {
+        let mut fetched = pin!(plan.fetch_for(Asker::Waits(rq), attempts));
+        let mut gone = pin!(client.gone());
+        poll_fn(|cx| match fetched.as_mut().poll(cx) {
+            Poll::Ready(fetched) => Poll::Ready(Some(fetched)),
+            Poll::Pending => gone.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    };
+    rq.downstream = client;
+    fetched.unwrap_or_else(|| {
+        let message = "client prematurely closed connection".to_string();
+        Err(Failure { status: 499, kind: FailureKind::Client, message, attempts: std::mem::take(attempts) })
+    })
 }
 
 /// What another upstream was sent as it came cannot be sent again, and the rest is not the whole.

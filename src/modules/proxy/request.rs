@@ -1,6 +1,9 @@
 //! The request that goes upstream: which fields, in which order (ngx_http_proxy_create_request).
 
+use super::Target;
+use super::prepared::{Known, Written};
 use crate::http::Request;
+use crate::http::h1::{append_line_safe, write_field};
 use crate::http::head::Method;
 use crate::http::response::Fields;
 use crate::upstream::balance;
@@ -11,72 +14,152 @@ use crate::upstream::{About, Plan};
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// Fields of the client that are its connection's, not the request's; `proxy_set_header` may set
-/// them all the same.
-const NOT_PASSED: [&str; 8] =
-    ["host", "connection", "content-length", "transfer-encoding", "te", "keep-alive", "expect", "upgrade"];
-
 /// What a cache asks for itself: the whole, unconditionally.
 const NOT_PASSED_BY_CACHE: [&str; 6] =
     ["if-modified-since", "if-unmodified-since", "if-none-match", "if-match", "range", "if-range"];
 
-/// The plan for a request. With `streams` its body is still with the client.
-pub fn plan(rq: &mut Request, group: Arc<Group>, body: Spooled, streams: bool, caching: bool) -> Plan {
+/// The plan for a request. With `streams` its body is still with the client; with `caching` it may
+/// outlive the client, and its fields may be changed.
+pub fn plan(rq: &Request, group: Arc<Group>, body: Spooled, streams: bool, caching: bool) -> Plan {
     let conf = &rq.loc().proxy;
-    let mut body = body;
-    if let Some(set) = conf.set_body.as_ref() {
-        let value = set.eval(rq);
-        body = if value.is_empty() { Spooled::None } else { Spooled::Memory(value) };
-    }
-    let conf = &rq.loc().proxy;
-    let fields = fields(rq, &body, streams, caching);
+    let body = match conf.set_body.as_ref() {
+        None => body,
+        Some(set) => {
+            let value = set.eval(rq);
+            if value.is_empty() { Spooled::None } else { Spooled::Memory(value) }
+        }
+    };
     let method = match conf.method.as_ref() {
         Some(method) => method.eval(rq),
         None if caching && rq.method == Method::Head && crate::modules::proxy_cache::converts_head(rq) => {
             Bytes::from_static(b"GET")
         }
-        None => Bytes::copy_from_slice(rq.method_name()),
+        None => match rq.method {
+            Method::Get => Bytes::from_static(b"GET"),
+            Method::Head => Bytes::from_static(b"HEAD"),
+            _ => Bytes::copy_from_slice(rq.method_name()),
+        },
     };
     // The target was found just before.
-    let target = rq.proxy_target.clone();
-    let tls = target.as_ref().filter(|t| t.tls).map(|t| {
-        let name = match conf.ssl_name.as_ref() {
-            Some(name) => String::from_utf8_lossy(&name.eval(rq)).into_owned(),
-            None => {
-                let authority = String::from_utf8_lossy(&t.authority).into_owned();
-                crate::modules::upstream::split_host(&authority, 443)
-                    .map_or(authority.clone(), |(h, _)| h.to_string())
-            }
-        };
-        TlsPeer { name, send_name: *conf.ssl_server_name, trust: (*conf.ssl).clone() }
-    });
+    let target = rq.proxy_target.as_ref();
+    let uri = target.map(|t| t.uri.clone()).unwrap_or_default();
+    let unprepared;
+    let known = match conf.prepared.get() {
+        Some(known) => known,
+        None => {
+            unprepared = Known::of(conf);
+            &unprepared
+        }
+    };
+    let length = if known.sets_length { Length::Unsaid } else { length(rq, &body, streams) };
+    let (mut list, mut written) = (Fields::default(), None);
+    let said = if caching {
+        list = fields(rq, known, length);
+        Written {
+            closes: list.all("connection").any(|v| v.eq_ignore_ascii_case(b"close")),
+            upgrades: list.get("upgrade").is_some(),
+        }
+    } else {
+        let mut head = Vec::with_capacity(512 + uri.len() + rq.head.size());
+        let said = write(rq, known, &method, &uri, length, &mut head);
+        written = Some(head);
+        said
+    };
     let hash_key = match &group.conf.method {
         balance::Method::Hash(key) | balance::Method::ConsistentHash(key) => Some(key.eval(rq)),
         _ => None,
     };
     // Only a client that asked for it can be switched, whatever `proxy_set_header` says.
-    let upgrade = rq.depth == 0
-        && fields.get("upgrade").is_some()
+    let upgrade = said.upgrades
+        && rq.depth == 0
         && rq.head.get("upgrade").is_some()
         && rq.version() == crate::http::Version::Http11;
     Plan {
         local: rq.local.clone(),
         level: rq.level,
         group,
-        tls,
+        tls: target.filter(|t| t.tls).map(|t| tls(rq, t)),
         method,
-        target: target.map(|t| t.uri.clone()).unwrap_or_default(),
+        target: uri,
         http10: *conf.http10,
-        fields,
+        fields: list,
+        written,
+        closes: said.closes,
         body,
         hash_key,
         client: rq.peer().ip(),
         upgrade,
-        about: About::of(rq),
+        about: caching.then(|| About::of(rq)),
     }
 }
 
-fn fields(rq: &Request, body: &Spooled, streams: bool, caching: bool) -> Fields {
+fn tls(rq: &Request, target: &Target) -> TlsPeer {
+    let conf = &rq.loc().proxy;
+    let name = match conf.ssl_name.as_ref() {
+        Some(name) => String::from_utf8_lossy(&name.eval(rq)).into_owned(),
+        None => {
+            let authority = String::from_utf8_lossy(&target.authority).into_owned();
+            crate::modules::upstream::split_host(&authority, 443)
+                .map_or(authority.clone(), |(h, _)| h.to_string())
+        }
+    };
+    TlsPeer { name, send_name: *conf.ssl_server_name, trust: (*conf.ssl).clone() }
+}
+
+/// What is said of the body's length.
+#[derive(Clone, Copy)]
+enum Length {
+    Unsaid,
+    Known(u64),
+    Chunked,
+}
+
+fn length(rq: &Request, body: &Spooled, streams: bool) -> Length {
+    let conf = &rq.loc().proxy;
+    match body {
+        _ if streams => rq.body_length.map_or(Length::Chunked, Length::Known),
+        Spooled::None => {
+            let none_said = rq.has_body || rq.body_length == Some(0);
+            let said = none_said && conf.set_body.is_none() && *conf.pass_request_body;
+            if said { Length::Known(0) } else { Length::Unsaid }
+        }
+        body => Length::Known(body.len()),
+    }
+}
+
+/// Writes the whole head of a request.
+fn write(
+    rq: &Request,
+    known: &Known,
+    method: &[u8],
+    target: &[u8],
+    length: Length,
+    head: &mut Vec<u8>,
+) -> Written {
+    let conf = &rq.loc().proxy;
+    append_line_safe(method, head);
+    head.push(b' ');
+    append_line_safe(target, head);
+    head.extend_from_slice(if *conf.http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
+    let written = known.write(rq, head);
+    match length {
+        Length::Known(n) => write_field(b"Content-Length", n.to_string().as_bytes(), head),
+        Length::Chunked => write_field(b"Transfer-Encoding", b"chunked", head),
+        Length::Unsaid => {}
+    }
+    if *conf.pass_request_headers {
+        for (name, value) in rq.head.iter() {
+            if !known.left_out.contain(name) {
+                write_field(name, value, head);
+            }
+        }
+    }
+    head.extend_from_slice(b"\r\n");
+    written
+}
+
+/// The fields of a request, as the cache may change them.
+fn fields(rq: &Request, known: &Known, length: Length) -> Fields {
     let conf = &rq.loc().proxy;
     let mut fields = Fields::default();
     let is_set = |name: &[u8]| conf.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
@@ -93,26 +176,15 @@ fn fields(rq: &Request, body: &Spooled, streams: bool, caching: bool) -> Fields 
     if *conf.http10 && !is_set(b"connection") {
         fields.add_static("Connection", Bytes::from_static(b"close"));
     }
-    if !is_set(b"content-length") && !is_set(b"transfer-encoding") {
-        let length = match (body, streams) {
-            (_, true) => rq.body_length,
-            (Spooled::None, false) => {
-                let none_said = rq.has_body || rq.body_length == Some(0);
-                (none_said && conf.set_body.is_none() && *conf.pass_request_body).then_some(0)
-            }
-            (body, false) => Some(body.len()),
-        };
-        match length {
-            Some(n) => fields.add_static("Content-Length", n.to_string()),
-            None if streams => fields.add_static("Transfer-Encoding", Bytes::from_static(b"chunked")),
-            None => {}
-        }
+    match length {
+        Length::Known(n) => fields.add_static("Content-Length", n.to_string()),
+        Length::Chunked => fields.add_static("Transfer-Encoding", Bytes::from_static(b"chunked")),
+        Length::Unsaid => {}
     }
     if *conf.pass_request_headers {
         for (name, value) in rq.head.iter() {
-            let is_in = |list: &[&str]| list.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()));
-            let skipped = is_in(&NOT_PASSED) || (caching && is_in(&NOT_PASSED_BY_CACHE)) || is_set(name);
-            if !skipped {
+            let is_conditional = NOT_PASSED_BY_CACHE.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()));
+            if !is_conditional && !known.left_out.contain(name) {
                 fields.add(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
             }
         }

@@ -1,5 +1,6 @@
 //! An upstream's answer becomes a response: hidden fields, redirects, cookies, `X-Accel-*`.
 
+use super::prepared::Known;
 use super::{Conf, Redirect, cookies};
 use crate::http::Request;
 use crate::http::body::Body;
@@ -12,29 +13,23 @@ use crate::upstream::Answer;
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// What is hidden unless `proxy_pass_header` names it.
-const HIDDEN: [&str; 8] = [
-    "date",
-    "server",
-    "x-pad",
-    "x-accel-expires",
-    "x-accel-redirect",
-    "x-accel-limit-rate",
-    "x-accel-buffering",
-    "x-accel-charset",
-];
-
 /// Whether a field of an upstream, before its body or after it, is not for the client
 /// (ngx_http_upstream_hide_headers_hash).
 pub fn is_hidden(conf: &Conf, name: &[u8]) -> bool {
-    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    let in_list = |list: &[String]| list.iter().any(|n| is(n));
-    HIDDEN.iter().any(|n| is(n)) && !in_list(&conf.pass_headers) || in_list(&conf.hide)
+    match conf.prepared.get() {
+        Some(known) => known.hidden.contain(name),
+        // An answer may have come to a level that asks nobody.
+        None => Known::of(conf).hidden.contain(name),
+    }
 }
 
 /// What comes of an answer.
 pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
-    rq.note_attempts(std::mem::take(&mut answer.attempts));
+    if rq.attempts.is_empty() {
+        rq.attempts = std::mem::take(&mut answer.attempts);
+    } else {
+        rq.note_attempts(std::mem::take(&mut answer.attempts));
+    }
     let fields = Arc::new(std::mem::take(&mut answer.fields));
     rq.upstream_fields = Some(fields.clone());
     let conf = &rq.loc().proxy;
@@ -82,45 +77,81 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     Flow::Respond(response)
 }
 
+/// A field that is looked at on its way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    ContentType,
+    ETag,
+    LastModified,
+    Server,
+    Date,
+    Location,
+    Refresh,
+    SetCookie,
+    AcceptRanges,
+    Other,
+}
+
+impl Kind {
+    /// By its name; the length tells most apart.
+    fn of(name: &[u8]) -> Kind {
+        const NAMES: [(&[u8], Kind); 9] = [
+            (b"content-type", Kind::ContentType),
+            (b"etag", Kind::ETag),
+            (b"last-modified", Kind::LastModified),
+            (b"server", Kind::Server),
+            (b"date", Kind::Date),
+            (b"location", Kind::Location),
+            (b"refresh", Kind::Refresh),
+            (b"set-cookie", Kind::SetCookie),
+            (b"accept-ranges", Kind::AcceptRanges),
+        ];
+        let known = NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        known.map_or(Kind::Other, |(_, kind)| *kind)
+    }
+}
+
 fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool) -> Response {
     let mut response = Response { status, upstream: true, ..Response::default() };
     for (at, (name, value)) in fields.iter().enumerate() {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         if is_hidden(conf, name) {
             continue;
         }
-        if is("content-type") {
+        let is_last = || !fields.iter().skip(at + 1).any(|(later, _)| later.eq_ignore_ascii_case(name));
+        match Kind::of(name) {
             // An empty one is none.
-            response.content_type = Some(value.clone()).filter(|value| !value.is_empty());
-        } else if (is("etag") || is("last-modified"))
-            && fields.iter().skip(at + 1).any(|(later, _)| later.eq_ignore_ascii_case(name))
-        {
+            Kind::ContentType => response.content_type = Some(value.clone()).filter(|value| !value.is_empty()),
             // Of several the last is heeded, and all are sent.
-            response.fields.add(name.clone(), value.clone());
-        } else if is("etag") {
-            response.etag = Some(value.clone());
-            response.mark(Mark::ETag, name);
-        } else if is("server") {
-            response.server = Some(value.clone());
-            response.mark(Mark::Server, name);
-        } else if is("date") {
-            response.date = Some(value.clone());
-            response.mark(Mark::Date, name);
-        } else if is("last-modified")
-            && let Some(at) = parse_http_date(value)
-        {
-            response.last_modified = Some(at);
-            response.mark(Mark::LastModified, name);
-        } else if is("location") || is("refresh") {
-            let rewritten = rewrite_redirect(rq, conf, is("refresh"), value);
-            response.complete_location |= is("location") && rewritten.is_some();
-            response.fields.add(name.clone(), rewritten.unwrap_or_else(|| value.clone()));
-        } else if is("set-cookie") {
-            response.fields.add(name.clone(), cookies::rewrite(rq, conf, value));
-        } else if (kept || *conf.force_ranges) && is("accept-ranges") {
+            Kind::ETag if is_last() => {
+                response.etag = Some(value.clone());
+                response.mark(Mark::ETag, name);
+            }
+            Kind::LastModified
+                if is_last()
+                    && let Some(at) = parse_http_date(value) =>
+            {
+                response.last_modified = Some(at);
+                response.mark(Mark::LastModified, name);
+            }
+            Kind::Server => {
+                response.server = Some(value.clone());
+                response.mark(Mark::Server, name);
+            }
+            Kind::Date => {
+                response.date = Some(value.clone());
+                response.mark(Mark::Date, name);
+            }
+            kind @ (Kind::Location | Kind::Refresh) => {
+                let rewritten = rewrite_redirect(rq, conf, kind == Kind::Refresh, value);
+                response.complete_location |= kind == Kind::Location && rewritten.is_some();
+                response.fields.add(name.clone(), rewritten.unwrap_or_else(|| value.clone()));
+            }
+            Kind::SetCookie => response.fields.add(name.clone(), cookies::rewrite(rq, conf, value)),
             // Ranges are cut here, which is said where it is so.
-        } else {
-            response.fields.add(name.clone(), value.clone());
+            Kind::AcceptRanges if kept || *conf.force_ranges => {}
+            Kind::ETag | Kind::LastModified | Kind::AcceptRanges | Kind::Other => {
+                response.fields.add(name.clone(), value.clone());
+            }
         }
     }
     response

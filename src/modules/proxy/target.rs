@@ -160,46 +160,43 @@ impl Pass {
         Some(Target { tls: *tls, authority: authority.clone(), port: *port, uri })
     }
 
-    /// Where this request goes, and who is asked; `None` after an error that was logged.
-    pub async fn resolve(&self, rq: &mut Request) -> Result<Option<(Target, Arc<Group>)>, Failure> {
-        match self {
-            Pass::Fixed { tls, authority, port, group, uri } => {
-                // `proxy_pass` saw to it that there is one.
-                let Some(group) = rq.generation().runtime.upstream.groups.get(*group).cloned() else {
-                    return Err(internal());
-                };
-                let uri = request_target(rq, uri.as_ref());
-                Ok(Some((Target { tls: *tls, authority: authority.clone(), port: *port, uri }, group)))
-            }
-            Pass::Variable(url) => {
-                let url = url.eval(rq);
-                // A path may have any bytes; what stands before it is text.
-                let valid = std::str::from_utf8(&url).map_or_else(|e| e.valid_up_to(), str::len);
-                let text = String::from_utf8_lossy(&url[..valid]).into_owned();
-                let Some((tls, rest)) = scheme(&text) else {
-                    crate::observe::request_error(rq, format_args!("invalid URL prefix in \"{text}\""));
-                    return Err(internal());
-                };
-                let default_port = if tls { 443 } else { 80 };
-                let (authority, uri) = split(rest);
-                let uri = uri.map(|uri| url.slice(valid - uri.len()..));
-                if uri.is_none() && valid < url.len() {
-                    crate::observe::request_error(rq, format_args!("invalid host in upstream \"{rest}\""));
-                    return Err(internal());
-                }
-                let Some(group) = dynamic_group(rq, authority, default_port).await? else { return Ok(None) };
-                let port = upstream::split_host(authority, default_port).map_or(default_port, |(_, p)| p);
-                let uri = match uri {
-                    // What variables gave is used as it is.
-                    Some(uri) if uri.starts_with(b"?") => [b"/", &uri[..]].concat().into(),
-                    Some(uri) => uri,
-                    None => request_target(rq, None),
-                };
-                let authority = Bytes::copy_from_slice(authority.as_bytes());
-                Ok(Some((Target { tls, authority, port, uri }, group)))
-            }
-        }
+    /// The same, with who is asked.
+    pub fn fixed(&self, rq: &Request) -> Result<Option<(Target, Arc<Group>)>, Failure> {
+        let (Pass::Fixed { group, .. }, Some(target)) = (self, self.fixed_target(rq)) else { return Ok(None) };
+        // `proxy_pass` saw to it that there is one.
+        let group = rq.generation().runtime.upstream.groups.get(*group).ok_or_else(internal)?;
+        Ok(Some((target, group.clone())))
     }
+}
+
+/// Where this request goes as its variables say, and who is asked; `None` after an error that was logged.
+pub async fn resolve(rq: &mut Request) -> Result<Option<(Target, Arc<Group>)>, Failure> {
+    let Some(Pass::Variable(url)) = rq.loc().proxy.pass.as_deref() else { return Err(internal()) };
+    let url = url.eval(rq);
+    // A path may have any bytes; what stands before it is text.
+    let valid = std::str::from_utf8(&url).map_or_else(|e| e.valid_up_to(), str::len);
+    let text = String::from_utf8_lossy(&url[..valid]).into_owned();
+    let Some((tls, rest)) = scheme(&text) else {
+        crate::observe::request_error(rq, format_args!("invalid URL prefix in \"{text}\""));
+        return Err(internal());
+    };
+    let default_port = if tls { 443 } else { 80 };
+    let (authority, uri) = split(rest);
+    let uri = uri.map(|uri| url.slice(valid - uri.len()..));
+    if uri.is_none() && valid < url.len() {
+        crate::observe::request_error(rq, format_args!("invalid host in upstream \"{rest}\""));
+        return Err(internal());
+    }
+    let Some(group) = dynamic_group(rq, authority, default_port).await? else { return Ok(None) };
+    let port = upstream::split_host(authority, default_port).map_or(default_port, |(_, p)| p);
+    let uri = match uri {
+        // What variables gave is used as it is.
+        Some(uri) if uri.starts_with(b"?") => [b"/", &uri[..]].concat().into(),
+        Some(uri) => uri,
+        None => request_target(rq, None),
+    };
+    let authority = Bytes::copy_from_slice(authority.as_bytes());
+    Ok(Some((Target { tls, authority, port, uri }, group)))
 }
 
 fn internal() -> Failure {

@@ -19,6 +19,12 @@ pub const WINDOW: u64 = 1 << 20;
 /// The same where fills hold more than their share of memory already.
 const NARROW: u64 = 128 << 10;
 
+/// What a piece takes beyond its bytes: where it is, who holds it, what the allocator rounds up.
+const COST: u64 = 128;
+
+/// Pieces from this size on are worth what they cost; what smaller ones cost is counted.
+const SMALL: u64 = 1024;
+
 /// How a body that was received whole was held.
 pub enum Held {
     /// In memory, all of it.
@@ -74,6 +80,8 @@ pub struct Pump<'a> {
     length: Option<u64>,
     /// Bytes that are in the fill.
     received: u64,
+    /// What came in small pieces costs so much besides.
+    besides: u64,
     /// Whether others may still join.
     open: bool,
     way: Way,
@@ -88,7 +96,7 @@ enum Way {
 impl<'a> Pump<'a> {
     /// A body of `length` bytes, where that is known, that would be kept at `place`.
     pub fn new(job: &'a Job, claim: &'a mut Claim, place: &'a Key, length: Option<u64>) -> Pump<'a> {
-        Pump { job, claim, place, length, received: 0, open: true, way: Way::Memory }
+        Pump { job, claim, place, length, received: 0, besides: 0, open: true, way: Way::Memory }
     }
 
     /// Receives all of it.
@@ -142,8 +150,9 @@ impl<'a> Pump<'a> {
         }
         let held = self.job.fill.push(piece);
         self.received += bytes;
+        self.besides += cost(bytes);
         if !matches!(self.way, Way::Memory) {
-            self.claim.set(held);
+            self.claim.set(self.weight(held));
         }
         self.write_on();
         Ok(())
@@ -177,10 +186,20 @@ impl<'a> Pump<'a> {
         }
     }
 
-    /// Whether memory may hold so many more bytes of it.
+    /// Whether memory may hold a piece of so many more bytes of it. Small pieces may cost as much as
+    /// the largest body has bytes.
     fn fits(&mut self, bytes: u64) -> bool {
-        let largest = self.job.zone.largest();
-        (self.received + bytes).max(self.length.unwrap_or(0)) <= largest && self.claim.grow(bytes)
+        let (largest, besides) = (self.job.zone.largest(), cost(bytes));
+        let sum = self.received + bytes;
+        let fits = sum.max(self.length.unwrap_or(0)) <= largest && self.besides + besides <= largest;
+        fits && self.claim.grow(bytes + besides)
+    }
+
+    /// What so many bytes of it take in memory.
+    fn weight(&self, bytes: u64) -> u64 {
+        let all = u128::from(self.received + self.besides);
+        // At most `COST + 1` times as much.
+        (u128::from(bytes) * all).checked_div(self.received.into()).map_or(bytes, |weight| weight as u64)
     }
 
     async fn leave_memory(&mut self) -> Way {
@@ -248,7 +267,7 @@ impl<'a> Pump<'a> {
         match wrote {
             Ok(()) => {
                 let held = self.job.fill.wrote(spill.written(), window);
-                self.claim.set(held);
+                self.claim.set(self.weight(held));
                 self.write_on();
             }
             // What was written before is still there to be read.
@@ -256,10 +275,17 @@ impl<'a> Pump<'a> {
         }
     }
 
+    /// Bytes that may be held: fewer where they came in small pieces.
     fn window(&self) -> u64 {
         let zone = &self.job.zone;
-        if zone.growing() > zone.spec.bound / 2 { NARROW } else { WINDOW }
+        let window = if zone.growing() > zone.spec.bound / 2 { NARROW } else { WINDOW };
+        window * self.received.max(1) / (self.received + self.besides).max(1)
     }
+}
+
+/// What a piece of so many bytes costs besides.
+fn cost(bytes: u64) -> u64 {
+    if bytes < SMALL { COST } else { 0 }
 }
 
 /// Whether it makes sense to go on: it is to be stored, or somebody reads it. What nobody reads and

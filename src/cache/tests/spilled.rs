@@ -106,6 +106,30 @@ async fn who_stops_reading_slows_nobody_and_still_gets_it_all() {
     assert_eq!(std::fs::read_dir(spilling.temp.path()).unwrap().count(), 0);
 }
 
+#[tokio::test]
+async fn what_drips_is_counted_with_what_its_pieces_cost() {
+    let mut spilling = Spilling::new(1 << 30);
+    let (pieces, mut bodies) = spilling.started(1).await;
+    let mut quick = bodies.remove(0);
+    let byte = |n: u64| Bytes::copy_from_slice(&[n as u8]);
+    // 16 KB, far from the largest body; in pieces of a byte they take two megabytes.
+    let all = 16 << 10;
+    for n in 0..all {
+        pieces.send(Ok(byte(n))).unwrap();
+        assert_eq!(take(&mut quick, 1).await, [n as u8]);
+        let held = spilling.site.zone.growing();
+        let most = (1 << 20) + WINDOW / 8;
+        assert!(held <= most, "{held} bytes are held after {n}");
+        assert!(n > 4000 || held > 100 * n, "{held} bytes are held after {n}");
+    }
+    drop(pieces);
+    assert!(quick.next().await.is_none());
+    spilling.site.idle().await;
+    // Memory had no room for it.
+    assert_eq!(spilling.site.zone.counters.refusals(Refusal::TooLarge), 1);
+    assert_eq!(spilling.site.zone.growing(), 0);
+}
+
 #[test]
 fn what_is_on_its_way_to_a_slow_disk_is_part_of_the_window() {
     // One thread for files, and it is busy.

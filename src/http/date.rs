@@ -135,7 +135,8 @@ mod tests {
         let mut read = 0;
         for day in 0..60_000 {
             let text = http_date(day * 86400 + day * 7919 % 86400);
-            let known = httpdate::parse_http_date(&text).unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs();
+            let known =
+                httpdate::parse_http_date(&text).unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs();
             assert_eq!(parse_http_date(text.as_bytes()), Some(known), "{text}");
             let at = usual(text.as_bytes());
             assert!(at.is_none_or(|at| at == known), "{text}");

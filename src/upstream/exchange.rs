@@ -7,9 +7,11 @@ use crate::http::body::{Chunks, Framing};
 use crate::http::io::poll_read_into;
 use crate::http::response::Fields;
 use bytes::{Bytes, BytesMut};
+use memchr::memmem::Finder;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
@@ -203,16 +205,13 @@ pub async fn read_head(
 
 /// Where the head ends, its empty line included.
 fn head_end(input: &[u8]) -> Option<usize> {
-    let mut from = 0;
-    while let Some(at) = memchr::memchr(b'\n', &input[from..]) {
-        let next = from + at + 1;
-        match &input[next..] {
-            [b'\n', ..] => return Some(next + 1),
-            [b'\r', b'\n', ..] => return Some(next + 2),
-            _ => from = next,
-        }
-    }
-    None
+    static EMPTY: LazyLock<[Finder<'static>; 2]> =
+        LazyLock::new(|| [Finder::new(b"\n\r\n"), Finder::new(b"\n\n")]);
+    let [usual, bare] = &*EMPTY;
+    let usual = usual.find(input);
+    // One before that ends it sooner.
+    let before = usual.map_or(input, |at| &input[..=at]);
+    bare.find(before).map(|at| at + 2).or(usual.map(|at| at + 3))
 }
 
 fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
@@ -230,22 +229,27 @@ fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
     let mut fields = Fields::default();
     let (mut length, mut chunked, mut close, mut keep) = (None, false, false, false);
     let mut at = first_end + 1;
+    let has_nul = memchr::memchr(0, head).is_some();
     while at < head.len() {
-        let end = memchr::memchr(b'\n', &head[at..]).map_or(head.len(), |n| at + n);
-        let raw = &head[at..end];
-        let text = raw.strip_suffix(b"\r").unwrap_or(raw);
         let here = at;
-        at = end + 1;
+        let end = memchr::memchr2(b'\n', b'\r', &head[at..]).map_or(head.len(), |n| at + n);
+        let with_return = head.get(end) == Some(&b'\r');
+        at = end + 1 + usize::from(with_return);
+        // A carriage return ends the line or is an error.
+        if with_return && head.get(end + 1).is_some_and(|b| *b != b'\n') {
+            let line = head[here..].split(|b| *b == b'\n').next().unwrap_or_default();
+            return Err(invalid(line));
+        }
+        let text = &head[here..end];
         if text.is_empty() {
             break;
         }
         // A name alone is a field without a value, to nginx.
-        let colon = memchr::memchr(b':', text).unwrap_or(text.len());
+        let colon = text.iter().position(|b| *b == b':').unwrap_or(text.len());
         let name = &text[..colon];
         let known = known_name(name);
         let fine = known.is_some() || !name.is_empty() && name.iter().all(|b| b.is_ascii_graphic());
-        // A carriage return ends the line or is an error.
-        if !fine || memchr::memchr2(0, b'\r', text).is_some() {
+        if !fine || has_nul && text.contains(&0) {
             return Err(invalid(text));
         }
         let is_blank = |b: &&u8| matches!(**b, b' ' | b'\t');
@@ -378,10 +382,26 @@ mod tests {
         let answer = head(text).unwrap();
         assert_eq!((answer.status, &answer.reason[..]), (404, &b"No 404 here "[..]));
         let fields: Vec<_> = answer.fields.iter().map(|(n, v)| (&n[..], &v[..])).collect();
-        let wanted: [(&[u8], &[u8]); 4] = [(b"Server", b"a"), (b"server", b"b"), (b"X-Y", b""), (b"vary", b"404")];
+        let wanted: [(&[u8], &[u8]); 4] =
+            [(b"Server", b"a"), (b"server", b"b"), (b"X-Y", b""), (b"vary", b"404")];
         assert_eq!(fields, wanted);
         assert_eq!(head("HTTP/1.1 200\r\n\r\n").unwrap().reason, "");
         assert_eq!(head("HTTP/1.0 200 OK\r\n\r\n").unwrap().reason, "OK");
+    }
+
+    #[test]
+    fn a_head_ends_with_its_first_empty_line() {
+        for (text, end) in [
+            ("a\r\n\r\nb\n\n", Some(5)),
+            ("a\n\nb\r\n\r\n", Some(3)),
+            ("a\n\r\n", Some(4)),
+            ("a\r\n\n\r\n", Some(4)),
+            ("a\r\n\r", None),
+            ("a\r\nb: c\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(head_end(text.as_bytes()), end, "{text:?}");
+        }
     }
 
     #[test]
@@ -392,6 +412,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
             "HTTP/1.1 200 O\rX: y\r\n\r\n",
             "HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\r\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {

@@ -452,8 +452,10 @@ async fn send_file(
     *bytes += exchange::write_all(connection, input, &[head], each).await?;
     let mut offset = 0;
     while offset < body.len() {
-        let piece =
-            body.piece(offset).await.map_err(|e| AttemptError::Client(crate::http::body::BodyError::File(e)))?;
+        let piece = body
+            .piece(offset)
+            .await
+            .map_err(|e| AttemptError::Client(crate::http::body::BodyError::File(e)))?;
         offset += piece.len() as u64;
         *bytes += exchange::write_all(connection, input, &[&piece], each).await?;
     }

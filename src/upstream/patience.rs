@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn a_timer_of_another_event_loop_is_not_lent() {
         for _ in 0..2 {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
             runtime.unwrap().block_on(async {
                 wait_out(&mut Patience::new(Duration::from_secs(1))).await;
                 glance(&mut Patience::new(Duration::from_secs(1))).await;

@@ -57,8 +57,7 @@ impl Pool {
             let mut taken = idle.remove(found)?;
             drop(idle);
             let age = |of: Instant| now.saturating_duration_since(of);
-            let fresh =
-                age(taken.since) < self.conf.timeout && age(taken.connection.born) < self.conf.time;
+            let fresh = age(taken.since) < self.conf.timeout && age(taken.connection.born) < self.conf.time;
             if fresh && taken.connection.stream.is_quiet() {
                 return Some(taken.connection);
             }
@@ -75,9 +74,7 @@ impl Pool {
         }
         let mut idle = slot.lock();
         let timeout = self.conf.timeout;
-        while idle.front().is_some_and(|i| age(i.since) >= timeout)
-            || idle.len() >= self.conf.connections
-        {
+        while idle.front().is_some_and(|i| age(i.since) >= timeout) || idle.len() >= self.conf.connections {
             idle.pop_front();
         }
         idle.push_back(Idle { connection, peer, kind, since: now });

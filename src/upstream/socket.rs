@@ -23,7 +23,8 @@ impl Socket {
     /// Whether nothing has come on an idle connection: neither its end nor bytes nobody asked for.
     pub fn is_quiet(&mut self) -> bool {
         let mut byte = [0u8; 1];
-        let would_block = |read: io::Result<usize>| read.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
+        let would_block =
+            |read: io::Result<usize>| read.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
         match self {
             // No system call, unless the event loop has seen something.
             Socket::Tcp(socket) => would_block(socket.try_read(&mut byte)),

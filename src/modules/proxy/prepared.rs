@@ -26,7 +26,8 @@ impl Names {
 
     /// Whether it is one of them.
     pub fn contain(&self, name: &[u8]) -> bool {
-        self.lengths & Names::bit(name) != 0 && self.names.iter().any(|known| known.eq_ignore_ascii_case(name))
+        self.lengths & Names::bit(name) != 0
+            && self.names.iter().any(|known| known.eq_ignore_ascii_case(name))
     }
 }
 
@@ -114,7 +115,11 @@ impl Known {
             closes: false,
             upgrades: false,
             sets_length: is_set(b"content-length") || is_set(b"transfer-encoding"),
-            left_out: NOT_PASSED.iter().map(|n| n.as_bytes()).chain(conf.headers.iter().map(|(n, _)| &n[..])).collect(),
+            left_out: NOT_PASSED
+                .iter()
+                .map(|n| n.as_bytes())
+                .chain(conf.headers.iter().map(|(n, _)| &n[..]))
+                .collect(),
             hidden: {
                 let passed = |name: &str| conf.pass_headers.iter().any(|n| n == name);
                 let default = HIDDEN.iter().copied().filter(|name| !passed(name));
@@ -258,7 +263,8 @@ mod tests {
 
     #[test]
     fn constant_fields_are_one_text() {
-        let known = Known::of(&conf(&[("Connection", ""), ("X-A", "1\r\nB: 2"), ("host", "h"), ("X-C", "3")]));
+        let known =
+            Known::of(&conf(&[("Connection", ""), ("X-A", "1\r\nB: 2"), ("host", "h"), ("X-C", "3")]));
         let [Part::Text(text)] = &known.parts[..] else { panic!("one text is made") };
         assert_eq!(text, b"X-A: 1%0D%0AB: 2\r\nhost: h\r\nX-C: 3\r\n");
         assert!(!known.closes && !known.upgrades && !known.sets_length);

@@ -120,7 +120,9 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool)
         let is_last = || !fields.iter().skip(at + 1).any(|(later, _)| later.eq_ignore_ascii_case(name));
         match Kind::of(name) {
             // An empty one is none.
-            Kind::ContentType => response.content_type = Some(value.clone()).filter(|value| !value.is_empty()),
+            Kind::ContentType => {
+                response.content_type = Some(value.clone()).filter(|value| !value.is_empty())
+            }
             // Of several the last is heeded, and all are sent.
             Kind::ETag if is_last() => {
                 response.etag = Some(value.clone());

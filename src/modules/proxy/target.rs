@@ -162,7 +162,9 @@ impl Pass {
 
     /// The same, with who is asked.
     pub fn fixed(&self, rq: &Request) -> Result<Option<(Target, Arc<Group>)>, Failure> {
-        let (Pass::Fixed { group, .. }, Some(target)) = (self, self.fixed_target(rq)) else { return Ok(None) };
+        let (Pass::Fixed { group, .. }, Some(target)) = (self, self.fixed_target(rq)) else {
+            return Ok(None);
+        };
         // `proxy_pass` saw to it that there is one.
         let group = rq.generation().runtime.upstream.groups.get(*group).ok_or_else(internal)?;
         Ok(Some((target, group.clone())))

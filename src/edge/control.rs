@@ -65,6 +65,7 @@ pub fn run(options: &Options, config: Config) -> ConfResult<()> {
     let metrics = (0..count).map(|_| Arc::default()).collect();
     error_log::install(generation.log.clone());
     let edge = Arc::new(Edge::new(shared, generation, metrics));
+    super::memory::start().map_err(|e| ConfError::new(format!("a thread cannot start ({e})")))?;
     let mut workers = Vec::new();
     for index in 0..count {
         let handle = worker::start(edge.clone(), index, identity)

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod control;
 pub mod daemon;
 pub mod listeners;
+pub mod memory;
 pub mod pid_file;
 pub mod privileges;
 mod proxied;
@@ -20,7 +21,7 @@ use crate::conf::{ConfError, ConfResult};
 use crate::modules::{MainConf, Runtime, Shared};
 use crate::observe::error_log::{ErrorLog, Level, Target};
 use crate::observe::log_file;
-use crate::observe::metrics::{Counter, WorkerMetrics};
+use crate::observe::metrics::{Counter, ServerCounters, WorkerMetrics};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -70,6 +71,16 @@ pub struct Local {
     pub worker: Arc<Worker>,
     /// The process.
     pub edge: Arc<Edge>,
+    /// Where the worker counts requests, for each of the generation's servers.
+    pub figures: Vec<Arc<ServerCounters>>,
+}
+
+impl Local {
+    /// A worker's handle.
+    pub fn new(generation: Arc<Generation>, worker: Arc<Worker>, edge: Arc<Edge>) -> Local {
+        let figures = worker.metrics.of_servers(&generation.http);
+        Local { generation, worker, edge, figures }
+    }
 }
 
 impl Generation {

@@ -1,5 +1,6 @@
 //! A worker: a thread with its own event loop, its own listening sockets, its own connections.
 
+use super::memory::Spare;
 use super::privileges::Identity;
 use super::{Edge, Generation, Local, connection};
 use crate::cache::fill::Home;
@@ -145,7 +146,7 @@ pub fn local(edge: &Arc<Edge>, worker: &Arc<Worker>) -> Arc<Local> {
             return local.clone();
         }
         let generation = edge.generation();
-        let fresh = Arc::new(Local { generation, worker: worker.clone(), edge: edge.clone() });
+        let fresh = Arc::new(Local::new(generation, worker.clone(), edge.clone()));
         *local = Some(fresh.clone());
         fresh
     })
@@ -180,6 +181,7 @@ async fn sweep(edge: Arc<Edge>, worker: Arc<Worker>) {
     let mut known: Vec<Weak<Group>> = Vec::new();
     let mut names = Keeper::default();
     let mut number = u64::MAX;
+    let mut spare = Spare::default();
     let mut every = tokio::time::interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -193,6 +195,7 @@ async fn sweep(edge: Arc<Edge>, worker: Arc<Worker>) {
         // An idle worker lets go of the old generation here.
         let local = local(&edge, &worker);
         crate::http::hit::table::forget(local.generation.number);
+        spare.tend(&worker.metrics.connections);
         let groups = &local.generation.runtime.upstream.groups;
         for group in groups {
             group.pool.sweep(worker.index);

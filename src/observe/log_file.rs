@@ -3,8 +3,10 @@
 //! Lines of requests go through a *batch*: each thread has one for each file, so that a busy worker
 //! writes many lines at once and shares no buffer with another. A batch is written when its thread
 //! has nothing else to do ([`flush_thread`]), when it is full, when a waiting line's time is up, and
-//! when the control thread asks for it ([`reopen`], [`flush_all`]). A line stands whole in one batch,
-//! and a batch goes out under the file's lock: lines never mix.
+//! when the control thread asks for it ([`reopen`], [`flush_all`]). A line stands whole in one batch, and a batch
+//! goes out in one write, which appends it whole to a file; what may be taken in parts, a pipe, is written under a
+//! lock: lines never mix. Workers wait for each other nowhere else; a batch's own lock is shared with the control
+//! thread alone.
 
 use super::error_log::{self, Level};
 use crate::conf::values::os_error;
@@ -31,12 +33,19 @@ const REPORT_AGAIN: Duration = Duration::from_secs(60);
 /// A log file. Its descriptor can be replaced while others write.
 pub struct LogFile {
     path: PathBuf,
-    file: ArcSwapOption<File>,
+    file: ArcSwapOption<Open>,
     /// Every thread's batch for this file.
     batches: Mutex<Vec<Arc<Mutex<Batch>>>>,
-    /// Held while writing; what a pipe takes in parts would mix otherwise.
+    /// Held while writing what may be taken in parts, which would mix otherwise.
     writing: Mutex<()>,
     reported: Mutex<Option<Instant>>,
+}
+
+/// A descriptor, and whether a write to it is whole: the kernel appends what is written to a file at once under the
+/// lock of its inode.
+struct Open {
+    file: File,
+    whole: bool,
 }
 
 impl std::fmt::Debug for LogFile {
@@ -112,14 +121,25 @@ impl LogFile {
     /// Appends `bytes`, whole lines, at once. A failure is not the request's fault; the error log
     /// says it once a minute.
     pub fn write(&self, bytes: &[u8]) {
-        let Some(file) = self.file.load_full() else { return };
-        let written = {
-            let _alone = self.writing.lock();
-            write_all(&file, bytes)
-        };
-        if let Err(e) = written {
+        let open = self.file.load();
+        let Some(open) = &*open else { return };
+        if let Err(e) = self.write_to(open, bytes) {
             self.report(&e);
         }
+    }
+
+    fn write_to(&self, open: &Open, mut bytes: &[u8]) -> io::Result<()> {
+        if open.whole {
+            match (&open.file).write(bytes) {
+                // The disk is full, or nearly so.
+                Ok(n) if n < bytes.len() => bytes = &bytes[n..],
+                Ok(_) => return Ok(()),
+                Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let _alone = self.writing.lock();
+        write_all(&open.file, bytes)
     }
 
     /// The error log may be this very file: the time is set, and the lock left, before it is told.
@@ -146,14 +166,15 @@ impl LogFile {
     fn give_to(&self, owner: Option<u32>) -> io::Result<()> {
         use std::os::unix::fs::{MetadataExt, PermissionsExt};
         const OWNERS: u32 = 0o600;
-        let (Some(owner), Some(file)) = (owner, self.file.load_full()) else { return Ok(()) };
+        let (Some(owner), Some(open)) = (owner, self.file.load_full()) else { return Ok(()) };
+        let file = &open.file;
         let found = file.metadata()?;
         // What is no file, /dev/stdout, belongs to somebody else.
         if !found.is_file() {
             return Ok(());
         }
         if found.uid() != owner {
-            std::os::unix::fs::fchown(&*file, Some(owner), None)?;
+            std::os::unix::fs::fchown(file, Some(owner), None)?;
         }
         if found.mode() & OWNERS != OWNERS {
             file.set_permissions(std::fs::Permissions::from_mode(found.mode() | OWNERS))?;
@@ -162,7 +183,8 @@ impl LogFile {
     }
 
     fn put(&self, file: File) {
-        self.file.store(Some(Arc::new(file)));
+        let whole = file.metadata().is_ok_and(|found| found.is_file());
+        self.file.store(Some(Arc::new(Open { file, whole })));
     }
 
     /// Writes out every thread's batch.
@@ -326,8 +348,22 @@ pub fn append_named(file: &Arc<LogFile>, line: impl FnOnce(&mut Vec<u8>)) {
 
 /// Adds what `line` appends to the calling thread's batch for `file`.
 pub fn append(file: &Arc<LogFile>, waiting: Option<Waiting>, line: impl FnOnce(&mut Vec<u8>)) {
-    let batch = HOLDS.with_borrow_mut(|holds| batch_of(holds, file));
-    let mut held = batch.lock();
+    let timer = HOLDS.with_borrow_mut(|holds| {
+        let batch = batch_of(holds, file);
+        add(&mut batch.lock(), file, waiting, line).map(|time| (time, batch.clone()))
+    });
+    if let Some((time, batch)) = timer {
+        flush_in(time, file.clone(), batch);
+    }
+}
+
+/// Adds a line to a batch; a time for which a timer is to be set.
+fn add(
+    held: &mut Batch,
+    file: &LogFile,
+    waiting: Option<Waiting>,
+    line: impl FnOnce(&mut Vec<u8>),
+) -> Option<Duration> {
     let gzip = waiting.and_then(|waiting| waiting.gzip);
     if held.gzip != gzip {
         held.write_to(file);
@@ -342,7 +378,7 @@ pub fn append(file: &Arc<LogFile>, waiting: Option<Waiting>, line: impl FnOnce(&
         } else {
             DIRTY.set(true);
         }
-        return;
+        return None;
     };
     // As in nginx, the line that no longer fits waits and those before it are written.
     if held.bytes.len() > waiting.size && start > 0 {
@@ -350,27 +386,24 @@ pub fn append(file: &Arc<LogFile>, waiting: Option<Waiting>, line: impl FnOnce(&
     }
     if held.bytes.len() > waiting.size {
         held.write_to(file);
-    } else if let Some(time) = waiting.time {
-        held.since.get_or_insert_with(Instant::now);
-        let timed = std::mem::replace(&mut held.timed, true);
-        drop(held);
-        if !timed {
-            flush_in(time, file.clone(), batch);
-        }
+        return None;
     }
+    let time = waiting.time?;
+    held.since.get_or_insert_with(Instant::now);
+    (!std::mem::replace(&mut held.timed, true)).then_some(time)
 }
 
-fn batch_of(holds: &mut Vec<Hold>, file: &Arc<LogFile>) -> Arc<Mutex<Batch>> {
-    if let Some(hold) = holds.iter().find(|h| Arc::ptr_eq(&h.file, file)) {
-        return hold.batch.clone();
-    }
-    if holds.len() >= MOST_FILES {
-        holds.remove(0);
-    }
-    let batch = Arc::new(Mutex::new(Batch::default()));
-    file.batches.lock().push(batch.clone());
-    holds.push(Hold { file: file.clone(), batch: batch.clone(), named: false });
-    batch
+fn batch_of<'a>(holds: &'a mut Vec<Hold>, file: &Arc<LogFile>) -> &'a Arc<Mutex<Batch>> {
+    let at = holds.iter().position(|h| Arc::ptr_eq(&h.file, file)).unwrap_or_else(|| {
+        if holds.len() >= MOST_FILES {
+            holds.remove(0);
+        }
+        let batch = Arc::<Mutex<Batch>>::default();
+        file.batches.lock().push(batch.clone());
+        holds.push(Hold { file: file.clone(), batch, named: false });
+        holds.len() - 1
+    });
+    &holds[at].batch
 }
 
 /// Writes a batch once its oldest line has waited for `time`. A thread without an event loop has

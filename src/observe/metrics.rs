@@ -1,5 +1,6 @@
 //! Counters: each worker has its own, and they are summed when somebody asks.
 
+use crate::conf::build::Http;
 use crate::edge::Local;
 use crate::http::Request;
 use parking_lot::Mutex;
@@ -45,29 +46,73 @@ impl Gauge {
     }
 }
 
-/// What a worker counts of its connections.
+/// Numbers that one thread alone counts and any thread reads. Adding is a load and a store, without the locked
+/// instruction that costs as much as twenty others and of which a request had a dozen; of two threads that added at
+/// once, one would count for nothing.
+pub mod own {
+    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+    /// A number that only grows.
+    #[derive(Default, Debug)]
+    pub struct Counter(AtomicU64);
+
+    impl Counter {
+        /// One more.
+        pub fn inc(&self) {
+            self.add(1);
+        }
+
+        /// `n` more.
+        pub fn add(&self, n: u64) {
+            self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
+        }
+
+        /// How many.
+        pub fn get(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    /// A number that rises and falls.
+    #[derive(Default, Debug)]
+    pub struct Gauge(AtomicI64);
+
+    impl Gauge {
+        /// Adds `n`, which may be negative.
+        pub fn add(&self, n: i64) {
+            self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
+        }
+
+        /// Its value.
+        pub fn get(&self) -> i64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+}
+
+/// What a worker counts of its connections; none but the worker itself counts here.
 #[derive(Default, Debug)]
 pub struct Connections {
     /// Accepted.
-    pub accepted: Counter,
+    pub accepted: own::Counter,
     /// Handled: accepted and not refused for want of `worker_connections`.
-    pub handled: Counter,
+    pub handled: own::Counter,
     /// Requests.
-    pub requests: Counter,
+    pub requests: own::Counter,
     /// Open.
-    pub active: Gauge,
+    pub active: own::Gauge,
     /// Of these, reading a head.
-    pub reading: Gauge,
+    pub reading: own::Gauge,
     /// Of these, answering.
-    pub writing: Gauge,
+    pub writing: own::Gauge,
     /// Of these, idle between requests.
-    pub waiting: Gauge,
+    pub waiting: own::Gauge,
     /// Full handshakes.
-    pub handshakes: Counter,
+    pub handshakes: own::Counter,
     /// Resumed handshakes.
-    pub handshakes_resumed: Counter,
+    pub handshakes_resumed: own::Counter,
     /// Handshakes that failed.
-    pub handshakes_failed: Counter,
+    pub handshakes_failed: own::Counter,
 }
 
 /// What a worker counts.
@@ -75,7 +120,7 @@ pub struct Connections {
 pub struct WorkerMetrics {
     /// Of connections.
     pub connections: Connections,
-    /// Of requests. Only the worker itself and a scrape take the lock.
+    /// Of requests. The lock is taken for a reload and a scrape.
     servers: Mutex<Servers>,
 }
 
@@ -99,13 +144,6 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Counts a duration.
-    pub fn observe(&mut self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.counts[DURATIONS_MS.partition_point(|bound| bound * 1000 < micros)] += 1;
-        self.sum = self.sum.saturating_add(micros);
-    }
-
     /// Adds another's figures.
     pub fn merge(&mut self, other: &Histogram) {
         for (count, more) in self.counts.iter_mut().zip(other.counts) {
@@ -148,15 +186,6 @@ pub struct ServerMetrics {
 }
 
 impl ServerMetrics {
-    fn count(&mut self, status: u16, received: u64, sent: u64, time: Duration) {
-        // No status at all is a request without an answer, which nginx would log as 4xx.
-        let class = if status < 100 { 4 } else { (status / 100).min(5) };
-        self.classes[usize::from(class) - 1] += 1;
-        self.received += received;
-        self.sent += sent;
-        self.durations.observe(time);
-    }
-
     fn merge(&mut self, other: &ServerMetrics) {
         for (count, more) in self.classes.iter_mut().zip(other.classes) {
             *count += more;
@@ -167,59 +196,70 @@ impl ServerMetrics {
     }
 }
 
-/// A worker's figures by server. They are kept by name, for a server is the same after a reload; the
-/// newest generation's servers are found by their index.
+/// A server's figures as one worker counts them.
 #[derive(Default, Debug)]
-struct Servers {
-    figures: Vec<(Arc<str>, ServerMetrics)>,
-    by_name: HashMap<Arc<str>, usize>,
-    generation: u64,
-    by_index: Vec<usize>,
+pub struct ServerCounters {
+    classes: [own::Counter; 5],
+    received: own::Counter,
+    sent: own::Counter,
+    /// As in [`Histogram`].
+    durations: [own::Counter; DURATIONS_MS.len() + 1],
+    micros: own::Counter,
 }
 
+impl ServerCounters {
+    fn count(&self, status: u16, received: u64, sent: u64, time: Duration) {
+        // No status at all is a request without an answer, which nginx would log as 4xx.
+        let class = if status < 100 { 4 } else { (status / 100).min(5) };
+        self.classes[usize::from(class) - 1].inc();
+        self.received.add(received);
+        self.sent.add(sent);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.durations[DURATIONS_MS.partition_point(|bound| bound * 1000 < micros)].inc();
+        self.micros.add(micros);
+    }
+
+    fn read(&self) -> ServerMetrics {
+        ServerMetrics {
+            classes: self.classes.each_ref().map(own::Counter::get),
+            received: self.received.get(),
+            sent: self.sent.get(),
+            durations: Histogram {
+                counts: self.durations.each_ref().map(own::Counter::get),
+                sum: self.micros.get(),
+            },
+        }
+    }
+}
+
+/// A worker's figures by server. They are kept by name, for a server is the same after a reload.
+#[derive(Default, Debug)]
+struct Servers(HashMap<Arc<str>, Arc<ServerCounters>>);
+
 impl Servers {
-    fn named(&mut self, name: &str) -> &mut ServerMetrics {
-        let index = self.index(name);
-        &mut self.figures[index].1
-    }
-
-    fn index(&mut self, name: &str) -> usize {
+    fn named(&mut self, name: &str) -> Arc<ServerCounters> {
         let name = if name.is_empty() { "_" } else { name };
-        if let Some(index) = self.by_name.get(name) {
-            return *index;
+        if let Some(figures) = self.0.get(name) {
+            return figures.clone();
         }
-        if self.figures.len() >= MOST_SERVERS && name != OTHER_SERVERS {
-            return self.index(OTHER_SERVERS);
+        if self.0.len() >= MOST_SERVERS && name != OTHER_SERVERS {
+            return self.named(OTHER_SERVERS);
         }
-        let name: Arc<str> = Arc::from(name);
-        self.figures.push((name.clone(), ServerMetrics::default()));
-        self.by_name.insert(name, self.figures.len() - 1);
-        self.figures.len() - 1
-    }
-
-    /// The figures of the request's server.
-    fn of(&mut self, local: &Local, server: usize) -> &mut ServerMetrics {
-        let http = &local.generation.http;
-        let number = local.generation.number;
-        if number > self.generation {
-            self.generation = number;
-            self.by_index = http.servers.iter().map(|s| self.index(&s.conf.core.name)).collect();
-        }
-        if number < self.generation {
-            // Begun before the last reload.
-            return self.named(&http.servers[server].conf.core.name);
-        }
-        // One index for each server of the generation, made above.
-        let index = self.by_index[server];
-        &mut self.figures[index].1
+        self.0.entry(Arc::from(name)).or_default().clone()
     }
 }
 
 impl WorkerMetrics {
+    /// Where the worker counts the requests to each of these servers, by their index.
+    pub fn of_servers(&self, http: &Http) -> Vec<Arc<ServerCounters>> {
+        let mut servers = self.servers.lock();
+        http.servers.iter().map(|server| servers.named(&server.conf.core.name)).collect()
+    }
+
     /// Adds this worker's figures of requests to `all`.
     pub fn add_servers(&self, all: &mut BTreeMap<Arc<str>, ServerMetrics>) {
-        for (name, figures) in &self.servers.lock().figures {
-            all.entry(name.clone()).or_default().merge(figures);
+        for (name, figures) in &self.servers.lock().0 {
+            all.entry(name.clone()).or_default().merge(&figures.read());
         }
     }
 }
@@ -232,8 +272,10 @@ pub fn request_done(rq: &Request) {
 /// Counts a request to a server, an index into `http().servers`: its status, bytes received and sent, how long it
 /// took.
 pub fn count(local: &Local, server: usize, status: u16, received: u64, sent: u64, time: Duration) {
-    let mut servers = local.worker.metrics.servers.lock();
-    servers.of(local, server).count(status, received, sent, time);
+    // There is one for each server.
+    if let Some(figures) = local.figures.get(server) {
+        figures.count(status, received, sent, time);
+    }
 }
 
 /// The connection counters of all workers, summed.
@@ -256,10 +298,10 @@ impl Totals {
     /// Sums over workers. A gauge is never shown below zero: the counters of a connection that ends
     /// meanwhile are read one after another.
     pub fn of(workers: &[Arc<WorkerMetrics>]) -> Totals {
-        let count = |which: fn(&Connections) -> &Counter| {
+        let count = |which: fn(&Connections) -> &own::Counter| {
             workers.iter().map(|w| which(&w.connections).get()).sum::<u64>()
         };
-        let gauge = |which: fn(&Connections) -> &Gauge| {
+        let gauge = |which: fn(&Connections) -> &own::Gauge| {
             workers.iter().map(|w| which(&w.connections).get()).sum::<i64>().max(0) as u64
         };
         Totals {
@@ -285,11 +327,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_histogram_counts_as_a_sorted_list_does(micros in prop::collection::vec(0u64..20_000_000, 0..50)) {
-            let (mut first, mut second) = (Histogram::default(), Histogram::default());
+            let parts = <[ServerCounters; 2]>::default();
             for (i, us) in micros.iter().enumerate() {
-                let part = if i % 3 == 0 { &mut first } else { &mut second };
-                part.observe(Duration::from_micros(*us));
+                parts[usize::from(i % 3 == 0)].count(200, 0, 0, Duration::from_micros(*us));
             }
+            let [mut first, second] = parts.map(|part| part.read().durations);
             first.merge(&second);
             prop_assert_eq!(first.count(), micros.len() as u64);
             prop_assert!((first.sum() - micros.iter().sum::<u64>() as f64 / 1e6).abs() < 1e-9);
@@ -302,10 +344,11 @@ mod tests {
 
     #[test]
     fn a_duration_at_a_bound_is_within_it() {
-        let mut h = Histogram::default();
-        h.observe(Duration::from_millis(5));
-        h.observe(Duration::from_micros(5_001));
-        h.observe(Duration::from_secs(86_400));
+        let figures = ServerCounters::default();
+        for micros in [5_000, 5_001, 86_400_000_000] {
+            figures.count(200, 0, 0, Duration::from_micros(micros));
+        }
+        let h = figures.read().durations;
         let cumulative = h.cumulative();
         assert_eq!(cumulative[1], (0.003, 0));
         assert_eq!(cumulative[2], (0.005, 1));
@@ -315,10 +358,11 @@ mod tests {
 
     #[test]
     fn statuses_by_class() {
-        let mut figures = ServerMetrics::default();
+        let figures = ServerCounters::default();
         for status in [101, 200, 206, 302, 404, 444, 0, 9, 503, 599] {
             figures.count(status, 10, 100, Duration::ZERO);
         }
+        let figures = figures.read();
         assert_eq!(figures.classes, [1, 2, 1, 4, 2]);
         assert_eq!((figures.received, figures.sent), (100, 1000));
     }
@@ -327,13 +371,13 @@ mod tests {
     fn servers_are_bounded() {
         let mut servers = Servers::default();
         for n in 0..MOST_SERVERS + 10 {
-            servers.named(&format!("s{n}")).received += 1;
+            servers.named(&format!("s{n}")).received.inc();
         }
-        servers.named("").received += 1;
-        servers.named("s5").received += 1;
-        assert_eq!(servers.figures.len(), MOST_SERVERS + 1);
-        assert_eq!(servers.named(OTHER_SERVERS).received, 11);
-        assert_eq!(servers.named("s5").received, 2);
+        servers.named("").received.inc();
+        servers.named("s5").received.inc();
+        assert_eq!(servers.0.len(), MOST_SERVERS + 1);
+        assert_eq!(servers.named(OTHER_SERVERS).received.get(), 11);
+        assert_eq!(servers.named("s5").received.get(), 2);
     }
 
     #[test]
@@ -342,9 +386,9 @@ mod tests {
         for worker in &workers {
             worker.connections.accepted.add(2);
             worker.connections.active.add(1);
-            worker.servers.lock().named("a").sent += 5;
+            worker.servers.lock().named("a").sent.add(5);
         }
-        workers[0].servers.lock().named("b").sent += 1;
+        workers[0].servers.lock().named("b").sent.inc();
         workers[1].connections.reading.add(-1);
         let totals = Totals::of(&workers);
         assert_eq!((totals.accepted, totals.active, totals.reading), (4, 2, 0));

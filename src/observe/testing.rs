@@ -46,7 +46,7 @@ impl Running {
     /// A request for `path` at the first server, for what is tested without a connection.
     pub fn request(&self, path: &'static str) -> Request {
         let worker = Arc::new(Worker::new(&self.edge, 0));
-        let local = Local { generation: self.edge.generation(), worker, edge: self.edge.clone() };
+        let local = Local::new(self.edge.generation(), worker, self.edge.clone());
         let conn = Conn {
             serial: 0,
             peer: Address::Inet(self.addr),

@@ -28,7 +28,7 @@ use crate::edge::connection::{Access, bound};
 use crate::edge::worker::Worker;
 use crate::http::hit::Ready;
 use crate::http::hit::table::Mark;
-use crate::observe::metrics::Gauge;
+use crate::observe::metrics::own::Gauge;
 use bytes::BytesMut;
 use idle::{Idle, Woken};
 use prepare::prepare;

@@ -5,11 +5,13 @@ use crate::http::request::{Address, Request};
 use crate::http::uri;
 use crate::http::vars::Variable;
 use bytes::Bytes;
+use smallvec::SmallVec;
+use std::net::SocketAddr;
 
 /// The variables.
 pub const VARIABLES: &[Variable] = &[
     Variable::prefix("http_", |rq, name, out| {
-        joined(rq.head.all(&name.replace('_', "-")), if name == "cookie" { b"; " } else { b", " }, out)
+        joined(rq.head.all(&FieldName::of(name)), if name == "cookie" { b"; " } else { b", " }, out)
     })
     .pure(),
     Variable::prefix("arg_", |rq, name, out| put_opt(out, uri::arg(&rq.args, name.as_bytes()))).pure(),
@@ -204,6 +206,25 @@ pub fn joined<'a>(values: impl Iterator<Item = &'a [u8]>, separator: &[u8], out:
     found
 }
 
+/// The name of the field that a variable stands for, which has dashes for underscores. Those in use take no allocation:
+/// `$http_user_agent` is in every line of the log.
+struct FieldName(SmallVec<[u8; 48]>);
+
+impl FieldName {
+    fn of(variable: &str) -> FieldName {
+        FieldName(variable.bytes().map(|b| if b == b'_' { b'-' } else { b }).collect())
+    }
+}
+
+impl std::ops::Deref for FieldName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // A text with one ASCII character for another is a text.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
 fn tcp(rq: &Request, which: fn(&crate::edge::tcp::Info) -> u32, out: &mut Vec<u8>) -> bool {
     let descriptor = rq.conn.descriptor.load(std::sync::atomic::Ordering::Relaxed);
     crate::edge::tcp::info(descriptor).is_some_and(|info| number(out, which(&info).into()))
@@ -225,7 +246,23 @@ fn request_port(rq: &Request) -> Option<Bytes> {
 pub fn address(address: &Address, out: &mut Vec<u8>) -> bool {
     use std::io::Write;
     match address {
-        Address::Inet(a) => {
+        Address::Inet(SocketAddr::V4(a)) => {
+            // In every line of the log: formatting takes ten times as long.
+            let mut between = false;
+            for octet in a.ip().octets() {
+                if std::mem::replace(&mut between, true) {
+                    out.push(b'.');
+                }
+                if octet > 99 {
+                    out.push(b'0' + octet / 100);
+                }
+                if octet > 9 {
+                    out.push(b'0' + octet / 10 % 10);
+                }
+                out.push(b'0' + octet % 10);
+            }
+        }
+        Address::Inet(SocketAddr::V6(a)) => {
             let _ = write!(out, "{}", a.ip());
         }
         Address::Unix(path) => {
@@ -298,7 +335,7 @@ fn sent_http(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
             let chunked = sent.length.is_none() && rq.version() == crate::http::Version::Http11;
             chunked && put(out, b"chunked")
         }
-        _ => joined(sent.fields.all(&name.replace('_', "-")).map(Bytes::as_ref), b", ", out),
+        _ => joined(sent.fields.all(&FieldName::of(name)).map(Bytes::as_ref), b", ", out),
     }
 }
 

@@ -33,22 +33,29 @@ impl Escape {
     /// Escapes what `out` has from `start` on. Most values need nothing: they are looked at once and
     /// stay where they are.
     pub fn apply(self, out: &mut Vec<u8>, start: usize) {
-        let special = match self {
-            Escape::Default => is_special,
-            Escape::Json => is_special_in_json,
-            Escape::None => return,
-        };
-        let Some(first) = out[start..].iter().position(|b| special(*b)) else { return };
-        let rest = out.split_off(start + first);
-        for byte in rest {
-            if !special(byte) {
-                out.push(byte);
-            } else if self == Escape::Json {
-                json(out, byte);
-            } else {
+        match self {
+            Escape::Default => replace(out, start, is_special, |out, byte| {
                 let _ = write!(out, "\\x{byte:02X}");
-            }
+            }),
+            Escape::Json => replace(out, start, is_special_in_json, json),
+            Escape::None => {}
         }
+    }
+}
+
+/// Puts what `write` makes of them in the place of the special bytes from `start` on.
+fn replace(out: &mut Vec<u8>, start: usize, special: impl Fn(u8) -> bool, write: impl Fn(&mut Vec<u8>, u8)) {
+    /// Bytes that are looked at together, without a branch for each.
+    const TOGETHER: usize = 16;
+    let (chunks, rest) = out[start..].as_chunks::<TOGETHER>();
+    let any = |bytes: &[u8]| bytes.iter().fold(false, |found, byte| found | special(*byte));
+    if !chunks.iter().any(|chunk| any(chunk)) && !any(rest) {
+        return;
+    }
+    let Some(first) = out[start..].iter().position(|byte| special(*byte)) else { return };
+    let rest = out.split_off(start + first);
+    for byte in rest {
+        if special(byte) { write(out, byte) } else { out.push(byte) }
     }
 }
 

@@ -7,7 +7,6 @@ use crate::http::date;
 use crate::http::request::Request;
 use crate::http::vars::VarId;
 use bytes::Bytes;
-use std::io::Write;
 use std::time::Duration;
 
 /// The format that needs not be declared.
@@ -75,9 +74,7 @@ impl Known {
             Known::TimeIso8601 => clock::append_iso8601(out),
             Known::Msec => seconds(out, date::since_epoch()),
             Known::RequestTime => seconds(out, rq.started.elapsed()),
-            Known::Status => {
-                let _ = write!(out, "{:03}", rq.told_status.unwrap_or(rq.sent.status));
-            }
+            Known::Status => padded(out, rq.told_status.unwrap_or(rq.sent.status).into()),
             Known::BytesSent => number(out, rq.sent.bytes),
             Known::BodyBytesSent => number(out, rq.sent.body_bytes),
             Known::RequestLength => number(out, rq.length),
@@ -85,13 +82,34 @@ impl Known {
     }
 }
 
-fn number(out: &mut Vec<u8>, n: u64) {
-    let _ = write!(out, "{n}");
+/// Appends a number in digits, of which `u64` has 20 at most: a good part of what a line takes, were it formatted.
+fn number(out: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len() - 1;
+    while n > 9 {
+        digits[first] += (n % 10) as u8;
+        n /= 10;
+        first -= 1;
+    }
+    digits[first] += n as u8;
+    out.extend_from_slice(&digits[first..]);
+}
+
+/// Appends a number in three digits at least.
+fn padded(out: &mut Vec<u8>, n: u64) {
+    match n {
+        0..10 => out.extend_from_slice(b"00"),
+        10..100 => out.push(b'0'),
+        _ => {}
+    }
+    number(out, n);
 }
 
 /// Seconds with milliseconds.
 fn seconds(out: &mut Vec<u8>, time: Duration) {
-    let _ = write!(out, "{}.{:03}", time.as_secs(), time.subsec_millis());
+    number(out, time.as_secs());
+    out.push(b'.');
+    padded(out, time.subsec_millis().into());
 }
 
 impl Format {
@@ -165,4 +183,26 @@ fn compile(b: &mut Builder, text: &str, parts: &mut Vec<Part>) -> ConfResult<()>
         rest = tail;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn numbers_are_written_as_they_are_formatted(n in any::<u64>(), bits in 0u32..64, nanos in 0u32..1_000_000_000) {
+            let n = n >> bits;
+            let mut out = Vec::new();
+            number(&mut out, n);
+            prop_assert_eq!(std::str::from_utf8(&out).unwrap(), format!("{n}"));
+            out.clear();
+            padded(&mut out, n);
+            prop_assert_eq!(std::str::from_utf8(&out).unwrap(), format!("{n:03}"));
+            out.clear();
+            seconds(&mut out, Duration::new(n, nanos));
+            prop_assert_eq!(std::str::from_utf8(&out).unwrap(), format!("{n}.{:03}", nanos / 1_000_000));
+        }
+    }
 }

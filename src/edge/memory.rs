@@ -3,15 +3,19 @@
 //! An allocator keeps what is freed for who asks next, and gives back what has lain unused when it is asked for more:
 //! after a spike, when nobody asks, it would keep all of it. So it is told. What all threads have freed is given back
 //! by a thread of its own, for with hundreds of megabytes that takes the kernel tens of milliseconds. The few pages of
-//! each size that a worker's thread keeps for itself are the worker's to give, when it has little to do.
+//! each size that a worker's thread keeps for itself are the worker's to give, when it has little to do. Then is
+//! also the time for what the C library's allocator keeps, which the ciphers of TLS sessions are taken from.
 
 use crate::observe::metrics::Connections;
 use std::io;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How the program's allocator is told.
 static COLLECT: OnceLock<fn(bool)> = OnceLock::new();
+/// Whether a worker has given back what it kept since the C library's allocator was last told to.
+static TRIM: AtomicBool = AtomicBool::new(false);
 
 /// Names what gives back memory: all that was freed and has not been used since; where its argument is true, at once
 /// and with what the calling thread keeps for itself. What runs without the program's allocator names nothing.
@@ -30,11 +34,27 @@ pub fn start() -> io::Result<()> {
         loop {
             std::thread::sleep(EVERY);
             collect(false);
+            if TRIM.swap(false, Ordering::Relaxed) {
+                trim();
+            }
         }
     };
     std::thread::Builder::new().name("memory".to_string()).stack_size(128 << 10).spawn(give_back)?;
     Ok(())
 }
+
+/// Gives back what the C library's allocator keeps.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+fn trim() {
+    // SAFETY: `malloc_trim` (malloc.h) takes any number, may be called by any thread at any time, and frees nothing that
+    // is in use.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Others do so themselves.
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
 
 /// Requests and connections of one second that leave a worker time for this.
 const LITTLE: u64 = 100;
@@ -60,6 +80,7 @@ impl Spare {
         let Some(collect) = COLLECT.get() else { return };
         if self.is_moment(seen.accepted.get() + seen.requests.get(), seen.active.get()) {
             collect(true);
+            TRIM.store(true, Ordering::Relaxed);
         }
     }
 

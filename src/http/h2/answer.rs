@@ -1,5 +1,6 @@
 //! One request of an HTTP/2 connection: its phases, and its response under flow control.
 
+use super::chunk::Chunk;
 use super::send::{Outgoing, Patience, client};
 use super::turns::PIECE;
 use super::{Shared, head, hits, reply};
@@ -13,7 +14,6 @@ use crate::http::response::Response;
 use crate::http::{h1, phases};
 use crate::modules::headers;
 use crate::observe::error_log::Level;
-use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::request::Parts;
@@ -125,7 +125,7 @@ async fn discard(mut body: RecvStream, pause: Duration, most: usize) {
 /// Sends head and body.
 async fn send(
     rq: &mut Request,
-    respond: &mut SendResponse<Bytes>,
+    respond: &mut SendResponse<Chunk>,
     response: &mut Response,
     mark: Option<Mark>,
     shared: &Shared,
@@ -157,7 +157,7 @@ async fn send(
 /// Sends a body, whose length was said if it is some; its end goes with it unless fields may follow.
 pub async fn send_body(
     rq: &mut Request,
-    stream: &mut SendStream<Bytes>,
+    stream: &mut SendStream<Chunk>,
     response: &mut Response,
     length: Option<u64>,
     shared: &Shared,
@@ -178,12 +178,12 @@ pub async fn send_body(
 /// Ends a stream with the fields that follow the body, if there are any.
 fn send_trailers(
     rq: &mut Request,
-    stream: &mut SendStream<Bytes>,
+    stream: &mut SendStream<Chunk>,
     response: &Response,
 ) -> Result<(), BodyError> {
     let (fields, size) = reply::trailers(headers::trailers(rq, response))?;
     if fields.is_empty() {
-        return stream.send_data(Bytes::new(), true).map_err(client);
+        return stream.send_data(Chunk::default(), true).map_err(client);
     }
     rq.sent.bytes += size + FRAME;
     stream.send_trailers(fields).map_err(client)

@@ -1,6 +1,7 @@
 //! Answers that are given again ([`crate::http::hit`]), on the spot.
 
 use super::answer::{self, FRAME, send_body};
+use super::chunk::Chunk;
 use super::priority::FIELD;
 use super::turns::PIECE;
 use super::{Shared, head, reply};
@@ -294,7 +295,7 @@ enum AtOnce {
     Later(Bytes),
 }
 
-fn at_once(shared: &Shared, stream: &mut SendStream<Bytes>, body: Bytes) -> AtOnce {
+fn at_once(shared: &Shared, stream: &mut SendStream<Chunk>, body: Bytes) -> AtOnce {
     let length = body.len();
     if length == 0 {
         return AtOnce::Sent(0);
@@ -307,14 +308,14 @@ fn at_once(shared: &Shared, stream: &mut SendStream<Bytes>, body: Bytes) -> AtOn
         shared.turns.give_back(length);
         return AtOnce::Later(body);
     }
-    match stream.send_data(body, true) {
+    match stream.send_data(body.into(), true) {
         Ok(()) => AtOnce::Sent(length as u64),
         Err(_) => AtOnce::TakenBack,
     }
 }
 
 /// Sends what could not be sent at once.
-async fn rest(mut rq: Request, mut stream: SendStream<Bytes>, mut response: Response, shared: Arc<Shared>) {
+async fn rest(mut rq: Request, mut stream: SendStream<Chunk>, mut response: Response, shared: Arc<Shared>) {
     let length = response.length;
     let sent = send_body(&mut rq, &mut stream, &mut response, length, &shared).await;
     answer::end(rq, sent, |reason| stream.send_reset(reason), &shared);

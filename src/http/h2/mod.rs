@@ -9,6 +9,7 @@
 //! whose bytes these are is a matter of turns.
 
 mod answer;
+mod chunk;
 mod cork;
 mod frames;
 mod head;
@@ -20,6 +21,7 @@ mod resets;
 mod send;
 mod turns;
 
+pub use chunk::Chunk;
 pub use hits::Kept as KeptHead;
 
 use super::io::Io;
@@ -30,7 +32,7 @@ use crate::edge::Local;
 use crate::edge::connection::{Access, bound};
 use crate::http::request::Conn;
 use crate::observe::error_log::Level;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use cork::Cork;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
@@ -129,7 +131,7 @@ async fn run(mut access: Access, io: Io, input: BytesMut) {
     let cork = Cork::new(io, input);
     // Streams that were taken back may still be at work; twice as many as may be open are too many.
     let most = 2 * *server.conf.http2.max_concurrent_streams as usize;
-    let mut hello = builder(server).handshake::<_, Bytes>(cork.clone());
+    let mut hello = builder(server).handshake::<_, Chunk>(cork.clone());
     let hello = poll_fn(|cx| match Pin::new(&mut hello).poll(cx) {
         Poll::Ready(Ok(connection)) => Poll::Ready(Some(connection)),
         Poll::Ready(Err(_)) => Poll::Ready(None),
@@ -212,7 +214,7 @@ enum State {
 
 struct Driver {
     access: Access,
-    connection: Connection<Cork, Bytes>,
+    connection: Connection<Cork, Chunk>,
     cork: Cork,
     shared: Arc<Shared>,
     /// The most requests with tasks of their own.
@@ -277,7 +279,7 @@ impl Driver {
         &mut self,
         cx: &mut Context<'_>,
         request: http::Request<RecvStream>,
-        respond: SendResponse<Bytes>,
+        respond: SendResponse<Chunk>,
     ) {
         if self.state != State::Busy {
             self.take_news(false);

@@ -1,7 +1,8 @@
 //! A body on its way to a client of HTTP/2: in its turn, as the client's windows let it through.
 
+use super::chunk::{Chunk, Held};
 use super::priority::{self, Priority};
-use super::turns::Place;
+use super::turns::{PIECE, Place};
 use crate::http::body::BodyError;
 use crate::http::pace::Pace;
 use crate::http::request::Request;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 /// A body on its way to the client.
 pub struct Outgoing<'a> {
     pub rq: &'a mut Request,
-    pub stream: &'a mut SendStream<Bytes>,
+    pub stream: &'a mut SendStream<Chunk>,
     pub place: Place<'a>,
     pub patience: Patience,
     pub pace: Option<Pace>,
@@ -41,6 +42,16 @@ fn taken_back() -> BodyError {
     BodyError::Client(io::ErrorKind::ConnectionReset.into())
 }
 
+/// The next piece of a body that is not empty.
+fn poll_piece(response: &mut Response, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    loop {
+        match response.body.poll_next(cx) {
+            Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
+            other => return other,
+        }
+    }
+}
+
 /// What the request says of its priority, and what the response says over it.
 fn said(rq: &Request) -> Priority {
     let asked = rq.head.all(priority::FIELD).fold(Priority::default(), Priority::with);
@@ -50,49 +61,65 @@ fn said(rq: &Request) -> Priority {
 impl Outgoing<'_> {
     /// Sends a response's body.
     pub async fn body(&mut self, response: &mut Response) -> Result<(), BodyError> {
-        let mut piece = self.next(response).await?;
-        while let Some(bytes) = piece {
-            // The end goes with the last bytes when it is known in time, rather than in a frame of
-            // its own: by the length, or because the body says so at once.
-            let (end, ahead) = match self.length {
-                _ if self.trailers => (false, None),
-                Some(length) => (self.sent + bytes.len() as u64 >= length, None),
-                None => match poll_fn(|cx| Poll::Ready(response.body.poll_next(cx))).await {
-                    Poll::Ready(None) => (true, None),
-                    Poll::Ready(Some(next)) => (false, Some(next)),
-                    Poll::Pending => (false, None),
-                },
-            };
-            if self.length.is_some_and(|l| self.sent + bytes.len() as u64 > l) {
+        let mut held = Held::default();
+        loop {
+            if held.is_empty() {
+                match self.next(response).await? {
+                    Some(piece) => held.bytes = piece,
+                    None => return self.ended(),
+                }
+            }
+            // What follows at once goes along, so that frames are full; and so does the end when it is known in
+            // time, by the length or because the body says so at once.
+            let (mut over, mut joined) = (None, false);
+            if held.len() < PIECE && held.more.is_empty() && self.left() != Some(held.len() as u64) {
+                match poll_fn(|cx| Poll::Ready(poll_piece(response, cx))).await {
+                    Poll::Ready(Some(Ok(piece))) => (held.more, joined) = (piece, true),
+                    Poll::Ready(Some(Err(e))) => over = Some(Err(e)),
+                    Poll::Ready(None) => over = Some(Ok(())),
+                    Poll::Pending => {}
+                }
+            }
+            if self.left().is_some_and(|left| (held.len() as u64) > left) {
                 return Err(BodyError::Upstream("body is longer than its length".into()));
             }
-            self.piece(bytes, end).await?;
-            if end {
-                return Ok(());
+            let ends = matches!(over, Some(Ok(()))) && self.length.is_none();
+            let ends = !self.trailers && (ends || self.left() == Some(held.len() as u64));
+            let all = !joined || held.len() < PIECE;
+            while held.len() >= PIECE || all && !held.is_empty() {
+                if self.piece(&mut held, ends).await? {
+                    return Ok(());
+                }
             }
-            piece = match ahead {
-                Some(next) => Some(next?),
-                None => self.next(response).await?,
-            };
+            match over {
+                Some(Ok(())) => return self.ended(),
+                Some(Err(e)) => return Err(e),
+                None => {}
+            }
         }
+    }
+
+    /// Bytes that are still to be sent, where that was said.
+    fn left(&self) -> Option<u64> {
+        self.length.map(|length| length.saturating_sub(self.sent))
+    }
+
+    /// At the end of a body of which all was sent.
+    fn ended(&mut self) -> Result<(), BodyError> {
         if let Some(length) = self.length.filter(|length| *length != self.sent) {
             return Err(BodyError::Upstream(format!("body of {length} bytes ended after {}", self.sent)));
         }
         if self.trailers {
             return Ok(());
         }
-        self.stream.send_data(Bytes::new(), true).map_err(client)
+        self.stream.send_data(Chunk::default(), true).map_err(client)
     }
 
     /// The next piece of the body; a client that leaves while there is none is noticed.
     async fn next(&mut self, response: &mut Response) -> Result<Option<Bytes>, BodyError> {
         poll_fn(|cx| {
-            loop {
-                match response.body.poll_next(cx) {
-                    Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
-                    Poll::Ready(piece) => return Poll::Ready(piece.transpose()),
-                    Poll::Pending => break,
-                }
+            if let Poll::Ready(piece) = poll_piece(response, cx) {
+                return Poll::Ready(piece.transpose());
             }
             self.place.pass();
             self.stream.poll_reset(cx).map(|_| Err(taken_back()))
@@ -100,19 +127,17 @@ impl Outgoing<'_> {
         .await
     }
 
-    /// Sends a piece.
-    async fn piece(&mut self, mut bytes: Bytes, end: bool) -> Result<(), BodyError> {
-        while !bytes.is_empty() {
-            let n = poll_fn(|cx| self.poll_leave(cx, bytes.len())).await?;
-            let part = bytes.split_to(n);
-            self.stream.send_data(part, end && bytes.is_empty()).map_err(client)?;
-            self.sent += n as u64;
-            if let Some(pace) = &mut self.pace {
-                self.place.pass();
-                pace.wait(self.sent).await;
-            }
+    /// Sends a frame's worth; whether it was the last, which ends the stream if so it `ends`.
+    async fn piece(&mut self, held: &mut Held, ends: bool) -> Result<bool, BodyError> {
+        let n = poll_fn(|cx| self.poll_leave(cx, held.len().min(PIECE))).await?;
+        let last = ends && n == held.len();
+        self.stream.send_data(held.take(n), last).map_err(client)?;
+        self.sent += n as u64;
+        if let Some(pace) = &mut self.pace {
+            self.place.pass();
+            pace.wait(self.sent).await;
         }
-        Ok(())
+        Ok(last)
     }
 
     /// Waits until bytes may be sent; how many, more than 0 and no more than `want`.

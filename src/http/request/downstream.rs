@@ -38,7 +38,7 @@ pub struct H2Body {
     /// The body.
     pub body: h2::RecvStream,
     /// The way back, by which it is seen that the client has left.
-    pub respond: h2::server::SendResponse<Bytes>,
+    pub respond: h2::server::SendResponse<crate::http::h2::Chunk>,
 }
 
 impl Downstream {

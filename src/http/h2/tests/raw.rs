@@ -248,7 +248,7 @@ async fn records_hold_whole_frames() {
         }
         small += usize::from(frames > 10);
     }
-    // Two bodies of 50,000 bytes at a time, and short answers that share records.
-    assert_eq!(full, 2 * 62);
+    // Two bodies of 1 MB, and short answers that share records.
+    assert_eq!(full, 2 * 64);
     assert!((1..=3).contains(&small), "{small}");
 }

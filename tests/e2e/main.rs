@@ -26,6 +26,7 @@ mod docker;
 mod entrypoint;
 mod files_replaced;
 mod hls_cache;
+mod http2;
 mod live;
 mod measured;
 mod mirror;

@@ -71,10 +71,14 @@ impl Outgoing<'_> {
             }
             // What follows at once goes along, so that frames are full; and so does the end when it is known in
             // time, by the length or because the body says so at once.
-            let (mut over, mut joined) = (None, false);
-            if held.len() < PIECE && held.more.is_empty() && self.left() != Some(held.len() as u64) {
+            let mut over = None;
+            let mut all = held.len() < PIECE;
+            if all && held.more.is_empty() && self.left() != Some(held.len() as u64) {
                 match poll_fn(|cx| Poll::Ready(poll_piece(response, cx))).await {
-                    Poll::Ready(Some(Ok(piece))) => (held.more, joined) = (piece, true),
+                    Poll::Ready(Some(Ok(piece))) => {
+                        held.more = piece;
+                        all = held.len() < PIECE;
+                    }
                     Poll::Ready(Some(Err(e))) => over = Some(Err(e)),
                     Poll::Ready(None) => over = Some(Ok(())),
                     Poll::Pending => {}
@@ -85,7 +89,6 @@ impl Outgoing<'_> {
             }
             let ends = matches!(over, Some(Ok(()))) && self.length.is_none();
             let ends = !self.trailers && (ends || self.left() == Some(held.len() as u64));
-            let all = !joined || held.len() < PIECE;
             while held.len() >= PIECE || all && !held.is_empty() {
                 if self.piece(&mut held, ends).await? {
                     return Ok(());

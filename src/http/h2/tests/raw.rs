@@ -14,8 +14,8 @@ const WINDOW_UPDATE: u8 = 8;
 const PRIORITY_UPDATE: u8 = 16;
 /// The bodies of `/big`.
 const BIG: usize = 3 << 20;
-/// What is sent before anybody's priority counts: four pieces and the last.
-const AHEAD: usize = 5 * 16_375;
+/// What is sent before anybody's priority counts: three pieces, the last of which may be begun early.
+const AHEAD: usize = 4 * 16_375;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();

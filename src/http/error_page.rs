@@ -11,6 +11,8 @@ use bytes::Bytes;
 /// comes back with the built-in page (ngx_http_special_response_handler).
 pub fn choose(rq: &mut Request, response: Response) -> Flow {
     let status = response.status;
+    // What went wrong may go well the next time, and a page in its place says nothing of it.
+    rq.watch.spoil();
     // To these nginx says nothing at all.
     if matches!(status, 0 | 408 | 444 | 499) {
         return Flow::Respond(Response {

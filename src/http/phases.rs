@@ -215,6 +215,7 @@ fn internal_redirect(rq: &mut Request, uri: Bytes, args: Bytes) -> Flow {
     if !spend_change(rq, "internally redirecting to", &uri) {
         return Flow::status(500);
     }
+    rq.watch.leaves_level();
     rq.uri = uri;
     rq.args = args;
     rq.has_args = false;
@@ -241,6 +242,7 @@ fn named_location(rq: &mut Request, name: &[u8]) -> Flow {
     let server = rq.http().servers[rq.server].level;
     match rq.http().levels[server].conf.core.locations.named(name) {
         Some(level) => {
+            rq.watch.leaves_level();
             rq.level = level;
             rq.internal = true;
             rq.proxy_target = None;
@@ -436,7 +438,9 @@ async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
             Call::Later(call) => call(rq).await,
         };
         match (watched, handler.gate) {
-            (Some(before), Some(gate)) if !satisfy_any => rq.asks_again(gate, before),
+            (Some(before), Some(gate)) if !satisfy_any && matches!(flow, Flow::Continue | Flow::Allow) => {
+                rq.asks_again(gate, before);
+            }
             (Some(_), _) => rq.watch.spoil(),
             (None, _) => {}
         }

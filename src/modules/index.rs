@@ -71,11 +71,14 @@ async fn find(rq: &mut Request) -> Flow {
         let path = [&base.path[..], &name].concat();
         let failure = match look(rq, &path, Want::Stat).await {
             Ok(_) => {
+                rq.watch.rests_on(rq.level, path);
                 let uri = [&rq.uri[..], &name].concat();
                 return Flow::Internal { uri: Bytes::from(uri), args: rq.args.clone() };
             }
             Err(failure) => failure,
         };
+        // It may be there the next time.
+        rq.watch.spoil();
         let missing = failure.errno == rustix::io::Errno::NOENT.raw_os_error();
         let is_link = [rustix::io::Errno::LOOP, rustix::io::Errno::MLINK];
         if is_link.iter().any(|e| e.raw_os_error() == failure.errno) {

@@ -47,6 +47,7 @@ fn handle(rq: &mut Request) -> Deciding<'_> {
 }
 
 async fn choose(rq: &mut Request) -> Flow {
+    rq.watch.spoil();
     let Some(Mapped { path, .. }) = map(rq) else { return Flow::status(500) };
     let directory = directory_of(&path).to_vec();
     let choosing = directory.clone();

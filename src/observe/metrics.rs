@@ -99,6 +99,8 @@ pub struct Connections {
     pub handled: own::Counter,
     /// Requests.
     pub requests: own::Counter,
+    /// Of these, answered by the hit path.
+    pub hits: own::Counter,
     /// Open.
     pub active: own::Gauge,
     /// Of these, reading a head.
@@ -285,6 +287,7 @@ pub struct Totals {
     pub accepted: u64,
     pub handled: u64,
     pub requests: u64,
+    pub hits: u64,
     pub active: u64,
     pub reading: u64,
     pub writing: u64,
@@ -308,6 +311,7 @@ impl Totals {
             accepted: count(|c| &c.accepted),
             handled: count(|c| &c.handled),
             requests: count(|c| &c.requests),
+            hits: count(|c| &c.hits),
             active: gauge(|c| &c.active),
             reading: gauge(|c| &c.reading),
             writing: gauge(|c| &c.writing),

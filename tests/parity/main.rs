@@ -6,6 +6,7 @@
 //! cargo test --test parity -- gzip            cases whose name contains "gzip"
 //! CASE=gzip_vary cargo test --test parity     this one
 //! SHOW=1 …                                    print nginx's transcript too
+//! cargo test --test parity -- hits gzip       the same cases with `hit_path` on and off, see `hits.rs`
 //! RANDOM_REQUESTS=10000 SEED=7 cargo test --test parity -- random     see `random/mod.rs`
 //! UNDER_TEST=/usr/sbin/nginx …                nginx against itself: are the cases sound?
 //! ```
@@ -20,6 +21,7 @@ mod client;
 mod collect;
 mod compare;
 mod frames;
+mod hits;
 mod http1;
 mod http2;
 mod loopback;
@@ -48,7 +50,10 @@ fn under_test() -> Binary {
 }
 
 fn main() {
-    let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let mut filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let hits = filters.iter().any(|f| f == "hits");
+    let all = filters.is_empty();
+    filters.retain(|f| f != "hits");
     let only = std::env::var("CASE").ok();
     let names = case_files(&filters, only.as_deref());
     let random = only.is_none() && (filters.is_empty() || filters.iter().any(|f| f == "random"));
@@ -64,6 +69,9 @@ fn main() {
         eprintln!("no case named {only}");
         std::process::exit(101);
     }
+    if hits {
+        std::process::exit(if hits::run(&names, &under_test().path) > 0 { 101 } else { 0 });
+    }
     let oracle = oracle();
     if oracle.is_none() {
         println!("nginx is not installed: only the stated statuses are checked");
@@ -71,6 +79,9 @@ fn main() {
     let mut failures = 0;
     if !random || !names.is_empty() {
         failures += run_all(&names, oracle.as_ref(), &under_test());
+    }
+    if all && only.is_none() && !under_test().is_nginx {
+        failures += hits::run(&names, &under_test().path);
     }
     if random && let Some(nginx) = &oracle {
         failures += random::run(nginx, &under_test());

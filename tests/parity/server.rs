@@ -9,6 +9,7 @@ use crate::case::{Case, Parts};
 use crate::check;
 use crate::client;
 use crate::collect::{self, Collected};
+use crate::hits;
 use crate::loopback::Address;
 use crate::running::{LOGS, Running};
 use crate::transcript::Transcript;
@@ -19,13 +20,15 @@ pub struct Binary {
     pub path: PathBuf,
     /// Configurations are adapted for nginx 1.22, and differences on purpose do not apply.
     pub is_nginx: bool,
+    /// What stands at the beginning of `http { }` besides the case's own, for ours.
+    pub http: String,
 }
 
 impl Binary {
     pub fn at(path: impl Into<PathBuf>) -> Binary {
         let path = path.into();
         let is_nginx = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("nginx"));
-        Binary { path, is_nginx }
+        Binary { path, is_nginx, http: String::new() }
     }
 }
 
@@ -52,6 +55,9 @@ pub fn run(case: &Case, binary: &Binary, dir: &Path) -> Result<Transcript, Strin
     let mut server = Running::start(binary, dir, address.ip, confs)?;
     client::play(case, &mut server, &upstreams, &mut transcript);
     drop(upstreams);
+    if !binary.http.is_empty() {
+        transcript.hits = hits::counted(dir);
+    }
     if let Some((status, output)) = server.ended() {
         transcript.note(&format!("error: the server ended by itself ({status})"));
         for line in output.lines() {
@@ -161,6 +167,8 @@ fn configuration(parts: &Parts, binary: &Binary, dir: &Path, ip: Ipv4Addr, upstr
     );
     if binary.is_nginx {
         text = for_nginx(&text, parts);
+    } else if !binary.http.is_empty() {
+        text = text.replacen("http {", &format!("http {{\n{}\n", binary.http), 1);
     }
     let dir = dir.display().to_string();
     [

@@ -27,6 +27,8 @@ pub struct Transcript {
     pub lines: Vec<String>,
     /// `closed` for a connection that ended without an answer.
     pub statuses: Vec<String>,
+    /// Requests that the hit path answered, where that was asked.
+    pub hits: u64,
     hidden: Vec<String>,
     masks: Vec<Regex>,
     /// Which lines of the error log are compared.
@@ -52,6 +54,7 @@ impl Transcript {
         Ok(Transcript {
             lines: vec![],
             statuses: vec![],
+            hits: 0,
             hidden: case.hidden.clone(),
             masks: masks.map_err(|e| e.to_string())?,
             errors: errors.map_err(|e| e.to_string())?,

@@ -104,13 +104,13 @@ pub(super) fn attempt(
         match whole.ask_gates() {
             Ok((asked, delay)) if delay.is_zero() => rq = Some(asked),
             Ok((asked, delay)) => {
-                memo.count(&received, started.into());
+                memo.count(access.local(), &received, started.into());
                 return Hit::Begun(length, whole.large(asked, content, delay));
             }
             Err(refused) => return Hit::Refused(length, refused),
         }
     }
-    memo.count(&received, started.into());
+    memo.count(access.local(), &received, started.into());
     let small = match content {
         Content::Bytes(bytes) if bytes.len() <= SMALL => bytes,
         large => {

@@ -18,13 +18,24 @@ const TURN: usize = 32;
 /// What ends the waiting.
 pub(super) enum Woken {
     /// The first bytes of a request, in the connection's buffer.
-    Request(Option<Mark>),
+    Request(Option<Mark>, Sent),
     /// An answer that is to be sent.
     Begun(Box<Begun>),
     /// A refusal that is to be sent.
     Refused(Box<Refused>),
     /// The client left, was idle too long, or the worker ends.
     Closed,
+}
+
+/// When a request was sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// With nothing before it that was answered meanwhile.
+    Alone,
+    /// After others that were.
+    After,
+    /// Together with such, before they were answered.
+    Together,
 }
 
 /// What wakes an idle connection besides its client. It is there once in the life of a connection: deadlines move
@@ -38,22 +49,31 @@ pub(super) struct Idle<'a, 'w> {
 }
 
 impl Idle<'_, '_> {
-    /// Waits no longer than `idle`; when the worker ends, no longer than `least`. After an answer the time is
-    /// `idle` again.
+    /// Waits no longer than `idle`; when the worker ends, no longer than `least`. After an answer the time begins
+    /// anew, and it is the one between two requests.
     pub(super) async fn wait(
         &mut self,
         access: &mut Access,
         h1: &mut H1Body,
-        idle: Duration,
-        least: Duration,
+        mut idle: Duration,
+        mut least: Duration,
     ) -> Woken {
         let mut began = Instant::now();
+        let mut answered = false;
         self.quitting |= access.worker().quitting();
         std::future::poll_fn(|cx| {
             loop {
                 match read(access, &mut h1.io, &mut h1.input, cx) {
+                    Poll::Ready(Some(Woken::Request(mark, Sent::Alone))) if answered => {
+                        return Poll::Ready(Woken::Request(mark, Sent::After));
+                    }
                     Poll::Ready(Some(woken)) => return Poll::Ready(woken),
-                    Poll::Ready(None) => began = Instant::now(),
+                    Poll::Ready(None) => {
+                        began = Instant::now();
+                        if !std::mem::replace(&mut answered, true) {
+                            (idle, least) = super::patience(access, false);
+                        }
+                    }
                     Poll::Pending => break,
                 }
             }
@@ -88,13 +108,14 @@ fn read(access: &mut Access, io: &mut Io, rest: &mut BytesMut, cx: &mut Context<
                 }
                 Hit::Begun(used, begun) => (used, Woken::Begun(begun)),
                 Hit::Refused(used, refused) => (used, Woken::Refused(refused)),
-                Hit::Unknown(mark) => (0, Woken::Request(mark)),
+                Hit::Unknown(mark) if number > 0 => (0, Woken::Request(mark, Sent::Together)),
+                Hit::Unknown(mark) => (0, Woken::Request(mark, Sent::Alone)),
             };
             rest.extend_from_slice(&input[used..]);
             return Some(woken);
         }
         rest.extend_from_slice(input);
-        Some(Woken::Request(None))
+        Some(Woken::Request(None, Sent::Together))
     });
     read.map(|read| match read {
         Ok(Some(woken)) => woken,

@@ -30,7 +30,7 @@ use crate::http::hit::Ready;
 use crate::http::hit::table::Mark;
 use crate::observe::metrics::own::Gauge;
 use bytes::BytesMut;
-use idle::{Idle, Woken};
+use idle::{Idle, Sent, Woken};
 use prepare::prepare;
 use read::{Read, Start, read_head};
 use send::send;
@@ -85,7 +85,11 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
             let woken = idle.wait(&mut access, &mut h1, time, least).await;
             drop(waiting);
             match woken {
-                Woken::Request(found) => mark = found,
+                Woken::Request(found, sent) => {
+                    mark = found;
+                    first &= sent == Sent::Alone;
+                    h1.pipelined = sent == Sent::Together;
+                }
                 Woken::Begun(begun) => {
                     first = false;
                     let writing = Counted::new(&worker, |c| &c.writing);

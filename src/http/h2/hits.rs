@@ -184,14 +184,14 @@ pub fn attempt(
                 return Hit::Begun(Box::pin(refuse(asked, flow, shared.clone())));
             }
             (asked, Passage::After(delay)) => {
-                memo.count(&received, started.into());
+                memo.count(local, &received, started.into());
                 let answer = Late { head: kept.now(), size: kept.size, length: memo.length() };
                 let body = content.into_body();
                 return Hit::Begun(Box::pin(late(asked, answer, body, delay, stream, shared.clone())));
             }
         }
     }
-    memo.count(&received, started.into());
+    memo.count(local, &received, started.into());
     let head_bytes = kept.size + FRAME;
     let Ok(mut out) = stream.respond.send_response(kept.now(), memo.length() == 0) else {
         shared.resets.taken_back();

@@ -148,6 +148,13 @@ impl Memo {
         if !plain || paced || !rq.watch.is_clean() || !lies_there(ready, &response.body, length) {
             return None;
         }
+        let path = match ready {
+            Ready::File { path, .. } => Some(&path[..]),
+            Ready::Entry { .. } | Ready::Unwatched => None,
+        };
+        if !rq.watch.is_all(rq.level, path) {
+            return None;
+        }
         let client = rq.conn.tls.as_ref().and_then(|tls| tls.client.as_ref());
         if client.is_some() || *rq.srv().ssl.verify_client != Verify::Off {
             return None;
@@ -169,7 +176,10 @@ impl Memo {
         if names("sent_http_") {
             sent.fields = own_fields(&response.fields);
         }
-        let upstream_fields = rq.upstream_fields.as_ref().filter(|_| logged && names("upstream_http_"));
+        let upstream_fields = rq
+            .upstream_fields
+            .as_ref()
+            .filter(|_| logged && (names("upstream_http_") || names("upstream_cookie_")));
         let default = crate::edge::connection::bound(&rq.local, &rq.conn).names.default;
         let host = rq.head.get("host")?;
         let read = rq.head.reads.all_known()?;
@@ -261,7 +271,8 @@ impl Memo {
     }
 
     /// Counts a request that gets the answer.
-    pub fn count(&self, received: &Received, now: Instant) {
+    pub fn count(&self, local: &Local, received: &Received, now: Instant) {
+        local.worker.metrics.connections.hits.inc();
         if let (Ready::Entry { zone, .. }, Received(Some(received))) = (&self.ready, received) {
             zone.counters.served(*received, now);
             zone.counters.request(CacheStatus::Hit);

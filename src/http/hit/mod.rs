@@ -17,6 +17,8 @@ pub mod memo;
 pub mod names;
 pub mod pool;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 
 use crate::cache::entry::Entry;

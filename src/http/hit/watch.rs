@@ -2,6 +2,7 @@
 //! else was looked at that may be another thing the next time.
 
 use super::names;
+use crate::conf::build::LevelId;
 use crate::http::phases::Gate;
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
@@ -71,6 +72,7 @@ pub struct Watch {
     on: Cell<bool>,
     spoiled: Cell<bool>,
     gates: RefCell<SmallVec<[Gate; 2]>>,
+    found: RefCell<Option<(LevelId, Vec<u8>)>>,
 }
 
 impl Watch {
@@ -104,6 +106,26 @@ impl Watch {
     /// What has to be asked again, in order.
     pub fn gates(&self) -> Box<[Gate]> {
         self.gates.borrow().as_slice().into()
+    }
+
+    /// The request goes on at another level, of which what decided up to now knows nothing when it is asked again.
+    pub fn leaves_level(&self) {
+        if !self.gates.borrow().is_empty() {
+            self.spoil();
+        }
+    }
+
+    /// It goes on as it does because at this level there is a file of this path. Where the answer is that file at
+    /// that level, this is seen anew each time.
+    pub fn rests_on(&self, level: LevelId, path: Vec<u8>) {
+        if self.on.get() && self.found.replace(Some((level, path))).is_some() {
+            self.spoil();
+        }
+    }
+
+    /// Whether an answer at this level, made of the file of this path if of one, is all that it rests on.
+    pub fn is_all(&self, level: LevelId, path: Option<&[u8]>) -> bool {
+        self.found.borrow().as_ref().is_none_or(|found| found.0 == level && path == Some(&found.1[..]))
     }
 
     /// Whether the request was watched, and nothing spoiled it.

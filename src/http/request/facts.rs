@@ -36,7 +36,8 @@ pub struct Facts {
     uri_below_alias: bool,
     proxy_target: Option<Arc<crate::modules::proxy::Target>>,
     cache_status: Option<CacheStatus>,
-    written: Vec<(usize, Bytes)>,
+    /// Values of variables, by their indices: what was written, and what was computed before that changed.
+    slots: Vec<(usize, Slot)>,
     captures: Captures,
 }
 
@@ -46,9 +47,11 @@ impl Request {
         let own = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
         let captures = self.captures.borrow();
         let slots = self.slots.borrow();
-        let written = slots.iter().enumerate().filter_map(|(at, slot)| match slot {
-            Slot::Written(value) => Some((at, own(value))),
-            Slot::Unset | Slot::Value(_) | Slot::Absent | Slot::Busy => None,
+        let kept = slots.iter().enumerate().filter_map(|(at, slot)| match slot {
+            Slot::Written(value) => Some((at, Slot::Written(own(value)))),
+            Slot::Value(value) => Some((at, Slot::Value(own(value)))),
+            Slot::Absent => Some((at, Slot::Absent)),
+            Slot::Unset | Slot::Busy => None,
         });
         Facts {
             uri: own(&self.uri),
@@ -65,7 +68,7 @@ impl Request {
             uri_below_alias: self.uri_below_alias,
             proxy_target: self.proxy_target.clone(),
             cache_status: self.cache_status,
-            written: written.collect(),
+            slots: kept.collect(),
             captures: Captures { subject: own(&captures.subject), groups: captures.groups.clone() },
         }
     }
@@ -105,8 +108,8 @@ impl Request {
         rq.proxy_target = facts.proxy_target.clone();
         rq.cache_status = facts.cache_status;
         rq.keepalive = true;
-        for (at, value) in &facts.written {
-            rq.put_slot(*at, Slot::Written(value.clone()));
+        for (at, slot) in &facts.slots {
+            rq.put_slot(*at, slot.clone());
         }
         rq.captures.replace(facts.captures.clone());
         rq

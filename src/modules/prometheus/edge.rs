@@ -35,6 +35,12 @@ fn connections(totals: &Totals, families: &mut Families) {
         &[],
         totals.handled,
     );
+    families.counter(
+        "edgewater_hit_path_requests_total",
+        "Requests that were answered again from memory without running the phases.",
+        &[],
+        totals.hits,
+    );
     let gauges = [
         ("edgewater_connections_active", "Client connections that are open.", totals.active),
         ("edgewater_connections_reading", "Client connections whose request is being read.", totals.reading),

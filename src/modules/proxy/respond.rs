@@ -177,6 +177,8 @@ fn accel_redirect(rq: &mut Request, fields: &Fields, kept: bool) -> Option<Flow>
             rq.carried.add(name.clone(), cookie.unwrap_or_else(|| value.clone()));
         }
     }
+    // Another answer may send it elsewhere.
+    rq.watch.spoil();
     if let Some(name) = target.strip_prefix(b"@") {
         return Some(Flow::Named(Bytes::copy_from_slice(name)));
     }

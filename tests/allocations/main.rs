@@ -17,6 +17,10 @@ use tokio::net::TcpStream;
 /// Requests that are counted, after as many that are not.
 const REQUESTS: usize = 1000;
 
+/// How often they are counted at most: now and then a worker does something else meanwhile, once in some seconds.
+/// What is done for requests is done in each round.
+const ROUNDS: usize = 10;
+
 /// What TLS may allocate and free for a request: the records of the request and of its answer.
 const OF_TLS: usize = 2;
 
@@ -65,7 +69,7 @@ async fn first<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &[u8]
     }
 }
 
-/// What the worker allocates and frees for as many requests on one connection.
+/// What the worker allocates and frees for as many requests on one connection, at least.
 async fn counted<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, target: &str) -> counting::Count {
     let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: test\r\n\r\n");
     first(stream, request.as_bytes()).await;
@@ -74,11 +78,19 @@ async fn counted<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, target: &str
     for _ in 0..REQUESTS {
         get(stream, request.as_bytes(), length).await;
     }
-    let before = counting::begin();
-    for _ in 0..REQUESTS {
-        get(stream, request.as_bytes(), length).await;
+    let mut least: Option<counting::Count> = None;
+    for _ in 0..ROUNDS {
+        let before = counting::begin();
+        for _ in 0..REQUESTS {
+            get(stream, request.as_bytes(), length).await;
+        }
+        let count = counting::end(before);
+        least = Some(least.map_or(count, |least| least.min(count)));
+        if least == Some(counting::Count::default()) {
+            break;
+        }
     }
-    counting::end(before)
+    least.unwrap()
 }
 
 /// Where it listens: a port for plain connections and one for TLS.

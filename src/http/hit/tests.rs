@@ -374,3 +374,27 @@ fn what_differs_in_a_field_differs() {
     }
     assert!(site.hits() > 10);
 }
+
+#[test]
+fn what_is_kept_no_longer_is_not_repeated() {
+    let inner = "location / { root ROOT/up; add_header X-Accel-Expires $arg_for; }";
+    let site = Site::start(
+        &[("up/x", "one")],
+        &cached(inner, "proxy_cache_key $uri; proxy_cache_bypass $arg_fresh;", ""),
+    );
+    assert_eq!(site.often("/x"), "one");
+    assert_eq!(site.hits(), 1);
+    site.write("up/x", "second");
+    assert_eq!(site.often("/x"), "one");
+    // Another takes its place.
+    assert_eq!(site.client().get("/x?fresh=1"), "second");
+    assert_eq!(site.often("/x"), "second");
+    // It is for a second.
+    assert_eq!(site.client().get("/x?fresh=1&for=1"), "second");
+    site.write("up/x", "third");
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while site.often("/x") != "third" {
+        assert!(std::time::Instant::now() < until);
+    }
+    assert!(site.hits() > 5);
+}

@@ -148,7 +148,8 @@ pub async fn process(rq: &mut Request) -> Response {
 
 /// Answers what is no proper request: `error_page` of the default server applies.
 pub async fn refuse_with(rq: &mut Request, status: u16) -> Response {
-    drive(rq, Flow::status(status)).await
+    // Boxed, as all that is rare: a request's future is as large as the largest that it may wait for.
+    Box::pin(drive(rq, Flow::status(status))).await
 }
 
 /// Answers a request about which a [`Gate`] has decided.
@@ -159,7 +160,7 @@ pub async fn go_on(rq: &mut Request, flow: Flow) -> Response {
 /// Runs the filters over an answer; a filter that refuses it leads to another answer.
 pub async fn filtered(rq: &mut Request, mut response: Response) -> Response {
     if let Err(refusal) = filters::apply(rq, &mut response) {
-        response = drive(rq, Flow::Special(refusal)).await;
+        response = Box::pin(drive(rq, Flow::Special(refusal))).await;
         // Conditions and ranges were for what was asked for, not for a page about its refusal.
         response.unconditional = true;
         response.ranges = false;
@@ -291,7 +292,7 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
                 }
             }
             Flow::Special(refusal) if phase == Phase::Access && refusal.status == 401 => {
-                return delayed(rq, refusal).await;
+                return Box::pin(delayed(rq, refusal)).await;
             }
             other => return other,
         }

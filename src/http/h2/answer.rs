@@ -48,7 +48,7 @@ pub async fn answer(
 }
 
 /// Sends the response that the phases came to, and logs.
-pub async fn respond(mut rq: Request, mut response: Response, mark: Option<Mark>, shared: &Shared) {
+pub async fn respond(mut rq: Box<Request>, mut response: Response, mark: Option<Mark>, shared: &Shared) {
     if !response.silent {
         response = phases::filtered(&mut rq, response).await;
     }
@@ -59,7 +59,7 @@ pub async fn respond(mut rq: Request, mut response: Response, mark: Option<Mark>
     if !body.is_end_stream() && !response.silent && response.status != 413 {
         let pause = *rq.loc().core.lingering_timeout;
         let most = *rq.srv().http2.body_preread_size as usize;
-        discard(body, pause, most).await;
+        Box::pin(discard(body, pause, most)).await;
     } else {
         drop(body);
     }
@@ -76,7 +76,7 @@ pub async fn respond(mut rq: Request, mut response: Response, mark: Option<Mark>
 }
 
 /// Sees to the end of a request whose response was sent, or was not.
-pub fn end(mut rq: Request, sent: Result<(), BodyError>, reset: impl FnOnce(Reason), shared: &Shared) {
+pub fn end(mut rq: Box<Request>, sent: Result<(), BodyError>, reset: impl FnOnce(Reason), shared: &Shared) {
     match &sent {
         Ok(()) => shared.resets.carried_through(),
         Err(BodyError::Client(_)) => shared.resets.taken_back(),
@@ -93,12 +93,12 @@ pub fn end(mut rq: Request, sent: Result<(), BodyError>, reset: impl FnOnce(Reas
 }
 
 /// The request, and the status with which its head is refused, if it is.
-fn begin(local: Arc<Local>, conn: Arc<Conn>, parts: &Parts, stream: H2Body) -> (Request, Option<u16>) {
+fn begin(local: Arc<Local>, conn: Arc<Conn>, parts: &Parts, stream: H2Body) -> (Box<Request>, Option<u16>) {
     let default = crate::edge::connection::bound(&local, &conn).names.default;
     let limits = h1::head_limits(&local.generation.http.servers[default].conf.core);
     let (head, refused) = head::read(parts, &limits);
     let has_body = !stream.body.is_end_stream();
-    let mut rq = Request::new(local, conn, head, Downstream::H2(Box::new(stream)));
+    let mut rq = Box::new(Request::new(local, conn, head, Downstream::H2(Box::new(stream))));
     rq.has_body = has_body;
     rq.keepalive = true;
     rq.length = rq.head.size() as u64;

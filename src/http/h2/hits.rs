@@ -235,17 +235,18 @@ struct Whole<'a> {
 
 impl Whole<'_> {
     /// The request as the phases would have left it.
-    fn request(&self) -> Request {
+    fn request(&self) -> Box<Request> {
         let default = crate::edge::connection::bound(self.local, self.conn).names.default;
         let limits = h1::head_limits(&self.local.generation.http.servers[default].conf.core);
         let head = head::read(self.parts, &limits).0;
-        let mut rq = self.memo.recall(self.local.clone(), self.conn.clone(), head, self.started);
+        let rq = self.memo.recall(self.local.clone(), self.conn.clone(), head, self.started);
+        let mut rq = Box::new(rq);
         rq.length = self.length;
         rq
     }
 
     /// Whether the request may have the answer, and after what time.
-    fn ask_gates(&self) -> (Request, Passage) {
+    fn ask_gates(&self) -> (Box<Request>, Passage) {
         let mut rq = self.request();
         let mut delay = Duration::ZERO;
         for gate in &self.memo.gates {
@@ -259,7 +260,7 @@ impl Whole<'_> {
     }
 
     /// Logs and counts it.
-    fn tell(&self, rq: Option<Request>, told: &Told) {
+    fn tell(&self, rq: Option<Box<Request>>, told: &Told) {
         if self.memo.logged {
             let mut rq = rq.unwrap_or_else(|| self.request());
             (rq.sent.bytes, rq.sent.body_bytes, rq.sent.aborted) = (told.sent, told.body, told.aborted);
@@ -315,14 +316,19 @@ fn at_once(shared: &Shared, stream: &mut SendStream<Chunk>, body: Bytes) -> AtOn
 }
 
 /// Sends what could not be sent at once.
-async fn rest(mut rq: Request, mut stream: SendStream<Chunk>, mut response: Response, shared: Arc<Shared>) {
+async fn rest(
+    mut rq: Box<Request>,
+    mut stream: SendStream<Chunk>,
+    mut response: Response,
+    shared: Arc<Shared>,
+) {
     let length = response.length;
     let sent = send_body(&mut rq, &mut stream, &mut response, length, &shared).await;
     answer::end(rq, sent, |reason| stream.send_reset(reason), &shared);
 }
 
 /// Answers with what was decided of a request that may not have the answer.
-async fn refuse(mut rq: Request, flow: Box<Flow>, shared: Arc<Shared>) {
+async fn refuse(mut rq: Box<Request>, flow: Box<Flow>, shared: Arc<Shared>) {
     let response = phases::go_on(&mut rq, *flow).await;
     answer::respond(rq, response, None, &shared).await;
 }
@@ -337,7 +343,7 @@ struct Late {
 }
 
 async fn late(
-    mut rq: Request,
+    mut rq: Box<Request>,
     said: Late,
     body: Body,
     delay: Duration,

@@ -138,6 +138,8 @@ impl Outgoing<'_> {
         self.sent += n as u64;
         if let Some(pace) = &mut self.pace {
             self.place.pass();
+            // What a shut window left to be asked for is not kept from others in the meantime.
+            self.stream.reserve_capacity(0);
             pace.wait(self.sent).await;
         }
         Ok(last)

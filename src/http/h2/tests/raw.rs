@@ -252,3 +252,20 @@ async fn records_hold_whole_frames() {
     assert_eq!(full, 2 * 64);
     assert!((1..=3).contains(&small), "{small}");
 }
+
+#[tokio::test]
+async fn who_waits_for_its_pace_keeps_nothing_of_the_window() {
+    let site = Site::start("", "if ($arg_slow) { set $limit_rate 1; }");
+    let asked: Vec<u32> = (0..4).map(|n| 2 * n + 1).collect();
+    // A first piece each, after which they wait until long after this test.
+    let mut first = vec![hello(1000, 65_535)];
+    first.extend(asked.iter().map(|n| get(*n, "/big?slow=1", "")));
+    let mut raw = Raw::start(&site, first).await;
+    raw.until(|raw| asked.iter().all(|n| raw.got[*n as usize] == 1000)).await;
+    for n in asked {
+        raw.send(open_window(n, 1 << 20)).await;
+    }
+    // Who is at full speed gets all that is left.
+    raw.send([get(9, "/big", ""), open_window(9, 1 << 20)].concat()).await;
+    raw.until(|raw| raw.got[9] == 65_535 - 4 * 1000).await;
+}

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
@@ -136,11 +136,18 @@ impl Outgoing<'_> {
         let last = ends && n == held.len();
         self.stream.send_data(held.take(n), last).map_err(client)?;
         self.sent += n as u64;
-        if let Some(pace) = &mut self.pace {
+        if let Some(pace) = &mut self.pace
+            && !last
+        {
             self.place.pass();
             // What a shut window left to be asked for is not kept from others in the meantime.
             self.stream.reserve_capacity(0);
-            pace.wait(self.sent).await;
+            let mut wait = pin!(pace.wait(self.sent));
+            poll_fn(|cx| match self.stream.poll_reset(cx) {
+                Poll::Ready(_) => Poll::Ready(Err(taken_back())),
+                Poll::Pending => wait.as_mut().poll(cx).map(Ok),
+            })
+            .await?;
         }
         Ok(last)
     }

@@ -1,6 +1,6 @@
 //! A client that speaks frames, and sees in which order they come.
 
-use super::{Site, trusting};
+use super::{Order, Site, trusting};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -268,4 +268,17 @@ async fn who_waits_for_its_pace_keeps_nothing_of_the_window() {
     // Who is at full speed gets all that is left.
     raw.send([get(9, "/big", ""), open_window(9, 1 << 20)].concat()).await;
     raw.until(|raw| raw.got[9] == 65_535 - 4 * 1000).await;
+}
+
+#[tokio::test]
+async fn who_leaves_is_not_waited_for_at_its_pace() {
+    let site = Site::start("", "if ($arg_slow) { set $limit_rate 1; }");
+    let first = vec![hello(1000, 65_535), get(1, "/big?slow=1", "")];
+    let mut raw = Raw::start(&site, first).await;
+    raw.until(|raw| raw.got[1] == 1000).await;
+    drop(raw);
+    site.worker.order(Order::Quit);
+    while !site.worker.is_finished() {
+        tokio::task::yield_now().await;
+    }
 }

@@ -218,8 +218,9 @@ impl Plan {
         let mut nowhere = 0;
         let sent = under_way.attempts.last_mut().map_or(&mut nowhere, |attempt| &mut attempt.bytes_sent);
         let exchanged = self.exchange(&mut connection, asker, sent, &mut input).await;
-        let sent = *sent > 0;
-        let head = exchanged.map_err(|error| (error, sent))?;
+        // A part of a request may have been acted upon, also where the rest could not be sent; nginx, too,
+        // takes for sent whatever there was a connection for.
+        let head = exchanged.map_err(|error| (error, true))?;
         let at = Instant::now();
         let took = at.saturating_duration_since(began);
         under_way.note(|attempt| {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,10 +18,15 @@ const CONFIG: &str = "
     http {
         access_log off;
         client_max_body_size 64m;
+        upstream two { server 127.0.0.1:8000 max_fails=0; server 127.0.0.1:8000 max_fails=0; }
         server {
             listen 8080;
             proxy_http_version 1.1;
             location / { proxy_pass http://127.0.0.1:8000; }
+            location /two {
+                client_body_buffer_size 64m;
+                proxy_pass http://two;
+            }
             location /fixed {
                 proxy_set_header Upgrade websocket;
                 proxy_set_header Connection upgrade;
@@ -69,6 +75,27 @@ async fn an_answer_that_comes_before_the_body_was_taken_reaches_the_client() {
     let answer = client.request("POST", "/", &[], &body).await;
     assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
     seen.notify_waiters();
+}
+
+#[tokio::test]
+async fn what_was_posted_in_part_is_not_posted_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let server = before(move |mut connection| {
+        let count = count.clone();
+        async move {
+            head(&mut connection).await;
+            // What is not read makes the end a reset, in the middle of the body.
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+    .await;
+    let mut client = Client::connect(server.addr(8080)).await;
+    let body = vec![b'x'; 32 << 20];
+    assert_eq!(client.request("POST", "/two", &[], &body).await.status, 502);
+    assert_eq!(asked.swap(0, Ordering::Relaxed), 1);
+    assert_eq!(client.request("PUT", "/two", &[], &body).await.status, 502);
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "what may be repeated is");
 }
 
 #[tokio::test]

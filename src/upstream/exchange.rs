@@ -128,7 +128,13 @@ fn poll_write(
 
 /// Whether all that came are interim answers, no more of them than have a use.
 fn is_interim(input: &[u8]) -> bool {
-    input.len() < 4096 && input.starts_with(b"HTTP/1.1 1")
+    const START: &[u8] = b"HTTP/1.1 1";
+    let mut rest = input;
+    while rest.starts_with(START) {
+        // The answer itself may be behind it.
+        rest = head_end(rest).map_or(&[], |end| &rest[end..]);
+    }
+    input.len() < 4096 && START.starts_with(rest)
 }
 
 fn broken(call: &str, e: &io::Error) -> AttemptError {
@@ -159,6 +165,7 @@ pub async fn read_head(
             let head = input.split_to(end).freeze();
             let parsed = parse(&head, head_request)?;
             if (100..200).contains(&parsed.status) && parsed.status != 101 {
+                patience.rest();
                 continue;
             }
             return Ok(parsed);
@@ -198,7 +205,8 @@ pub async fn read_head(
                     "recv() failed ({cause}) while reading response header from upstream"
                 )));
             }
-            Some(Ok(_)) => patience.rest(),
+            // All of the head has the time that one wait has, as in nginx.
+            Some(Ok(_)) => {}
         }
     }
 }
@@ -401,6 +409,44 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(head_end(text.as_bytes()), end, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_behind_an_interim_one_is_seen() {
+        const INTERIM: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+        for (more, interim) in [
+            ("", true),
+            ("HTTP/1", true),
+            ("HTTP/1.1 103 Early", true),
+            ("HTTP/1.1 103 Early\r\n\r\n", true),
+            ("HTTP/1.1 4", false),
+            ("HTTP/1.1 403 No\r\n\r\n", false),
+            ("x", false),
+        ] {
+            assert_eq!(is_interim(format!("{INTERIM}{more}").as_bytes()), interim, "{more}");
+        }
+        assert!(!is_interim(INTERIM.repeat(200).as_bytes()));
+    }
+
+    /// As nginx does: an upstream that drips does not hold on to a client for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_the_time_of_one_wait() {
+        use tokio::io::AsyncWriteExt;
+        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let stream = Socket::Unix(ours);
+        let mut connection = Connection { stream, requests: 0, born: std::time::Instant::now() };
+        let drips = async {
+            for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" {
+                theirs.write_all(&[*byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(400)).await;
+            }
+        };
+        let (mut input, each) = (BytesMut::new(), Duration::from_secs(2));
+        let answer = read_head(&mut connection, &mut input, false, 4096, each);
+        tokio::select! {
+            answer = answer => assert!(matches!(answer, Err(AttemptError::Timeout(_))), "{answer:?}"),
+            () = drips => panic!("still waited for"),
         }
     }
 

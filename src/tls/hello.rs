@@ -27,6 +27,9 @@ const MESSAGE_HEAD: usize = 4;
 /// The longest content of a plain record, and the longest hello that rustls takes.
 const LONGEST_RECORD: usize = 16 * 1024;
 const LONGEST_HELLO: usize = 0xffff;
+/// Records that a hello may be in: they are joined anew whenever more was received, so more would cost more than they
+/// are worth. Clients use one, or a few.
+const MOST_RECORDS: usize = 512;
 
 /// Reads what there is of a hello, which is the first message (RFC 8446, 4.1.2), in one record or several.
 pub fn read(bytes: &[u8]) -> Hello {
@@ -49,7 +52,7 @@ enum Message<'a> {
 fn message(bytes: &[u8]) -> Message<'_> {
     let mut joined: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut rest = bytes;
-    loop {
+    for _ in 0..MOST_RECORDS {
         let Some((head, after)) = rest.split_first_chunk::<RECORD_HEAD>() else {
             let is_handshake = rest.first().is_none_or(|kind| *kind == HANDSHAKE_RECORD);
             return if is_handshake { Message::Partial } else { Message::None };
@@ -80,6 +83,7 @@ fn message(bytes: &[u8]) -> Message<'_> {
         }
         rest = &after[length..];
     }
+    Message::None
 }
 
 /// The host name in a hello's extensions (RFC 6066, 3).

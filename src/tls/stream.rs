@@ -139,9 +139,12 @@ impl<S> TlsStream<S> {
         }
     }
 
-    /// After an error: what the client is to be told of it.
+    /// After an error: what the client is to be told of it. Once there is no more of that rustls would go on to
+    /// messages it has seen, and they are not in the empty slice: it would panic.
     fn encode_alert(&mut self) {
-        while let Ok(ConnectionState::EncodeTlsData(data)) = self.session.process_tls_records(&mut []).state {
+        while self.session.wants_write()
+            && let Ok(ConnectionState::EncodeTlsData(data)) = self.session.process_tls_records(&mut []).state
+        {
             self.out.encode(data);
         }
     }

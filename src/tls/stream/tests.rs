@@ -282,6 +282,24 @@ async fn what_is_not_in_order_is_refused_with_an_alert() {
 }
 
 #[tokio::test]
+async fn what_is_refused_may_have_messages_behind_it() {
+    for bytes in [
+        // Two hellos of no content in a record; one, and a part of another.
+        &b"\x16\x03\x01\0\x08\x01\0\0\0\x01\0\0\0"[..],
+        b"\x16\x03\x01\0\x06\x01\0\0\0\x01\0",
+    ] {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let session = UnbufferedServerConnection::new(server_config(None)).unwrap();
+        let mut server = TlsStream::new(near, session, bytes.to_vec());
+        let error = server.handshake().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let mut alert = [0; 7];
+        far.read_exact(&mut alert).await.unwrap();
+        assert_eq!(alert[..6], [0x15, 3, 3, 0, 2, 2], "{bytes:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_hello_may_come_byte_by_byte() {
     let (mut client, hello) = raw_client();
     let (near, mut far) = tokio::io::duplex(64 * 1024);

@@ -261,10 +261,12 @@ impl Drop for Browser {
 
 /// chromedriver, and the port that it chose.
 fn start_driver(temporary: &Path) -> (Child, u16) {
-    // It takes a free port of IPv6 and ends if the same is not free for IPv4.
+    // Left to itself it takes a free port of IPv6 and ends if the same is not free for IPv4, which many connections
+    // that ended a moment ago make likely.
     for _ in 0..20 {
+        let free = free_ports(Ipv4Addr::LOCALHOST.into(), 1)[0];
         let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
+            .arg(format!("--port={free}"))
             // Whatever the browser leaves behind goes with the profile.
             .env("TMPDIR", temporary)
             .stdout(Stdio::piped())

@@ -15,7 +15,7 @@ pub fn choose(rq: &mut Request, response: Response) -> Flow {
     rq.watch.spoil();
     // To these nginx says nothing at all.
     if matches!(status, 0 | 408 | 444 | 499) {
-        return Flow::Respond(Response {
+        return Flow::respond(Response {
             status: if status == 0 { 444 } else { status },
             silent: true,
             ..Response::default()
@@ -38,7 +38,7 @@ pub fn choose(rq: &mut Request, response: Response) -> Flow {
             return redirect(rq, &page, response);
         }
     }
-    Flow::Respond(built_in(rq, response))
+    Flow::respond(built_in(rq, response))
 }
 
 fn redirect(rq: &mut Request, page: &ErrorPage, response: Response) -> Flow {
@@ -90,7 +90,7 @@ fn elsewhere(rq: &mut Request, page: &ErrorPage, location: Bytes) -> Flow {
     rq.status_override = None;
     let mut response = Response::new(status);
     response.fields.add_static("Location", location);
-    Flow::Respond(built_in(rq, response))
+    Flow::respond(built_in(rq, response))
 }
 
 /// The answer with nginx's page for its status as the body.

@@ -73,8 +73,7 @@ fn run_table(rq: &mut Request, response: &mut Response) {
 }
 
 /// Runs the filters. A refusal (412) takes the response's place: `error_page` applies to it.
-#[allow(clippy::result_large_err, reason = "it is rare, and taken apart at once")]
-pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> {
+pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Box<Response>> {
     // First, so that what follows knows an error page for what it is.
     if let Some(status) = rq.status_override.take() {
         response.status = status;
@@ -100,7 +99,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
             // Nothing of what would have been sent holds for the refusal.
             Check::Failed => {
                 rq.carried = Fields::default();
-                return Err(Response::new(412));
+                return Err(Box::new(Response::new(412)));
             }
         }
     }
@@ -120,7 +119,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Response> 
             if let Some(etag) = response.etag.take() {
                 page.fields.add_static("ETag", etag);
             }
-            return Err(page);
+            return Err(Box::new(page));
         }
         unsatisfiable(rq, response, &refusal);
     }

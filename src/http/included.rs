@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 /// A subrequest and, once it is answered, the body of its answer. It is asked when it is first polled.
 pub enum Included {
     /// It is being answered.
-    Asking(Pin<Box<dyn Future<Output = (Request, Response)> + Send>>),
+    Asking(Pin<Box<dyn Future<Output = (Request, Box<Response>)> + Send>>),
     /// The body of its answer is being taken; the request is kept for as long, with what ends with it.
     Answered(Box<Request>, Box<Response>),
 }
@@ -34,7 +34,7 @@ impl Included {
             // To say nothing is to end the connection, here too.
             response.body = Body::Stream(Box::new(Nothing));
         }
-        *self = Included::Answered(Box::new(below), Box::new(response));
+        *self = Included::Answered(Box::new(below), response);
         Poll::Ready(())
     }
 }

@@ -13,6 +13,7 @@ use crate::conf::build::LevelId;
 use crate::modules::{self, rewrite};
 use bytes::Bytes;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -23,9 +24,9 @@ pub enum Flow {
     /// In the access phase: this one allows the request (for `satisfy any`).
     Allow,
     /// This is the answer.
-    Respond(Response),
+    Respond(Box<Response>),
     /// An answer without a body of its own: `error_page` applies, else the built-in page is sent.
-    Special(Response),
+    Special(Box<Response>),
     /// Begin anew with another URI.
     Internal {
         /// The path, decoded.
@@ -38,16 +39,26 @@ pub enum Flow {
 }
 
 impl Flow {
+    /// An answer. Boxed, for a decision passes through many hands.
+    pub fn respond(response: Response) -> Flow {
+        Flow::Respond(Box::new(response))
+    }
+
+    /// See [`Flow::Special`].
+    pub fn special(response: Response) -> Flow {
+        Flow::Special(Box::new(response))
+    }
+
     /// An answer with nothing but a status.
     pub fn status(status: u16) -> Flow {
-        Flow::Special(Response::new(status))
+        Flow::special(Response::new(status))
     }
 
     /// A redirect.
     pub fn redirect(status: u16, location: impl Into<Bytes>) -> Flow {
         let mut response = Response::new(status);
         response.fields.add_static("Location", location.into());
-        Flow::Special(response)
+        Flow::special(response)
     }
 }
 
@@ -64,6 +75,11 @@ pub enum Phase {
     Precontent,
     /// The answer, where the location has no handler of its own.
     Content,
+}
+
+impl Phase {
+    const ALL: [Phase; 5] =
+        [Phase::PostRead, Phase::Preaccess, Phase::Access, Phase::Precontent, Phase::Content];
 }
 
 /// A future of a handler's decision.
@@ -114,16 +130,30 @@ pub enum Passage {
 /// asks nobody else.
 #[derive(Clone, Default)]
 pub struct Plan {
+    /// By phase, and as the table has them.
     calls: Box<[Handler]>,
+    /// Where the calls of each phase begin.
+    starts: [u8; Phase::ALL.len() + 1],
     filters: Box<[Filter]>,
 }
 
 impl Plan {
     /// The plan of a level's configuration, once it is inherited.
     pub fn of(conf: &modules::LocConf) -> Plan {
-        let handlers = modules::PHASES.iter().filter(|h| (h.wants)(conf));
+        let (mut calls, mut starts) = (Vec::new(), [0; Phase::ALL.len() + 1]);
+        for (at, phase) in Phase::ALL.into_iter().enumerate() {
+            calls.extend(modules::PHASES.iter().filter(|h| h.phase == phase && (h.wants)(conf)));
+            // The table has some dozen.
+            starts[at + 1] = u8::try_from(calls.len()).unwrap_or(u8::MAX);
+        }
         let filters = modules::FILTERS.iter().filter(|f| (f.wants)(conf));
-        Plan { calls: handlers.copied().collect(), filters: filters.copied().collect() }
+        Plan { calls: calls.into(), starts, filters: filters.copied().collect() }
+    }
+
+    /// Which of the calls are of a phase.
+    fn of_phase(&self, phase: Phase) -> Range<usize> {
+        let at = phase as usize;
+        self.starts[at].into()..self.starts[at + 1].into()
     }
 
     /// The filters, in their order.
@@ -140,25 +170,25 @@ enum Entry {
 }
 
 /// Answers a request. The response has not been through the filters.
-pub async fn process(rq: &mut Request) -> Response {
+pub async fn process(rq: &mut Request) -> Box<Response> {
     rq.level = rq.http().servers[rq.server].level;
     let flow = run_phase(rq, Phase::PostRead).await;
     drive(rq, flow).await
 }
 
 /// Answers what is no proper request: `error_page` of the default server applies.
-pub async fn refuse_with(rq: &mut Request, status: u16) -> Response {
+pub async fn refuse_with(rq: &mut Request, status: u16) -> Box<Response> {
     // Boxed, as all that is rare: a request's future is as large as the largest that it may wait for.
     Box::pin(drive(rq, Flow::status(status))).await
 }
 
 /// Answers a request about which a [`Gate`] has decided.
-pub async fn go_on(rq: &mut Request, flow: Flow) -> Response {
+pub async fn go_on(rq: &mut Request, flow: Flow) -> Box<Response> {
     drive(rq, flow).await
 }
 
 /// Runs the filters over an answer; a filter that refuses it leads to another answer.
-pub async fn filtered(rq: &mut Request, mut response: Response) -> Response {
+pub async fn filtered(rq: &mut Request, mut response: Box<Response>) -> Box<Response> {
     if let Err(refusal) = filters::apply(rq, &mut response) {
         response = Box::pin(drive(rq, Flow::Special(refusal))).await;
         // Conditions and ranges were for what was asked for, not for a page about its refusal.
@@ -171,7 +201,7 @@ pub async fn filtered(rq: &mut Request, mut response: Response) -> Response {
 
 /// Answers a subrequest (see [`Request::below`]); what concerns the client alone is not done. Boxed,
 /// for it comes from within the answer to another request.
-pub fn subrequest(rq: &mut Request) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
+pub fn subrequest(rq: &mut Request) -> Pin<Box<dyn Future<Output = Box<Response>> + Send + '_>> {
     Box::pin(async move {
         let mut response = drive(rq, Flow::Continue).await;
         filters::apply_to_subrequest(rq, &mut response);
@@ -182,14 +212,14 @@ pub fn subrequest(rq: &mut Request) -> Pin<Box<dyn Future<Output = Response> + S
 
 /// Answers a copy of a request by its location's content once more, for another slice of it; no
 /// filter changes the answer, for the whole has its own, and who asked logs it.
-pub fn content_again(rq: &mut Request) -> Pin<Box<dyn Future<Output = Response> + Send + '_>> {
+pub fn content_again(rq: &mut Request) -> Pin<Box<dyn Future<Output = Box<Response>> + Send + '_>> {
     Box::pin(async move {
         let flow = content(rq).await;
         drive(rq, flow).await
     })
 }
 
-async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
+async fn drive(rq: &mut Request, mut flow: Flow) -> Box<Response> {
     let mut entry = Entry::Server;
     loop {
         if let Flow::Continue | Flow::Allow = flow {
@@ -197,7 +227,7 @@ async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
         }
         let next = match flow {
             Flow::Special(response) if rq.bare_errors => Flow::Respond(response),
-            Flow::Special(response) => error_page::choose(rq, response),
+            Flow::Special(response) => error_page::choose(rq, *response),
             other => other,
         };
         (entry, flow) = match next {
@@ -206,7 +236,7 @@ async fn drive(rq: &mut Request, mut flow: Flow) -> Response {
             Flow::Internal { uri, args } => (Entry::Server, internal_redirect(rq, uri, args)),
             Flow::Named(name) => (Entry::Location, named_location(rq, &name)),
             // The content phase always answers; not to answer would be our defect.
-            Flow::Continue | Flow::Allow => return error_page::built_in(rq, Response::new(500)),
+            Flow::Continue | Flow::Allow => return Box::new(error_page::built_in(rq, Response::new(500))),
         };
     }
 }
@@ -281,7 +311,7 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
     }
     for phase in [Phase::Preaccess, Phase::Access, Phase::Precontent] {
         // Who may ask for the request may have what it is made of.
-        if phase == Phase::Access && rq.depth > 0 {
+        if phase == Phase::Access && rq.depth > 0 || rq.plan().of_phase(phase).is_empty() {
             continue;
         }
         match run_phase(rq, phase).await {
@@ -410,7 +440,7 @@ fn refuse(rq: &mut Request) -> Option<Flow> {
 }
 
 /// Lets who may not have it wait for `auth_delay` (ngx_http_core_auth_delay).
-async fn delayed(rq: &mut Request, refusal: Response) -> Flow {
+async fn delayed(rq: &mut Request, refusal: Box<Response>) -> Flow {
     let delay = *rq.loc().core.auth_delay;
     if delay.is_zero() {
         return Flow::Special(refusal);
@@ -426,13 +456,10 @@ async fn delayed(rq: &mut Request, refusal: Response) -> Flow {
 
 async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
     let satisfy_any = phase == Phase::Access && *rq.loc().core.satisfy_any;
-    let mut refusal: Option<Response> = None;
+    let mut refusal: Option<Box<Response>> = None;
     // A handler that changes the level ends its phase.
-    for i in 0.. {
+    for i in rq.plan().of_phase(phase) {
         let Some(handler) = rq.plan().calls.get(i).copied() else { break };
-        if handler.phase != phase {
-            continue;
-        }
         let watched = (!handler.pure && rq.watch.is_clean()).then(|| rq.so_far());
         let flow = match handler.call {
             Call::Now(call) => call(rq),
@@ -451,7 +478,7 @@ async fn run_phase(rq: &mut Request, phase: Phase) -> Flow {
             Flow::Allow => {}
             Flow::Special(response) if satisfy_any && matches!(response.status, 401 | 403) => {
                 // Another may still allow it; a 401 tells the client more than a 403, with the challenges of all.
-                let refusal = refusal.get_or_insert_with(|| Response::new(response.status));
+                let refusal = refusal.get_or_insert_with(|| Box::new(Response::new(response.status)));
                 if response.status == 401 {
                     refusal.status = 401;
                 }

@@ -94,7 +94,7 @@ fn verdict(rq: &Request, below: &Request, response: &Response) -> Flow {
     match response.status {
         200..=299 => Flow::Allow,
         403 => Flow::status(403),
-        401 => Flow::Special(challenge(below, response)),
+        401 => Flow::special(challenge(below, response)),
         // The connection is done with, as it is where the request itself has such an answer.
         status @ (408 | 444 | 499) if response.silent => Flow::status(status),
         status => {

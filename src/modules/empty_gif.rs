@@ -31,7 +31,7 @@ fn answer(rq: &mut Request) -> Deciding<'_> {
         Method::Get | Method::Head => {
             let mut response = Response::with_body(200, "image/gif", Bytes::from_static(PICTURE));
             response.last_modified = Some(MODIFIED);
-            Flow::Respond(response)
+            Flow::respond(response)
         }
         _ => Flow::status(405),
     };

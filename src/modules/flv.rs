@@ -48,6 +48,6 @@ fn handle(rq: &mut Request) -> Deciding<'_> {
                 Content::None => Body::Empty,
             };
         }
-        Flow::Respond(response)
+        Flow::respond(response)
     })
 }

@@ -362,7 +362,7 @@ fn answer_with(rq: &mut Request, answer: &Return) -> Flow {
     let status = answer.status;
     let Some(text) = &answer.text else {
         if matches!(status, 200..=399) {
-            return Flow::Respond(empty(rq, status));
+            return Flow::respond(empty(rq, status));
         }
         return Flow::status(status);
     };
@@ -377,7 +377,7 @@ fn answer_with(rq: &mut Request, answer: &Return) -> Flow {
         response.length = Some(value.len() as u64);
         response.body = value.into();
     }
-    Flow::Respond(response)
+    Flow::respond(response)
 }
 
 /// An answer without a body; its type is that of the URI.

@@ -172,7 +172,7 @@ struct State {
 
 enum Current {
     None,
-    Asking(Pin<Box<dyn Future<Output = (Request, Response)> + Send>>),
+    Asking(Pin<Box<dyn Future<Output = (Request, Box<Response>)> + Send>>),
     Body(Body),
 }
 

@@ -307,7 +307,7 @@ fn deliver(rq: &Request, path: &[u8], found: Found) -> Flow {
             Flow::status(404)
         }
         Kind::File if rq.method == Method::Post => Flow::status(405),
-        Kind::File => Flow::Respond(answer(rq, found)),
+        Kind::File => Flow::respond(answer(rq, found)),
     }
 }
 
@@ -446,5 +446,5 @@ async fn compressed(rq: &mut Request, path: &[u8], want: Want, neighbour: &Neigh
     response.fields.add_static("Content-Encoding", Bytes::from_static(neighbour.coding.as_bytes()));
     response.vary = !always;
     response.ranges = false;
-    Compressed::Answer(Flow::Respond(response))
+    Compressed::Answer(Flow::respond(response))
 }

@@ -31,7 +31,7 @@ fn answer(rq: &mut Request) -> Deciding<'_> {
     Box::pin(async move {
         match rq.method {
             Method::Get | Method::Head => {
-                Flow::Respond(Response::with_body(200, "text/plain", page(&totals(rq))))
+                Flow::respond(Response::with_body(200, "text/plain", page(&totals(rq))))
             }
             _ => Flow::status(405),
         }

@@ -289,7 +289,11 @@ fn request(access: &Access, local: Arc<Local>, mut h1: Box<H1Body>, start: Start
 }
 
 /// Sends the response, logs, and gives the connection back when it may carry another request.
-async fn respond(mut rq: Box<Request>, mut response: Response, mark: Option<Mark>) -> Option<Box<H1Body>> {
+async fn respond(
+    mut rq: Box<Request>,
+    mut response: Box<Response>,
+    mark: Option<Mark>,
+) -> Option<Box<H1Body>> {
     if bad_chunks_at_hand(&mut rq) {
         rq.keepalive = false;
         if response.status < 400 && response.tunnel.is_none() {

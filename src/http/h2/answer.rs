@@ -48,7 +48,7 @@ pub async fn answer(
 }
 
 /// Sends the response that the phases came to, and logs.
-pub async fn respond(mut rq: Box<Request>, mut response: Response, mark: Option<Mark>, shared: &Shared) {
+pub async fn respond(mut rq: Box<Request>, mut response: Box<Response>, mark: Option<Mark>, shared: &Shared) {
     if !response.silent {
         response = phases::filtered(&mut rq, response).await;
     }

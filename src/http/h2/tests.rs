@@ -31,10 +31,10 @@ use tokio::task::JoinHandle;
 /// The contents of test locations, by name.
 const HANDLERS: &[(&str, Content)] = &[
     ("= /echo", |rq| Box::pin(echo(rq))),
-    ("= /big", |_| Box::pin(async { Flow::Respond(stream(3 << 20, 3 << 20, true)) })),
-    ("= /counted", |_| Box::pin(async { Flow::Respond(stream(1 << 20, 1 << 20, false)) })),
-    ("= /short", |_| Box::pin(async { Flow::Respond(stream(100_000, 200_000, false)) })),
-    ("= /broken", |_| Box::pin(async { Flow::Respond(stream(100_000, 200_000, true)) })),
+    ("= /big", |_| Box::pin(async { Flow::respond(stream(3 << 20, 3 << 20, true)) })),
+    ("= /counted", |_| Box::pin(async { Flow::respond(stream(1 << 20, 1 << 20, false)) })),
+    ("= /short", |_| Box::pin(async { Flow::respond(stream(100_000, 200_000, false)) })),
+    ("= /broken", |_| Box::pin(async { Flow::respond(stream(100_000, 200_000, true)) })),
     ("= /never", |rq| Box::pin(never(rq))),
 ];
 
@@ -43,7 +43,7 @@ async fn echo(rq: &mut Request) -> Flow {
     loop {
         match rq.read_body().await {
             Ok(Some(piece)) => whole.extend_from_slice(&piece),
-            Ok(None) => return Flow::Respond(Response::with_body(200, "text/plain", whole)),
+            Ok(None) => return Flow::respond(Response::with_body(200, "text/plain", whole)),
             Err(BodyError::TooLarge) => return Flow::status(413),
             Err(_) => return Flow::status(400),
         }

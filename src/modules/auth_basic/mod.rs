@@ -157,7 +157,7 @@ fn challenge(realm: &Bytes) -> Flow {
     let mut response = Response::new(401);
     let value = [b"Basic realm=\"", &realm[..], b"\""].concat();
     response.fields.add_static("WWW-Authenticate", value);
-    Flow::Special(response)
+    Flow::special(response)
 }
 
 /// The answer where the file cannot be read: a client cannot do anything about it, but one that is

@@ -96,7 +96,7 @@ async fn list(rq: &mut Request) -> Flow {
         let looking = directory.clone();
         let looked = at_once(move || open(&looking).map(drop)).await;
         return match looked.unwrap_or_else(Err) {
-            Ok(()) => Flow::Respond(respond(format, &callback, Body::Stream(Box::new(Nothing)))),
+            Ok(()) => Flow::respond(respond(format, &callback, Body::Stream(Box::new(Nothing)))),
             Err(failure) => refuse(rq, &directory, &failure),
         };
     }
@@ -112,7 +112,7 @@ async fn list(rq: &mut Request) -> Flow {
     let conf = &rq.loc().autoindex;
     let style = Style { exact_size: *conf.exact_size, localtime: *conf.localtime };
     let page = Page::new(format, style, rq.uri.clone(), callback.clone(), rq.charset_cell(), listing);
-    Flow::Respond(respond(format, &callback, Body::Stream(Box::new(page))))
+    Flow::respond(respond(format, &callback, Body::Stream(Box::new(page))))
 }
 
 /// The directory of a path that ends with a slash, as nginx names it.

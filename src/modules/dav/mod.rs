@@ -170,9 +170,9 @@ async fn put(rq: &mut Request) -> Flow {
             let mut response = Response::new(201);
             response.length = Some(0);
             response.fields.add_static("Location", location(&rq.uri));
-            Flow::Respond(response)
+            Flow::respond(response)
         }
-        204 => Flow::Respond(Response::new(204)),
+        204 => Flow::respond(Response::new(204)),
         _ => flow,
     }
 }
@@ -203,7 +203,7 @@ async fn run(rq: &mut Request, job: Job) -> (Flow, u16) {
     if made && done.status == 201 {
         response.fields.add_static("Location", location(&rq.uri));
     }
-    (Flow::Special(response), done.status)
+    (Flow::special(response), done.status)
 }
 
 fn location(uri: &[u8]) -> Bytes {

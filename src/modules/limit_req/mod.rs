@@ -373,7 +373,7 @@ async fn wait(rq: &mut Request, time: Duration) -> Flow {
         () = left(&mut rq.downstream) => {
             request_log(rq, Level::Info, format_args!("client prematurely closed connection"));
             rq.keepalive = false;
-            Flow::Respond(Response::new(499))
+            Flow::respond(Response::new(499))
         }
     }
 }

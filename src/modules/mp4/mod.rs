@@ -163,7 +163,7 @@ fn handle(rq: &mut Request) -> Deciding<'_> {
 }
 
 async fn serve(rq: &mut Request, path: &[u8], found: Found) -> Flow {
-    let Some((start, length)) = times(&rq.args) else { return Flow::Respond(answer(rq, found)) };
+    let Some((start, length)) = times(&rq.args) else { return Flow::respond(answer(rq, found)) };
     let conf = &rq.loc().mp4;
     let wanted = Wanted {
         start,
@@ -206,7 +206,7 @@ async fn serve(rq: &mut Request, path: &[u8], found: Found) -> Flow {
             Content::None => Body::Empty,
         };
     }
-    Flow::Respond(response)
+    Flow::respond(response)
 }
 
 fn refuse(rq: &Request, level: Level, text: &str) -> Flow {

@@ -39,7 +39,7 @@ fn answer(rq: &mut Request) -> Deciding<'_> {
         // The kernel counts descriptors one by one; the worker has other things to do meanwhile.
         let edge = rq.local.edge.clone();
         match tokio::task::spawn_blocking(move || scrape(&edge)).await {
-            Ok(text) => Flow::Respond(Response::with_body(200, CONTENT_TYPE, text)),
+            Ok(text) => Flow::respond(Response::with_body(200, CONTENT_TYPE, text)),
             Err(e) => {
                 crate::observe::request_error(rq, format_args!("gathering the metrics failed ({e})"));
                 Flow::status(500)

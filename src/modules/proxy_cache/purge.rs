@@ -52,14 +52,14 @@ pub async fn answer(rq: &mut Request) -> Result<Flow, Failure> {
             request_log(rq, level, message);
             Ok(match kind == Kind::Key && removed == 0 {
                 true => Flow::status(404),
-                false => Flow::Respond(Response::new(204)),
+                false => Flow::respond(Response::new(204)),
             })
         }
         Err(Refused::TooMany) => {
             request_error(rq, format_args!("cache \"{name}\": too many purges are not worked off yet"));
             let mut response = Response::new(503);
             response.fields.add_static("Retry-After", "1");
-            Ok(Flow::Special(response))
+            Ok(Flow::special(response))
         }
         Err(Refused::Interrupted) => Ok(Flow::status(503)),
     }

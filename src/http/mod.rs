@@ -14,6 +14,7 @@ pub mod hit;
 pub mod html;
 pub mod included;
 pub mod io;
+pub mod lines;
 pub mod listens;
 pub mod pace;
 pub mod phases;

@@ -61,6 +61,11 @@ impl Default for Fields {
 }
 
 impl Fields {
+    /// None, with room for so many.
+    pub fn with_capacity(number: usize) -> Fields {
+        Fields { list: Vec::with_capacity(number), ..Fields::default() }
+    }
+
     /// Adds a field after the others.
     pub fn add(&mut self, name: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.list.push((name.into(), value.into()));
@@ -107,21 +112,31 @@ impl Fields {
         self.marks[mark as usize] != NOWHERE
     }
 
-    /// Every field in order, with the places of those that are kept elsewhere.
-    pub fn places(&self) -> impl Iterator<Item = Place<'_>> {
+    /// Shows every field in order, with the places of those that are kept elsewhere.
+    pub fn each_place<'a>(&'a self, mut each: impl FnMut(Place<'a>)) {
         let mut in_order = MARKS;
-        in_order.sort_by_key(|mark| self.ranks[*mark as usize]);
-        let marks_at = move |at: usize, last: bool| {
-            let here = move |mark: &Mark| {
-                let place = usize::from(self.marks[*mark as usize]);
-                place == at || last && place > at && place != usize::from(NOWHERE)
-            };
-            in_order.into_iter().filter(move |mark| here(mark)).map(Place::Mark)
-        };
-        let fields = self.list.iter().enumerate();
-        fields
-            .flat_map(move |(at, (n, v))| marks_at(at, false).chain(std::iter::once(Place::Field(n, v))))
-            .chain(marks_at(self.list.len(), true))
+        for at in 1..MARKS.len() {
+            for earlier in (0..at).rev() {
+                if self.ranks[in_order[earlier] as usize] > self.ranks[in_order[earlier + 1] as usize] {
+                    in_order.swap(earlier, earlier + 1);
+                }
+            }
+        }
+        let places = in_order.map(|mark| (usize::from(self.marks[mark as usize]), mark));
+        let next_from = |at: usize| places.iter().map(|(place, _)| *place).filter(|place| *place >= at).min();
+        let mut next = next_from(0);
+        for (at, (name, value)) in self.list.iter().enumerate() {
+            if next == Some(at) {
+                places
+                    .iter()
+                    .filter(|(place, _)| *place == at)
+                    .for_each(|(_, mark)| each(Place::Mark(*mark)));
+                next = next_from(at + 1);
+            }
+            each(Place::Field(name, value));
+        }
+        let last = places.iter().filter(|(place, _)| (self.list.len()..usize::from(NOWHERE)).contains(place));
+        last.for_each(|(_, mark)| each(Place::Mark(*mark)));
     }
 
     /// Replaces every field of this name by one after the others.
@@ -172,6 +187,11 @@ impl Fields {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Names and values, in order.
+    pub fn into_list(self) -> Vec<(Bytes, Bytes)> {
+        self.list
     }
 
     /// Keeps those for which `keep` holds.
@@ -234,7 +254,7 @@ pub struct Response {
     /// `ETag` with its quotes and, when weak, its `W/`.
     pub etag: Option<Bytes>,
     /// How an upstream writes the names of the fields that are kept apart, by [`Mark`], where it is not as here.
-    pub names: [Bytes; 4],
+    pub names: Option<Box<[Bytes; 4]>>,
     /// Whether ranges may be cut from the body (it is whole and its length known).
     pub ranges: bool,
     /// Whether only one range may be cut at a time.
@@ -264,7 +284,7 @@ pub struct Response {
 impl Response {
     /// The name of a field that is kept apart from the others, as it is sent.
     pub fn name_of(&self, mark: Mark) -> &[u8] {
-        match &self.names[mark as usize][..] {
+        match self.names.as_ref().map_or(&b""[..], |names| &names[mark as usize][..]) {
             b"" => mark.name().as_bytes(),
             written => written,
         }
@@ -275,7 +295,14 @@ impl Response {
     pub fn mark(&mut self, mark: Mark, written: &Bytes) {
         self.fields.mark(mark);
         if written[..] != *mark.name().as_bytes() {
-            self.names[mark as usize] = written.clone();
+            self.names.get_or_insert_default()[mark as usize] = written.clone();
+        }
+    }
+
+    /// Says that a field that is kept apart is ours, and not an upstream's any more.
+    pub fn write_usual_name(&mut self, mark: Mark) {
+        if let Some(names) = &mut self.names {
+            names[mark as usize] = Bytes::new();
         }
     }
 
@@ -375,11 +402,14 @@ mod tests {
     use super::*;
 
     fn shown(fields: &Fields) -> String {
-        let one = |place| match place {
-            Place::Field(name, _) => String::from_utf8_lossy(name).into_owned(),
-            Place::Mark(mark) => format!("<{mark:?}>"),
-        };
-        fields.places().map(one).collect::<Vec<_>>().join(" ")
+        let mut shown = Vec::new();
+        fields.each_place(|place| {
+            shown.push(match place {
+                Place::Field(name, _) => String::from_utf8_lossy(name).into_owned(),
+                Place::Mark(mark) => format!("<{mark:?}>"),
+            });
+        });
+        shown.join(" ")
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use super::body::{UpstreamBody, note};
 use super::connect::{self, ConnectError};
-use super::exchange::{self, AnswerHead, AttemptError};
+use super::exchange::{self, AttemptError};
 use super::group::Taken;
+use super::head::AnswerHead;
 use super::patience::Patience;
 use super::pool::Connection;
 use super::spool::Spooled;

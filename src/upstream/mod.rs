@@ -11,6 +11,7 @@ pub mod connect;
 pub mod exchange;
 pub mod fetch;
 pub mod group;
+pub mod head;
 pub mod names;
 pub mod patience;
 pub mod pool;

@@ -3,6 +3,7 @@
 use crate::http::date;
 use crate::http::error_page::server_token;
 use crate::http::head::{Method, Version};
+use crate::http::lines::{line_end, number, padded};
 use crate::http::request::{Request, Sent};
 use crate::http::response::{Mark, Place, Response, reason};
 use crate::modules::headers;
@@ -43,10 +44,9 @@ impl Plan {
 
 /// Writes status line and fields in nginx's order; where our date stands in it, if it does.
 pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>) -> Option<usize> {
-    use std::io::Write;
     let mut dated = None;
-    // Writing to memory does not fail.
-    let _ = write!(out, "HTTP/1.1 {:03}", response.status);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    padded(out, response.status.into());
     match &response.reason {
         Some((status, reason)) if *status == response.status => {
             if !reason.is_empty() {
@@ -65,7 +65,11 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
     match &response.server {
         Some(_) if marked(Mark::Server) => {}
         Some(server) => write_field(b"Server", server, out),
-        None => write_field(b"Server", server_token(*core.server_tokens).as_bytes(), out),
+        None => {
+            out.extend_from_slice(b"Server: ");
+            out.extend_from_slice(server_token(*core.server_tokens).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
     }
     match &response.date {
         Some(_) if marked(Mark::Date) => {}
@@ -81,12 +85,14 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
         write_field(b"Content-Type", kind, out);
     }
     if let Some(length) = plan.length {
-        let _ = write!(out, "Content-Length: {length}\r\n");
+        out.extend_from_slice(b"Content-Length: ");
+        number(out, length);
+        out.extend_from_slice(b"\r\n");
     }
     if let Some(at) = response.last_modified
         && !marked(Mark::LastModified)
     {
-        write_field(b"Last-Modified", date::http_date(at).as_bytes(), out);
+        write_field(b"Last-Modified", &date::text(at), out);
     }
     // Only one that was completed here stands before the others.
     let completed = response.fields.get("location").filter(|_| response.location_completed);
@@ -94,26 +100,26 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
         write_field(b"Location", location, out);
     }
     if plan.chunked {
-        write_field(b"Transfer-Encoding", b"chunked", out);
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     if response.status == 101 {
-        write_field(b"Connection", b"upgrade", out);
+        out.extend_from_slice(b"Connection: upgrade\r\n");
     } else if rq.keepalive {
-        write_field(b"Connection", b"keep-alive", out);
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
         if let Some(seconds) = *core.keepalive_header {
-            let _ = write!(out, "Keep-Alive: timeout={seconds}\r\n");
+            out.extend_from_slice(b"Keep-Alive: timeout=");
+            number(out, seconds);
+            out.extend_from_slice(b"\r\n");
         }
     } else {
-        write_field(b"Connection", b"close", out);
+        out.extend_from_slice(b"Connection: close\r\n");
     }
     let mut skips = completed.is_some();
-    for place in response.fields.places() {
-        match place {
-            Place::Field(name, _) if skips && name.eq_ignore_ascii_case(b"location") => skips = false,
-            Place::Field(name, value) => write_field(name, value, out),
-            Place::Mark(mark) => write_marked(mark, response, out),
-        }
-    }
+    response.fields.each_place(|place| match place {
+        Place::Field(name, _) if skips && name.eq_ignore_ascii_case(b"location") => skips = false,
+        Place::Field(name, value) => write_field(name, value, out),
+        Place::Mark(mark) => write_marked(mark, response, out),
+    });
     if response.accept_ranges {
         out.extend_from_slice(b"Accept-Ranges: bytes\r\n");
     }
@@ -129,8 +135,8 @@ fn write_marked(mark: Mark, response: &Response, out: &mut Vec<u8>) {
         Mark::Server => response.server.as_deref(),
         Mark::Date => response.date.as_deref(),
         Mark::LastModified => {
-            modified = response.last_modified.map(date::http_date);
-            modified.as_ref().map(String::as_bytes)
+            modified = response.last_modified.map(date::text);
+            modified.as_ref().map(|text| &text[..])
         }
     };
     if let Some(value) = value {
@@ -162,33 +168,55 @@ pub fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 
 /// Appends text to a line of a head, its line ends encoded.
 pub fn append_line_safe(text: &[u8], out: &mut Vec<u8>) {
-    let mut rest = text;
-    while let Some(at) = memchr::memchr2(b'\r', b'\n', rest) {
-        out.extend_from_slice(&rest[..at]);
-        out.extend_from_slice(if rest[at] == b'\r' { b"%0D" } else { b"%0A" });
-        rest = &rest[at + 1..];
+    let (mut from, mut at) = (0, 0);
+    loop {
+        at = line_end(text, at);
+        let encoded = match text.get(at) {
+            None => break,
+            Some(b'\r') => b"%0D",
+            Some(b'\n') => b"%0A",
+            // A zero, which ends nothing.
+            Some(_) => {
+                at += 1;
+                continue;
+            }
+        };
+        out.extend_from_slice(&text[from..at]);
+        out.extend_from_slice(encoded);
+        at += 1;
+        from = at;
     }
-    out.extend_from_slice(rest);
+    out.extend_from_slice(&text[from..]);
 }
 
 /// Keeps what the log and `$sent_http_*` ask for of a response whose head has been written; its fields
 /// are of no further use there.
 pub fn record_sent(rq: &mut Request, response: &mut Response) {
-    let fields = std::mem::take(&mut response.fields);
-    record(rq, response);
-    rq.sent.fields = fields;
+    rq.sent = Sent {
+        fields: std::mem::take(&mut response.fields),
+        content_type: response.content_type.take(),
+        etag: response.etag.take(),
+        ..of(response)
+    };
 }
 
 /// Keeps what `$sent_http_*` asks for before a response is sent.
 pub fn record(rq: &mut Request, response: &Response) {
     rq.sent = Sent {
-        status: response.status,
         fields: response.fields.clone(),
         content_type: response.content_type.clone(),
+        etag: response.etag.clone(),
+        ..of(response)
+    };
+}
+
+/// What is only copied of a response.
+fn of(response: &Response) -> Sent {
+    Sent {
+        status: response.status,
         length: response.content_length(),
         last_modified: response.last_modified,
-        etag: response.etag.clone(),
         accept_ranges: response.accept_ranges,
         ..Sent::default()
-    };
+    }
 }

@@ -187,7 +187,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
                 response.fields.mark(Mark::ETag);
             }
             response.etag = (!value.is_empty()).then_some(value);
-            response.names[Mark::ETag as usize] = Bytes::new();
+            response.write_usual_name(Mark::ETag);
         } else if !value.is_empty() {
             response.fields.add(added.name.clone(), value);
         }
@@ -198,7 +198,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
 /// compared with it.
 fn set_last_modified(response: &mut Response, value: Bytes) {
     response.fields.remove("last-modified");
-    response.names[Mark::LastModified as usize] = Bytes::new();
+    response.write_usual_name(Mark::LastModified);
     response.last_modified = date::parse_http_date(&value);
     let same = response.last_modified.is_some_and(|at| date::http_date(at).as_bytes() == &value[..]);
     if !value.is_empty() && !same {

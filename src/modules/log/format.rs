@@ -4,6 +4,7 @@ use super::clock;
 use super::escape::Escape;
 use crate::conf::{Builder, ConfError, ConfResult};
 use crate::http::date;
+use crate::http::lines::{number, padded};
 use crate::http::request::Request;
 use crate::http::vars::VarId;
 use bytes::Bytes;
@@ -80,29 +81,6 @@ impl Known {
             Known::RequestLength => number(out, rq.length),
         }
     }
-}
-
-/// Appends a number in digits, of which `u64` has 20 at most: a good part of what a line takes, were it formatted.
-fn number(out: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [b'0'; 20];
-    let mut first = digits.len() - 1;
-    while n > 9 {
-        digits[first] += (n % 10) as u8;
-        n /= 10;
-        first -= 1;
-    }
-    digits[first] += n as u8;
-    out.extend_from_slice(&digits[first..]);
-}
-
-/// Appends a number in three digits at least.
-fn padded(out: &mut Vec<u8>, n: u64) {
-    match n {
-        0..10 => out.extend_from_slice(b"00"),
-        10..100 => out.push(b'0'),
-        _ => {}
-    }
-    number(out, n);
 }
 
 /// Seconds with milliseconds.

@@ -4,7 +4,8 @@ use super::{Conf, Pass};
 use crate::http::Request;
 use crate::http::h1::{append_line_safe, write_field};
 use crate::http::template::Template;
-use std::sync::Arc;
+use crate::http::vars::VarKind;
+use std::sync::{Arc, OnceLock};
 
 /// Names of fields, without regard to case, and whether one is among them.
 #[derive(Default)]
@@ -96,6 +97,8 @@ pub struct Known {
     pub left_out: Names,
     /// Fields of an answer that are not for the client.
     pub hidden: Names,
+    /// See [`Self::shows_fields`].
+    shows_fields: OnceLock<bool>,
 }
 
 /// The fields of a head, and what they say to us.
@@ -115,6 +118,7 @@ impl Known {
             closes: false,
             upgrades: false,
             sets_length: is_set(b"content-length") || is_set(b"transfer-encoding"),
+            shows_fields: OnceLock::new(),
             left_out: NOT_PASSED
                 .iter()
                 .map(|n| n.as_bytes())
@@ -149,6 +153,22 @@ impl Known {
             known.constant(b"Connection", b"close");
         }
         known
+    }
+
+    /// Whether anything may ask for the fields of an answer as they came (`$upstream_http_…`): a variable of the
+    /// configuration, or a page that names one.
+    pub fn shows_fields(&self, rq: &Request) -> bool {
+        *self.shows_fields.get_or_init(|| {
+            let asks = |kind: &VarKind| match kind {
+                VarKind::Builtin(variable, _) => {
+                    matches!(variable.name, "upstream_http_" | "upstream_cookie_")
+                }
+                VarKind::Unknown | VarKind::Slot(_) | VarKind::Computed(_) => false,
+            };
+            let http = rq.http();
+            http.vars.iter().any(|def| asks(&def.kind))
+                || http.levels.iter().any(|level| *level.conf.ssi.enable)
+        })
     }
 
     /// A field whose value is the same for all; an empty one is none.

@@ -30,8 +30,10 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     } else {
         rq.note_attempts(std::mem::take(&mut answer.attempts));
     }
-    let fields = Arc::new(std::mem::take(&mut answer.fields));
-    rq.upstream_fields = Some(fields.clone());
+    let fields = std::mem::take(&mut answer.fields);
+    let conf = &rq.loc().proxy;
+    let shown = rq.depth > 0 || conf.prepared.get().is_none_or(|known| known.shows_fields(rq));
+    rq.upstream_fields = shown.then(|| Arc::new(fields.clone()));
     let conf = &rq.loc().proxy;
     let status = answer.status;
     let has_page = rq.loc().core.error_pages.iter().any(|p| p.statuses.contains(&status));
@@ -41,13 +43,20 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
         if let Some(challenge) = fields.get("www-authenticate").filter(|_| status == 401) {
             response.fields.add_static("WWW-Authenticate", challenge.clone());
         }
-        return Flow::Special(response);
+        return Flow::special(response);
     }
-    if let Some(flow) = accel_redirect(rq, &fields, answer.kept) {
-        return flow;
+    let mut charset = None;
+    if fields.iter().any(|(name, _)| is_accel(name)) {
+        if let Some(flow) = accel_redirect(rq, &fields, answer.kept) {
+            return flow;
+        }
+        if answer.tunnel.is_none() {
+            accel_limits(rq, &fields, &mut answer);
+            charset = fields.get("x-accel-charset").filter(|_| !proxy_cache::ignores(rq, "x-accel-charset"));
+        }
     }
-    let conf = &rq.loc().proxy;
-    let mut response = response(rq, conf, status, &fields, answer.kept);
+    let charset = charset.cloned();
+    let mut response = response(rq, &rq.loc().proxy, status, fields, answer.kept);
     response.reason = Some((status, std::mem::take(&mut answer.reason)));
     response.unconditional = !answer.kept;
     response.length = answer.length;
@@ -55,10 +64,7 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
         response.tunnel = answer.tunnel;
         return Flow::Respond(response);
     }
-    accel_limits(rq, &fields, &mut answer);
-    if !proxy_cache::ignores(rq, "x-accel-charset") {
-        response.charset_override = fields.get("x-accel-charset").cloned();
-    }
+    response.charset_override = charset;
     // Of what passes only one range can be cut (ngx_http_upstream_send_response).
     response.single_range = !answer.kept;
     // A HEAD that the cache asked as GET has a body that is not for the client.
@@ -77,6 +83,11 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     Flow::Respond(response)
 }
 
+/// Whether a field is for us (`X-Accel-…`).
+fn is_accel(name: &[u8]) -> bool {
+    name.split_at_checked(8).is_some_and(|(start, _)| start.eq_ignore_ascii_case(b"x-accel-"))
+}
+
 /// A field that is looked at on its way.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -93,66 +104,83 @@ enum Kind {
 }
 
 impl Kind {
-    /// By its name; the length tells most apart.
+    /// By its name; the length tells most apart, and most write it alike.
     fn of(name: &[u8]) -> Kind {
-        const NAMES: [(&[u8], Kind); 9] = [
-            (b"content-type", Kind::ContentType),
-            (b"etag", Kind::ETag),
-            (b"last-modified", Kind::LastModified),
-            (b"server", Kind::Server),
-            (b"date", Kind::Date),
-            (b"location", Kind::Location),
-            (b"refresh", Kind::Refresh),
-            (b"set-cookie", Kind::SetCookie),
-            (b"accept-ranges", Kind::AcceptRanges),
-        ];
-        let known = NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        known.map_or(Kind::Other, |(_, kind)| *kind)
+        macro_rules! is {
+            ($usual:literal) => {
+                name == $usual || name.eq_ignore_ascii_case($usual)
+            };
+        }
+        match name.len() {
+            4 if is!(b"Date") => Kind::Date,
+            4 if is!(b"ETag") => Kind::ETag,
+            6 if is!(b"Server") => Kind::Server,
+            7 if is!(b"Refresh") => Kind::Refresh,
+            8 if is!(b"Location") => Kind::Location,
+            10 if is!(b"Set-Cookie") => Kind::SetCookie,
+            12 if is!(b"Content-Type") => Kind::ContentType,
+            13 if is!(b"Last-Modified") => Kind::LastModified,
+            13 if is!(b"Accept-Ranges") => Kind::AcceptRanges,
+            _ => Kind::Other,
+        }
     }
 }
 
-fn response(rq: &Request, conf: &Conf, status: u16, fields: &Fields, kept: bool) -> Response {
-    let mut response = Response { status, upstream: true, ..Response::default() };
-    for (at, (name, value)) in fields.iter().enumerate() {
-        if is_hidden(conf, name) {
+fn response(rq: &Request, conf: &Conf, status: u16, fields: Fields, kept: bool) -> Box<Response> {
+    let mut list = fields.into_list();
+    let passed = Fields::with_capacity(list.len());
+    let mut response = Box::new(Response { status, upstream: true, fields: passed, ..Response::default() });
+    let unprepared;
+    let hidden = match conf.prepared.get() {
+        Some(known) => &known.hidden,
+        // An answer may have come to a level that asks nobody.
+        None => {
+            unprepared = Known::of(conf).hidden;
+            &unprepared
+        }
+    };
+    for at in 0..list.len() {
+        let (name, value) = std::mem::take(&mut list[at]);
+        if hidden.contain(&name) {
             continue;
         }
-        let is_last = || !fields.iter().skip(at + 1).any(|(later, _)| later.eq_ignore_ascii_case(name));
-        match Kind::of(name) {
+        let is_last = || !list[at + 1..].iter().any(|(later, _)| later.eq_ignore_ascii_case(&name));
+        match Kind::of(&name) {
             // An empty one is none.
-            Kind::ContentType => {
-                response.content_type = Some(value.clone()).filter(|value| !value.is_empty())
-            }
+            Kind::ContentType => response.content_type = Some(value).filter(|value| !value.is_empty()),
             // Of several the last is heeded, and all are sent.
             Kind::ETag if is_last() => {
-                response.etag = Some(value.clone());
-                response.mark(Mark::ETag, name);
+                response.etag = Some(value);
+                response.mark(Mark::ETag, &name);
             }
             Kind::LastModified
                 if is_last()
-                    && let Some(at) = parse_http_date(value) =>
+                    && let Some(at) = parse_http_date(&value) =>
             {
                 response.last_modified = Some(at);
-                response.mark(Mark::LastModified, name);
+                response.mark(Mark::LastModified, &name);
             }
             Kind::Server => {
-                response.server = Some(value.clone());
-                response.mark(Mark::Server, name);
+                response.server = Some(value);
+                response.mark(Mark::Server, &name);
             }
             Kind::Date => {
-                response.date = Some(value.clone());
-                response.mark(Mark::Date, name);
+                response.date = Some(value);
+                response.mark(Mark::Date, &name);
             }
             kind @ (Kind::Location | Kind::Refresh) => {
-                let rewritten = rewrite_redirect(rq, conf, kind == Kind::Refresh, value);
+                let rewritten = rewrite_redirect(rq, conf, kind == Kind::Refresh, &value);
                 response.complete_location |= kind == Kind::Location && rewritten.is_some();
-                response.fields.add(name.clone(), rewritten.unwrap_or_else(|| value.clone()));
+                response.fields.add(name, rewritten.unwrap_or(value));
             }
-            Kind::SetCookie => response.fields.add(name.clone(), cookies::rewrite(rq, conf, value)),
+            Kind::SetCookie => {
+                let rewritten = cookies::rewrite(rq, conf, &value);
+                response.fields.add(name, rewritten);
+            }
             // Ranges are cut here, which is said where it is so.
             Kind::AcceptRanges if kept || *conf.force_ranges => {}
             Kind::ETag | Kind::LastModified | Kind::AcceptRanges | Kind::Other => {
-                response.fields.add(name.clone(), value.clone());
+                response.fields.add(name, value);
             }
         }
     }

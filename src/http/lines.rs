@@ -1,0 +1,112 @@
+//! Lines of a head: looked through eight bytes at a time, and the numbers in them.
+
+/// Eight times this byte.
+const fn all(byte: u8) -> u64 {
+    0x0101_0101_0101_0101 * byte as u64
+}
+
+/// Where the first line end or zero is, from `at` on; the text's length if there is none.
+pub fn line_end(text: &[u8], mut at: usize) -> usize {
+    loop {
+        at = low(text, at);
+        match text.get(at) {
+            Some(b'\n' | b'\r' | 0) | None => return at,
+            Some(_) => at += 1,
+        }
+    }
+}
+
+/// Where the first byte up to a carriage return is, of which blanks are none and a tab is one.
+fn low(text: &[u8], at: usize) -> usize {
+    const LIMIT: u8 = b'\r' + 1;
+    let mut rest = text.get(at..).unwrap_or_default();
+    while let Some((word, more)) = rest.split_first_chunk() {
+        let word = u64::from_le_bytes(*word);
+        // A byte below the limit borrows; only those behind one may do so for another reason.
+        let found = word.wrapping_sub(all(LIMIT)) & !word & all(0x80);
+        if found != 0 {
+            return text.len() - rest.len() + (found.trailing_zeros() / 8) as usize;
+        }
+        rest = more;
+    }
+    let left = rest.iter().position(|byte| *byte < LIMIT).unwrap_or(rest.len());
+    text.len() - rest.len() + left
+}
+
+/// Whether a byte may stand in a field's name.
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0x21;
+    while byte < 0x7f {
+        table[byte] = byte != b':' as usize;
+        byte += 1;
+    }
+    table
+};
+
+/// How many bytes a field's name has with which `text` begins: visible ones, up to a colon.
+pub fn name_length(text: &[u8]) -> usize {
+    text.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(text.len())
+}
+
+/// A text without the blanks and tabs around it.
+pub fn without_blanks(text: &[u8]) -> &[u8] {
+    let mut text = text;
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// Appends a number in digits, of which `u64` has 20 at most: formatting it takes ten times as long.
+pub fn number(out: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len() - 1;
+    while n > 9 {
+        digits[first] += (n % 10) as u8;
+        n /= 10;
+        first -= 1;
+    }
+    digits[first] += n as u8;
+    out.extend_from_slice(&digits[first..]);
+}
+
+/// Appends a number in three digits at least.
+pub fn padded(out: &mut Vec<u8>, n: u64) {
+    match n {
+        0..10 => out.extend_from_slice(b"00"),
+        10..100 => out.push(b'0'),
+        _ => {}
+    }
+    number(out, n);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_end_where_they_cannot_go_on() {
+        for (text, length) in [("a-b_c!: x", 6), (": x", 0), ("a b", 1), ("a", 1), ("", 0), ("a\u{7f}", 1)] {
+            assert_eq!(name_length(text.as_bytes()), length, "{text}");
+        }
+        assert_eq!(without_blanks(b" \t a b\t "), b"a b");
+        assert_eq!(without_blanks(b" \t"), b"");
+    }
+
+    proptest! {
+        #[test]
+        fn ends_are_where_they_are(
+            text in prop::collection::vec(prop_oneof![0u8..16, 120u8..136, any::<u8>()], 0..40),
+            at in 0usize..50,
+        ) {
+            let found = text.iter().skip(at).position(|b| matches!(b, b'\n' | b'\r' | 0));
+            let wanted = found.map_or(text.len().max(at.min(text.len())), |n| at + n);
+            prop_assert_eq!(line_end(&text, at), wanted);
+        }
+    }
+}

@@ -29,13 +29,14 @@ pub enum AttemptError {
 }
 
 /// Writes the request's head, and what there is of the body at hand with it. An upstream that takes no
-/// more and answers already ends it as one that is broken: its answer is in `input`.
+/// more and answers already ends it as one that is broken: its answer is in `input`. What goes is counted in `bytes`.
 pub async fn write_all(
     connection: &mut Connection,
     input: &mut BytesMut,
     parts: &[&[u8]],
     each: Duration,
-) -> Result<u64, AttemptError> {
+    bytes: &mut u64,
+) -> Result<(), AttemptError> {
     const LATE: AttemptError = AttemptError::Timeout(
         "upstream timed out (110: Connection timed out) while sending request to upstream",
     );
@@ -62,12 +63,15 @@ pub async fn write_all(
             None => return Err(LATE),
             Some(Err(e)) => return Err(broken("writev()", &e)),
             Some(Ok(0)) => return Err(broken("writev()", &io::ErrorKind::WriteZero.into())),
-            Some(Ok(n)) => sent += n,
+            Some(Ok(n)) => {
+                sent += n;
+                *bytes += n as u64;
+            }
         }
         patience.rest();
     }
     if stream.is_plain() {
-        return Ok(total as u64);
+        return Ok(());
     }
     let flushed = poll_fn(|cx| match Pin::new(&mut *stream).poll_flush(cx) {
         Poll::Pending if patience.is_over(cx) => Poll::Ready(None),
@@ -76,7 +80,7 @@ pub async fn write_all(
     match flushed.await {
         None => Err(LATE),
         Some(Err(e)) => Err(broken("writev()", &e)),
-        Some(Ok(())) => Ok(total as u64),
+        Some(Ok(())) => Ok(()),
     }
 }
 
@@ -124,8 +128,8 @@ fn broken(call: &str, e: &io::Error) -> AttemptError {
     ))
 }
 
-/// Reads the head of an answer; interim ones (1xx but 101) are skipped. What follows the head stays
-/// in `input`.
+/// Reads the head of an answer; interim ones (1xx but 101) are skipped, which may take as many bytes in all.
+/// What follows the head stays in `input`.
 pub async fn read_head(
     connection: &mut Connection,
     input: &mut BytesMut,
@@ -133,18 +137,26 @@ pub async fn read_head(
     limit: usize,
     each: Duration,
 ) -> Result<AnswerHead, AttemptError> {
+    let too_big = || {
+        AttemptError::Invalid(
+            "upstream sent too big header while reading response header from upstream".into(),
+        )
+    };
     let mut patience = Patience::new(each);
+    let mut skipped = 0;
     loop {
         let whole = head_end(input);
         if whole.unwrap_or(input.len()) > limit {
-            return Err(AttemptError::Invalid(
-                "upstream sent too big header while reading response header from upstream".into(),
-            ));
+            return Err(too_big());
         }
         if let Some(end) = whole {
             let head = input.split_to(end).freeze();
             let parsed = parse(&head, head_request)?;
             if (100..200).contains(&parsed.status) && parsed.status != 101 {
+                skipped += end;
+                if skipped > limit {
+                    return Err(too_big());
+                }
                 patience.rest();
                 continue;
             }
@@ -210,6 +222,43 @@ mod tests {
             assert_eq!(is_interim(format!("{INTERIM}{more}").as_bytes()), interim, "{more}");
         }
         assert!(!is_interim(INTERIM.repeat(200).as_bytes()));
+    }
+
+    #[tokio::test]
+    async fn interim_answers_have_an_end() {
+        use tokio::io::AsyncWriteExt;
+        for (interim, fine) in [(0, true), (100, true), (200, false)] {
+            let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+            let stream = Socket::Unix(ours);
+            let mut connection = Connection { stream, requests: 0, born: std::time::Instant::now() };
+            let interim = "HTTP/1.1 102 Processing\r\n\r\n".repeat(interim);
+            theirs.write_all(interim.as_bytes()).await.unwrap();
+            theirs.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            let (mut input, each) = (BytesMut::new(), Duration::from_secs(2));
+            let answer = read_head(&mut connection, &mut input, false, 4096, each).await;
+            match answer {
+                Ok(head) => assert!(fine && head.status == 200),
+                Err(e) => assert!(!fine && matches!(e, AttemptError::Invalid(_)), "{e:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_in_part_is_counted() {
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let stream = Socket::Unix(ours);
+        let mut connection = Connection { stream, requests: 0, born: std::time::Instant::now() };
+        let body = vec![b'x'; 8 << 20];
+        let (mut input, mut bytes) = (BytesMut::new(), 0);
+        let leaves = async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(theirs);
+        };
+        let parts = [&b"head"[..], &body];
+        let sending = write_all(&mut connection, &mut input, &parts, Duration::from_secs(5), &mut bytes);
+        let (sent, ()) = tokio::join!(sending, leaves);
+        assert!(matches!(sent, Err(AttemptError::Broken(_))), "{sent:?}");
+        assert!(bytes > 4 && bytes < body.len() as u64, "{bytes}");
     }
 
     /// As nginx does: an upstream that drips does not hold on to a client for ever.

@@ -45,6 +45,8 @@ struct UnderWay<'a> {
 
 impl<'a> UnderWay<'a> {
     fn new(peer: Arc<str>, began: Instant, attempts: &'a mut Vec<Attempt>) -> UnderWay<'a> {
+        // Most are the only one.
+        attempts.reserve_exact(1);
         attempts.push(Attempt {
             another: false,
             peer,
@@ -289,11 +291,9 @@ impl Plan {
                 Box::pin(send_file(connection, input, head, &self.body, each, bytes)).await
             }
             (Spooled::Memory(body), _) => {
-                exchange::write_all(connection, input, &[head, body], each).await.map(|n| *bytes += n)
+                exchange::write_all(connection, input, &[head, body], each, bytes).await
             }
-            (Spooled::None, _) => {
-                exchange::write_all(connection, input, &[head], each).await.map(|n| *bytes += n)
-            }
+            (Spooled::None, _) => exchange::write_all(connection, input, &[head], each, bytes).await,
         };
         let limit = *conf.buffer_size as usize;
         let head_request = &self.method[..] == b"HEAD";
@@ -426,18 +426,18 @@ async fn send_on(
     each: Duration,
     bytes: &mut u64,
 ) -> Result<(), AttemptError> {
-    *bytes += exchange::write_all(connection, input, &[head], each).await?;
+    exchange::write_all(connection, input, &[head], each, bytes).await?;
     let chunked = rq.body_length.is_none() && rq.has_body;
     while let Some(piece) = rq.read_body().await.map_err(AttemptError::Client)? {
-        *bytes += if chunked {
+        if chunked {
             let size = format!("{:x}\r\n", piece.len());
-            exchange::write_all(connection, input, &[size.as_bytes(), &piece, b"\r\n"], each).await?
+            exchange::write_all(connection, input, &[size.as_bytes(), &piece, b"\r\n"], each, bytes).await?
         } else {
-            exchange::write_all(connection, input, &[&piece], each).await?
-        };
+            exchange::write_all(connection, input, &[&piece], each, bytes).await?
+        }
     }
     if chunked {
-        *bytes += exchange::write_all(connection, input, &[b"0\r\n\r\n"], each).await?;
+        exchange::write_all(connection, input, &[b"0\r\n\r\n"], each, bytes).await?;
     }
     Ok(())
 }
@@ -451,7 +451,7 @@ async fn send_file(
     each: Duration,
     bytes: &mut u64,
 ) -> Result<(), AttemptError> {
-    *bytes += exchange::write_all(connection, input, &[head], each).await?;
+    exchange::write_all(connection, input, &[head], each, bytes).await?;
     let mut offset = 0;
     while offset < body.len() {
         let piece = body
@@ -459,7 +459,7 @@ async fn send_file(
             .await
             .map_err(|e| AttemptError::Client(crate::http::body::BodyError::File(e)))?;
         offset += piece.len() as u64;
-        *bytes += exchange::write_all(connection, input, &[&piece], each).await?;
+        exchange::write_all(connection, input, &[&piece], each, bytes).await?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! that the same bytes get the same answer. It never allocates more than the head it reads.
 
 use crate::http::hit::watch::Reads;
-use smallvec::SmallVec;
+use crate::http::lines::{line_end, line_feed, plain_length};
 
 /// The version of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +65,9 @@ impl Method {
     }
 }
 
+/// Fields for which there is room at once.
+const USUAL: usize = 16;
+
 type Span = (u32, u32);
 
 /// A request's first line and fields.
@@ -75,7 +78,7 @@ pub struct Head {
     target: Span,
     line: Span,
     protocol: Span,
-    fields: SmallVec<[(Span, Span); 20]>,
+    fields: Vec<(Span, Span)>,
     /// The version.
     pub version: Version,
     /// Which fields were read, where that is watched.
@@ -91,7 +94,7 @@ impl Default for Head {
             target: (0, 0),
             line: (0, 0),
             protocol: (0, 0),
-            fields: SmallVec::new(),
+            fields: Vec::new(),
             version,
             reads: Reads::default(),
         }
@@ -171,6 +174,7 @@ pub enum Progress {
 pub struct HeadScan {
     pos: usize,
     line_seen: bool,
+    line: Option<RequestLine>,
 }
 
 impl Head {
@@ -358,7 +362,7 @@ impl Head {
         }
         loop {
             let start = if scan.line_seen { scan.pos } else { first };
-            let Some(length) = memchr::memchr(b'\n', &input[scan.pos.max(start)..]) else {
+            let Some(end) = line_feed(input, scan.pos.max(start)) else {
                 let partial = input.len() - start;
                 let error = if scan.line_seen { HeadError::LongFields } else { HeadError::LongLine };
                 if !scan.line_seen {
@@ -375,7 +379,6 @@ impl Head {
                 }
                 return Ok(Progress::More);
             };
-            let end = scan.pos.max(start) + length;
             let line = &input[start..end];
             if line.len() > limits.line {
                 if !scan.line_seen {
@@ -390,9 +393,11 @@ impl Head {
             if !scan.line_seen {
                 scan.line_seen = true;
                 scan.pos = end + 1;
+                let parsed = request_line(line)?;
+                scan.line = Some(parsed);
                 // HTTP/0.9 has no fields.
-                if request_line(line)?.version == Version::Http09 {
-                    self.take(input, first, end + 1, limits)?;
+                if parsed.version == Version::Http09 {
+                    self.take(input, first, end + 1, limits, scan.line)?;
                     return Ok(Progress::Done(end + 1));
                 }
                 continue;
@@ -402,29 +407,32 @@ impl Head {
                 if end + 1 - first > limits.total {
                     return Err(HeadError::LongFields);
                 }
-                self.take(input, first, end + 1, limits)?;
+                self.take(input, first, end + 1, limits, scan.line)?;
                 return Ok(Progress::Done(end + 1));
             }
         }
     }
 
-    /// Splits the whole head `input[first..end]` into its parts.
-    fn take(&mut self, input: &[u8], first: usize, end: usize, limits: &HeadLimits) -> Result<(), HeadError> {
+    /// Splits the whole head `input[first..end]` into its parts; of the first line they are known.
+    fn take(
+        &mut self,
+        input: &[u8],
+        first: usize,
+        end: usize,
+        limits: &HeadLimits,
+        parsed: Option<RequestLine>,
+    ) -> Result<(), HeadError> {
         self.buf.clear();
         self.fields.clear();
         self.buf.extend_from_slice(&input[first..end]);
-        let mut lines = self.buf.split(|b| *b == b'\n');
-        let line = lines.next().unwrap_or_default();
-        let parsed = request_line(line)?;
-        self.version = parsed.version;
-        self.method = parsed.method;
-        self.target = parsed.target;
-        self.protocol = parsed.protocol;
-        self.line = (0, trim_cr(line).len() as u32);
-        let mut at = line.len() + 1;
-        for line in lines {
-            let here = at;
-            at += line.len() + 1;
+        self.take_line(&parsed.ok_or(HeadError::BadLine)?);
+        let line = line_feed(&self.buf, 0).unwrap_or(self.buf.len());
+        self.line = (0, trim_cr(&self.buf[..line]).len() as u32);
+        self.fields.reserve(USUAL);
+        let mut at = line + 1;
+        while let Some(end) = line_feed(&self.buf, at) {
+            let (here, line) = (at, &self.buf[at..end]);
+            at = end + 1;
             if line.is_empty() || line == b"\r" {
                 break;
             }
@@ -467,6 +475,7 @@ impl Head {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
 struct RequestLine {
     method: Span,
     target: Span,
@@ -520,9 +529,8 @@ fn request_line(line: &[u8]) -> Result<RequestLine, HeadError> {
             HeadError::BadLine
         });
     }
-    let target_length = rest.iter().position(|b| *b == b' ').unwrap_or(rest.len());
-    let target = &rest[..target_length];
-    if target.iter().any(|b| *b < 0x20 || *b == 0x7f) {
+    let target_length = rest.iter().position(|b| *b <= 0x20 || *b == 0x7f).unwrap_or(rest.len());
+    if rest.get(target_length).is_some_and(|b| *b != b' ') {
         return Err(HeadError::BadLine);
     }
     let target_span = (start as u32, (start + target_length) as u32);
@@ -548,8 +556,10 @@ fn has_scheme(target: &[u8]) -> bool {
 }
 
 fn version(text: &[u8]) -> Result<Version, HeadError> {
-    if text.is_empty() {
-        return Ok(Version::Http09);
+    match text {
+        b"HTTP/1.1" => return Ok(Version::Http11),
+        b"" => return Ok(Version::Http09),
+        _ => {}
     }
     let numbers = text.strip_prefix(b"HTTP/").ok_or(HeadError::BadLine)?;
     let dot = numbers.iter().position(|b| *b == b'.').ok_or(HeadError::BadLine)?;
@@ -574,17 +584,23 @@ fn version(text: &[u8]) -> Result<Version, HeadError> {
 fn field(line: &[u8], limits: &HeadLimits) -> Result<Option<(Span, Span)>, HeadError> {
     let text = trim_cr(line);
     // A carriage return ends the line or is an error.
-    if text.contains(&b'\r') || text.contains(&0) {
+    if line_end(text, 0) < text.len() {
         return Err(HeadError::BadField);
     }
-    let colon = memchr::memchr(b':', text).unwrap_or(text.len());
-    let name = &text[..colon];
-    if name.is_empty() || name.iter().any(|b| *b <= 0x20 || *b == 0x7f) {
-        return Err(HeadError::BadField);
+    let mut colon = plain_length(text);
+    if text.get(colon) != Some(&b':') {
+        colon = memchr::memchr(b':', text).unwrap_or(text.len());
+        let name = &text[..colon];
+        if name.iter().any(|b| *b <= 0x20 || *b == 0x7f) {
+            return Err(HeadError::BadField);
+        }
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-' || (*b == b'_' && limits.underscores);
+        if limits.ignore_invalid && !name.iter().all(plain) {
+            return Ok(None);
+        }
     }
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-' || (*b == b'_' && limits.underscores);
-    if limits.ignore_invalid && !name.iter().all(plain) {
-        return Ok(None);
+    if colon == 0 {
+        return Err(HeadError::BadField);
     }
     let value = text.get(colon + 1..).unwrap_or_default();
     let lead = value.iter().take_while(|b| **b == b' ').count();

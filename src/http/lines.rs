@@ -16,6 +16,22 @@ pub fn line_end(text: &[u8], mut at: usize) -> usize {
     }
 }
 
+/// Where the first line feed is, from `at` on.
+pub fn line_feed(text: &[u8], at: usize) -> Option<usize> {
+    let mut rest = text.get(at..)?;
+    while let Some((word, more)) = rest.split_first_chunk() {
+        let word = u64::from_le_bytes(*word) ^ all(b'\n');
+        // As in `low`.
+        let found = word.wrapping_sub(all(1)) & !word & all(0x80);
+        if found != 0 {
+            return Some(text.len() - rest.len() + (found.trailing_zeros() / 8) as usize);
+        }
+        rest = more;
+    }
+    let left = rest.iter().position(|byte| *byte == b'\n')?;
+    Some(text.len() - rest.len() + left)
+}
+
 /// Where the first byte up to a carriage return is, of which blanks are none and a tab is one.
 fn low(text: &[u8], at: usize) -> usize {
     const LIMIT: u8 = b'\r' + 1;
@@ -33,20 +49,38 @@ fn low(text: &[u8], at: usize) -> usize {
     text.len() - rest.len() + left
 }
 
-/// Whether a byte may stand in a field's name.
-const NAME: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0x21;
-    while byte < 0x7f {
-        table[byte] = byte != b':' as usize;
-        byte += 1;
-    }
-    table
-};
-
 /// How many bytes a field's name has with which `text` begins: visible ones, up to a colon.
 pub fn name_length(text: &[u8]) -> usize {
-    text.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(text.len())
+    let mut rest = text;
+    while let Some((word, more)) = rest.split_first_chunk() {
+        let word = u64::from_le_bytes(*word);
+        let colons = word ^ all(b':');
+        // As in `low`; a byte with its highest bit set is none of a name, too.
+        let blanks = word.wrapping_sub(all(b' ' + 1));
+        let colons = colons.wrapping_sub(all(1)) & !colons;
+        let beyond = (word & all(0x7f)) + all(1);
+        let found = (blanks & !word | colons | beyond | word) & all(0x80);
+        if found != 0 {
+            return text.len() - rest.len() + (found.trailing_zeros() / 8) as usize;
+        }
+        rest = more;
+    }
+    let left = rest.iter().position(|byte| !byte.is_ascii_graphic() || *byte == b':').unwrap_or(rest.len());
+    text.len() - rest.len() + left
+}
+
+/// How many letters, digits and hyphens it begins with: what the names of nearly all fields consist of.
+pub fn plain_length(text: &[u8]) -> usize {
+    const PLAIN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            table[byte] = (byte as u8).is_ascii_alphanumeric() || byte as u8 == b'-';
+            byte += 1;
+        }
+        table
+    };
+    text.iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(text.len())
 }
 
 /// A text without the blanks and tabs around it.
@@ -94,6 +128,7 @@ mod tests {
         for (text, length) in [("a-b_c!: x", 6), (": x", 0), ("a b", 1), ("a", 1), ("", 0), ("a\u{7f}", 1)] {
             assert_eq!(name_length(text.as_bytes()), length, "{text}");
         }
+        assert_eq!((plain_length(b"aZ0-9_"), plain_length(b":"), plain_length(b"a\xe4")), (5, 0, 1));
         assert_eq!(without_blanks(b" \t a b\t "), b"a b");
         assert_eq!(without_blanks(b" \t"), b"");
     }
@@ -107,6 +142,16 @@ mod tests {
             let found = text.iter().skip(at).position(|b| matches!(b, b'\n' | b'\r' | 0));
             let wanted = found.map_or(text.len().max(at.min(text.len())), |n| at + n);
             prop_assert_eq!(line_end(&text, at), wanted);
+            let feed = text.iter().skip(at).position(|b| *b == b'\n');
+            prop_assert_eq!(line_feed(&text, at), feed.map(|n| at + n));
+        }
+
+        #[test]
+        fn names_are_as_long_as_they_are(
+            text in prop::collection::vec(prop_oneof![1 => any::<u8>(), 1 => 0x1fu8..0x23, 1 => 0x7du8..0x81, 9 => b'A'..b'z'], 0..30),
+        ) {
+            let length = text.iter().position(|b| !b.is_ascii_graphic() || *b == b':').unwrap_or(text.len());
+            prop_assert_eq!(name_length(&text), length);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::exchange::AttemptError;
 use crate::http::body::{Chunks, Framing};
-use crate::http::lines::{line_end, name_length, without_blanks};
+use crate::http::lines::{line_end, line_feed, name_length, without_blanks};
 use crate::http::response::Fields;
 use bytes::Bytes;
 
@@ -29,7 +29,7 @@ pub struct AnswerHead {
 pub fn head_end(input: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
-        at += memchr::memchr(b'\n', input.get(at..)?)? + 1;
+        at = line_feed(input, at)? + 1;
         match input.get(at..)? {
             [b'\n', ..] => return Some(at + 1),
             [b'\r', b'\n', ..] => return Some(at + 2),
@@ -44,7 +44,7 @@ const USUAL: usize = 12;
 /// Reads a whole head.
 pub fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
     let all: &[u8] = head;
-    let first_end = memchr::memchr(b'\n', all).unwrap_or(all.len());
+    let first_end = line_feed(all, 0).unwrap_or(all.len());
     let line = all[..first_end].strip_suffix(b"\r").unwrap_or(&all[..first_end]);
     let Some((http11, status, reason)) = status_line(line) else {
         return Err(AttemptError::Invalid(

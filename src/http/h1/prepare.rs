@@ -128,11 +128,14 @@ pub fn valid_host(text: &[u8]) -> Result<Bytes, u16> {
     let end = if bracketed {
         memchr::memchr(b']', text).ok_or(400u16)? + 1
     } else {
-        memchr::memchr(b':', text).unwrap_or(text.len())
+        text.iter().position(|b| *b == b':').unwrap_or(text.len())
     };
-    let bad = |b: &u8| *b <= 0x20 || *b == 0x7f || matches!(b, b'/' | b'\0');
-    if text.iter().any(bad) || memchr::memmem::find(text, b"..").is_some() {
-        return Err(400);
+    let mut before = 0;
+    for byte in text {
+        if *byte <= 0x20 || matches!(byte, 0x7f | b'/') || *byte == b'.' && before == b'.' {
+            return Err(400);
+        }
+        before = *byte;
     }
     let rest = &text[end..];
     if !rest.is_empty() && rest[0] != b':' {

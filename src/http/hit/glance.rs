@@ -3,6 +3,7 @@
 
 use super::names;
 use crate::http::head::Version;
+use crate::http::lines::{line_end, line_feed, plain_length};
 use smallvec::SmallVec;
 
 /// The most fields that are looked at.
@@ -33,7 +34,7 @@ pub struct Glance<'a> {
 /// version, a field that frames a body, the same name twice, bytes that not every parser takes alike.
 pub fn glance(input: &[u8]) -> Option<Glance<'_>> {
     let rest = input.strip_prefix(b"GET ")?;
-    let end = memchr::memchr(b'\n', rest)?;
+    let end = line_feed(rest, 0)?;
     let target = rest[..end].strip_suffix(b" HTTP/1.1\r")?;
     if target.first() != Some(&b'/') || target.iter().any(|b| *b <= 0x20 || *b == 0x7f) {
         return None;
@@ -50,7 +51,7 @@ pub fn glance(input: &[u8]) -> Option<Glance<'_>> {
     };
     loop {
         let rest = &input[found.length..];
-        let end = memchr::memchr(b'\n', rest)?;
+        let end = line_feed(rest, 0)?;
         let line = rest[..end].strip_suffix(b"\r")?;
         found.length += end + 1;
         if line.is_empty() {
@@ -67,14 +68,11 @@ pub fn glance(input: &[u8]) -> Option<Glance<'_>> {
 const HOST: u64 = 1 << names::known("host");
 
 fn field<'a>(line: &'a [u8], found: &mut Glance<'a>) -> Option<()> {
-    let colon = memchr::memchr(b':', line)?;
+    let colon = plain_length(line);
+    if colon == 0 || line.get(colon) != Some(&b':') || line_end(line, colon) < line.len() {
+        return None;
+    }
     let (name, value) = (&line[..colon], &line[colon + 1..]);
-    if name.is_empty() || !name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-') {
-        return None;
-    }
-    if value.iter().any(|b| matches!(b, b'\r' | 0)) {
-        return None;
-    }
     if let Some(number) = names::number(name) {
         let bit = 1 << number;
         if found.present & bit != 0 {

@@ -135,7 +135,12 @@ pub fn poll_read_into(
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
             Poll::Ready(Ok(())) => {
-                into.extend_from_slice(buf.filled());
+                if into.capacity() == 0 {
+                    // No more than it takes.
+                    *into = bytes::BytesMut::from(buf.filled());
+                } else {
+                    into.extend_from_slice(buf.filled());
+                }
                 Poll::Ready(Ok(buf.filled().len()))
             }
         }

@@ -9,6 +9,7 @@ mod prepare;
 mod read;
 mod send;
 mod sendfile;
+mod small;
 mod write;
 
 pub use prepare::{choose_server, valid_host};
@@ -167,7 +168,10 @@ async fn exchange(
         }
     };
     let _writing = Counted::new(access.worker(), |c| &c.writing);
-    match answer(access, local, h1, start, refused, options, closing).await {
+    let mark = start.mark;
+    // Made before it is waited for: what a future is given is copied into it.
+    let rq = request(access, local, h1, start);
+    match answer(rq, mark, refused, options, closing).await {
         Some(connection) => Exchanged::Next(connection),
         None => Exchanged::Over,
     }
@@ -231,16 +235,12 @@ fn begin(rq: &mut Request) {
 
 /// Answers one request; the connection, when it may carry another.
 async fn answer(
-    access: &Access,
-    local: Arc<Local>,
-    h1: Box<H1Body>,
-    start: Start,
+    mut rq: Box<Request>,
+    mark: Option<Mark>,
     refused: Option<HeadError>,
     options: Options,
     closing: bool,
 ) -> Option<Box<H1Body>> {
-    let mark = start.mark;
-    let mut rq = request(access, local, h1, start);
     if mark.is_some_and(|mark| mark.watch) {
         rq.head.reads.begin();
         rq.watch.begin();
@@ -279,8 +279,8 @@ fn request(access: &Access, local: Arc<Local>, mut h1: Box<H1Body>, start: Start
     access.conn.requests.fetch_add(1, Ordering::Relaxed);
     let pipelined = h1.pipelined;
     // Boxed, for it is large and passed on.
-    let mut rq = Box::new(Request::new(local, access.conn.clone(), start.head, Downstream::H1(h1)));
-    rq.started = start.at;
+    let conn = access.conn.clone();
+    let mut rq = Box::new(Request::begun(local, conn, start.head, Downstream::H1(h1), start.at));
     rq.pipelined = pipelined;
     rq.length = start.length;
     rq.server = bound(&rq.local, &rq.conn).names.default;
@@ -330,7 +330,8 @@ async fn respond(
     if plan.closes {
         rq.keepalive = false;
     }
-    let mut head = Vec::with_capacity(512);
+    let small = small::length(&rq, &response, &plan);
+    let mut head = Vec::with_capacity(512 + small.unwrap_or(0));
     if rq.head.version != Version::Http09 {
         let date = write_head(&rq, &response, &plan, &mut head);
         remember(mark, &rq, &response, &head, date);
@@ -342,7 +343,10 @@ async fn respond(
     let tunnel = response.tunnel.take();
     // What the client still sends is read to its end before the connection is closed.
     let last = !rq.keepalive && tunnel.is_none() && !h1.expect_continue && h1.framing.is_done();
-    let sent = send(&mut rq, &mut h1, head, &mut response, &plan, last).await;
+    let sent = match small {
+        Some(_) => small::send(&mut rq, &mut h1, head, &mut response, last).await,
+        None => Box::pin(send(&mut rq, &mut h1, head, &mut response, &plan, last)).await,
+    };
     if let Some(tunnel) = tunnel
         && sent.is_ok()
     {
@@ -445,7 +449,7 @@ fn decide_keepalive(rq: &mut Request, response: &Response) {
     let requests = rq.conn.requests.load(Ordering::Relaxed);
     let over = core.keepalive_timeout.is_zero()
         || requests >= *core.keepalive_requests
-        || rq.conn.accepted.elapsed() >= *core.keepalive_time
+        || rq.started.saturating_duration_since(rq.conn.accepted) >= *core.keepalive_time
         || response.close
         || core.keepalive_disable.fits(rq)
         || rq.local.worker.quitting();

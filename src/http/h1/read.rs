@@ -6,6 +6,7 @@ use crate::edge::connection::{Access, bound};
 use crate::http::head::{Head, HeadError, HeadLimits, HeadScan, Progress};
 use crate::http::hit::table::Mark;
 use crate::http::request::H1Body;
+use bytes::Buf;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::time::timeout;
@@ -49,26 +50,33 @@ pub(super) async fn read_head(
     let started = Instant::now();
     let mut head = Head::default();
     let mut scan = HeadScan::default();
+    let mut look = |h1: &mut H1Body| {
+        let start = &h1.input[..h1.input.len().min(PREFACE.len())];
+        if first && PREFACE.starts_with(start) && h1.input.len() >= 16 {
+            return Some(Read::Preface);
+        }
+        match head.read(&h1.input, &mut scan, &limits) {
+            Ok(Progress::Done(n)) => {
+                h1.input.advance(n);
+                let head = std::mem::take(&mut head);
+                Some(Read::Head(Start { length: head.size() as u64, head, at: started, mark }))
+            }
+            Ok(Progress::More) => None,
+            Err(e) => Some(Read::Refused(e, partial(&h1.input, &limits, started))),
+        }
+    };
+    // Nearly always all of it has come, and there is nothing to be waited for.
+    if let Some(read) = look(h1) {
+        return read;
+    }
     let reading_head = async {
         loop {
-            if first
-                && PREFACE.starts_with(&h1.input[..h1.input.len().min(PREFACE.len())])
-                && h1.input.len() >= 16
-            {
-                return Read::Preface;
-            }
-            match head.read(&h1.input, &mut scan, &limits) {
-                Ok(Progress::Done(n)) => {
-                    let _ = h1.input.split_to(n);
-                    let head = std::mem::take(&mut head);
-                    return Read::Head(Start { length: head.size() as u64, head, at: started, mark });
-                }
-                Ok(Progress::More) => {}
-                Err(e) => return Read::Refused(e, partial(&h1.input, &limits, started)),
-            }
             match crate::http::io::read_into(&mut h1.io, &mut h1.input).await {
                 Ok(0) | Err(_) => return Read::Broken(partial(&h1.input, &limits, started)),
                 Ok(_) => {}
+            }
+            if let Some(read) = look(h1) {
+                return read;
             }
         }
     };

@@ -8,6 +8,7 @@ use crate::http::pace::Pace;
 use crate::http::request::{H1Body, Request};
 use crate::http::response::Response;
 use crate::modules::headers;
+use crate::upstream::patience::Patience;
 use bytes::Bytes;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use std::collections::VecDeque;
@@ -15,9 +16,8 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 /// Sends head and body, gathering what is at hand into as few writes as can be. After the `last` answer the
 /// connection is closed, and the end of its session goes out with the end of the answer.
@@ -268,31 +268,39 @@ impl Outgoing {
     /// Writes everything; each write has `send_timeout`.
     async fn write(&mut self, io: &mut Io, body: &mut Body) -> Result<(), BodyError> {
         self.close_chunk();
+        let mut patience = Patience::new(self.timeout);
         while !self.queue.is_empty() {
-            let n = timeout(self.timeout, self.write_some(io, body))
-                .await
-                .map_err(|_| BodyError::ClientTimeout)?
-                .map_err(BodyError::Client)?;
+            let n = self.write_some(io, body, &mut patience).await?;
             if n == 0 {
                 return Err(BodyError::Client(io::ErrorKind::WriteZero.into()));
             }
             self.advance(n);
+            patience.rest();
         }
-        timeout(self.timeout, io.flush())
-            .await
-            .map_err(|_| BodyError::ClientTimeout)?
-            .map_err(BodyError::Client)
+        std::future::poll_fn(|cx| match Pin::new(&mut *io).poll_flush(cx) {
+            Poll::Pending if patience.is_over(cx) => Poll::Ready(Err(BodyError::ClientTimeout)),
+            flushed => flushed.map_err(BodyError::Client),
+        })
+        .await
     }
 
-    async fn write_some(&mut self, io: &mut Io, body: &mut Body) -> io::Result<usize> {
+    async fn write_some(
+        &mut self,
+        io: &mut Io,
+        body: &mut Body,
+        patience: &mut Patience,
+    ) -> Result<usize, BodyError> {
         std::future::poll_fn(|cx| {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let n = self.slices(&mut slices);
             let written = Pin::new(&mut *io).poll_write_vectored(cx, &slices[..n]);
             if written.is_pending() {
                 self.read_ahead(body, cx);
+                if patience.is_over(cx) {
+                    return Poll::Ready(Err(BodyError::ClientTimeout));
+                }
             }
-            written
+            written.map_err(BodyError::Client)
         })
         .await
     }

@@ -3,6 +3,7 @@
 use crate::http::body::{BodyError, Framing};
 use crate::http::io::{Io, read_into};
 use bytes::{Bytes, BytesMut};
+use std::future::poll_fn;
 
 /// Where the request's body comes from.
 pub enum Downstream {
@@ -49,6 +50,12 @@ impl Downstream {
         match self {
             Downstream::H1(h1) if h1.framing.is_done() => {
                 while h1.input.len() < AHEAD {
+                    // As a rule nothing comes, and it is enough to wait for that.
+                    if let Io::Tcp(stream) = &h1.io
+                        && poll_fn(|cx| stream.poll_read_ready(cx)).await.is_err()
+                    {
+                        return;
+                    }
                     match read_into(&mut h1.io, &mut h1.input).await {
                         Ok(0) | Err(_) => return,
                         Ok(_) => {}
@@ -57,7 +64,7 @@ impl Downstream {
             }
             // Reset, or its connection ended.
             Downstream::H2(h2) => {
-                let _ = std::future::poll_fn(|cx| h2.respond.poll_reset(cx)).await;
+                let _ = poll_fn(|cx| h2.respond.poll_reset(cx)).await;
                 return;
             }
             Downstream::H1(_) | Downstream::None => {}

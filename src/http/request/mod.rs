@@ -174,6 +174,17 @@ pub struct Shown {
 impl Request {
     /// A request whose head has been read and whose server is not yet chosen.
     pub fn new(local: Arc<Local>, conn: Arc<Conn>, head: Head, downstream: Downstream) -> Request {
+        Request::begun(local, conn, head, downstream, Instant::now())
+    }
+
+    /// The same of one whose first byte was read at `started`.
+    pub fn begun(
+        local: Arc<Local>,
+        conn: Arc<Conn>,
+        head: Head,
+        downstream: Downstream,
+        started: Instant,
+    ) -> Request {
         let method = Method::of(head.method());
         Request {
             local,
@@ -204,7 +215,7 @@ impl Request {
             body: None,
             spooled: None,
             downstream,
-            started: Instant::now(),
+            started,
             length: 0,
             sent: Sent::default(),
             attempts: Vec::new(),

@@ -33,26 +33,36 @@ mod allocator {
     /// takes a slower way, and for many sizes a larger block.
     pub struct Usual;
 
-    /// Whether any block has this alignment: all have that of a pointer.
-    const fn is_usual(layout: Layout) -> bool {
-        layout.align() <= align_of::<usize>()
+    /// Whether any block of this size has this alignment: all have that of a pointer, and from 16 bytes on that.
+    const fn is_usual(size: usize, align: usize) -> bool {
+        align <= align_of::<usize>() || align <= 16 && size >= 16
     }
 
     // SAFETY: all functions are mimalloc's, whose blocks are freed by one function however they were asked for. A block that
-    // is asked for without an alignment has that of a pointer at least (mimalloc/types.h: every block is a number of
-    // words, in a page that begins at one), and is as large as asked.
+    // is asked for without an alignment has that of a pointer at least, and from 16 bytes on that of `MI_MAX_ALIGN_SIZE`, which
+    // is 16 (alloc.c asserts it of every block); it is as large as asked.
     unsafe impl GlobalAlloc for Usual {
         #[inline]
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             // SAFETY: the caller's promises are those that both ask for.
-            unsafe { if is_usual(layout) { mi_malloc(layout.size()).cast() } else { MiMalloc.alloc(layout) } }
+            unsafe {
+                if is_usual(layout.size(), layout.align()) {
+                    mi_malloc(layout.size()).cast()
+                } else {
+                    MiMalloc.alloc(layout)
+                }
+            }
         }
 
         #[inline]
         unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
             // SAFETY: as above.
             unsafe {
-                if is_usual(layout) { mi_zalloc(layout.size()).cast() } else { MiMalloc.alloc_zeroed(layout) }
+                if is_usual(layout.size(), layout.align()) {
+                    mi_zalloc(layout.size()).cast()
+                } else {
+                    MiMalloc.alloc_zeroed(layout)
+                }
             }
         }
 
@@ -66,7 +76,7 @@ mod allocator {
         unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
             // SAFETY: as above.
             unsafe {
-                if is_usual(layout) {
+                if is_usual(size, layout.align()) {
                     mi_realloc(block.cast(), size).cast()
                 } else {
                     MiMalloc.realloc(block, layout, size)

@@ -55,6 +55,7 @@ pub enum Place<'a> {
 }
 
 impl Default for Fields {
+    #[inline]
     fn default() -> Fields {
         Fields { list: Vec::new(), marks: [0, NOWHERE, NOWHERE, NOWHERE], ranks: [0; 4] }
     }
@@ -62,8 +63,9 @@ impl Default for Fields {
 
 impl Fields {
     /// None, with room for so many.
+    #[inline]
     pub fn with_capacity(number: usize) -> Fields {
-        Fields { list: Vec::with_capacity(number), ..Fields::default() }
+        Fields { list: Vec::with_capacity(number), marks: [0, NOWHERE, NOWHERE, NOWHERE], ranks: [0; 4] }
     }
 
     /// Adds a field after the others.

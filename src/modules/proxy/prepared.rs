@@ -27,8 +27,15 @@ impl Names {
 
     /// Whether it is one of them.
     pub fn contain(&self, name: &[u8]) -> bool {
-        self.lengths & Names::bit(name) != 0
-            && self.names.iter().any(|known| known.eq_ignore_ascii_case(name))
+        if self.lengths & Names::bit(name) == 0 {
+            return false;
+        }
+        // The first byte tells most of one length apart.
+        let first = |name: &[u8]| name.first().map_or(0, |byte| byte | 0x20);
+        let is = |known: &[u8]| {
+            known.len() == name.len() && first(known) == first(name) && known.eq_ignore_ascii_case(name)
+        };
+        self.names.iter().any(|known| is(known))
     }
 }
 

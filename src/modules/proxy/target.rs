@@ -255,15 +255,15 @@ fn ephemeral(name: &str, addrs: Vec<PeerAddr>) -> Arc<Group> {
 /// The request target (ngx_http_proxy_create_request): the original one where there is no URI and
 /// nothing rewrote it, else the location's prefix replaced by the URI.
 fn request_target(rq: &Request, uri: Option<&Bytes>) -> Bytes {
-    let mut out = Vec::with_capacity(rq.uri.len() + rq.args.len() + 16);
-    let path = match uri {
+    let (start, path): (&[u8], &[u8]) = match uri {
         None if rq.pristine => return rq.unparsed.clone(),
-        Some(uri) if rq.valid_location => {
-            out.extend_from_slice(uri);
-            &rq.uri[rq.loc().core.name.len().min(rq.uri.len())..]
-        }
-        _ => &rq.uri[..],
+        Some(uri) if rq.valid_location => (uri, &rq.uri[rq.loc().core.name.len().min(rq.uri.len())..]),
+        _ => (b"", &rq.uri[..]),
     };
+    // As a rule it takes no more.
+    let query = if rq.args.is_empty() { 0 } else { 1 + rq.args.len() };
+    let mut out = Vec::with_capacity(start.len() + path.len() + query);
+    out.extend_from_slice(start);
     let quoted = rq.internal || rq.unparsed.contains(&b'%');
     if quoted && needs_escape(path, Escape::Uri) {
         escape_into(path, Escape::Uri, &mut out);

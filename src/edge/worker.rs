@@ -194,7 +194,7 @@ async fn sweep(edge: Arc<Edge>, worker: Arc<Worker>) {
         }
         // An idle worker lets go of the old generation here.
         let local = local(&edge, &worker);
-        crate::http::hit::table::forget(local.generation.number);
+        crate::http::hit::table::forget(&local.generation);
         spare.tend(&worker.metrics.connections);
         let groups = &local.generation.runtime.upstream.groups;
         for group in groups {

@@ -81,7 +81,7 @@ pub(super) fn attempt(
         return Hit::Unknown(None);
     }
     let local = access.local();
-    let memo = match find(local.generation.number, &access.conn, &asked) {
+    let memo = match find(&local.generation, &access.conn, &asked) {
         Known::Memo(memo) => memo,
         Known::Unknown(mark) => return Hit::Unknown(Some(mark)),
     };

@@ -60,6 +60,11 @@ impl Kept {
         Some(Kept { head: RefCell::new((0, copy)), dated: response.date.is_none(), size })
     }
 
+    /// Bytes of memory that it takes, about: a field takes twice its text.
+    pub fn bytes(&self) -> usize {
+        size_of::<Kept>() + 2 * self.size as usize
+    }
+
     /// The head as it is now.
     fn now(&self) -> http::Response<()> {
         let (of, head) = &mut *self.head.borrow_mut();
@@ -161,7 +166,7 @@ pub fn attempt(
     shared: &Arc<Shared>,
 ) -> Hit {
     let Some(asked) = look(parts, &stream.body) else { return Hit::Unknown(None, stream) };
-    let memo = match find(local.generation.number, conn, &asked) {
+    let memo = match find(&local.generation, conn, &asked) {
         Known::Memo(memo) => memo,
         Known::Unknown(mark) => return Hit::Unknown(Some(mark), stream),
     };

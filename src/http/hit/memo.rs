@@ -279,6 +279,21 @@ impl Memo {
         }
     }
 
+    /// Bytes of memory that it takes, without what others hold as well.
+    pub fn bytes(&self) -> usize {
+        let fields =
+            |fields: &Fields| fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        size_of::<Memo>()
+            + self.host.len()
+            + self.target.len()
+            + self.values.iter().map(|value| size_of_val(value) + value.1.len()).sum::<usize>()
+            + self.head.size()
+            + self.h2.as_ref().map_or(0, crate::http::h2::KeptHead::bytes)
+            + self.facts.bytes()
+            + fields(&self.sent.fields)
+            + self.upstream_fields.as_deref().map_or(0, fields)
+    }
+
     /// Its request in the table, to be watched once more.
     pub fn mark(&self) -> Mark {
         self.mark

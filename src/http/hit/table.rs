@@ -1,19 +1,25 @@
 //! A worker's table of answers that may be repeated.
 //!
 //! It has two halves: what is found in the older one moves to the newer, and when the newer is full the older is
-//! dropped. So it is bounded, and what is asked for stays.
+//! dropped. So it is bounded, and what is asked for stays. A half is full with so many requests, or with the memory
+//! that these usually take; how many, is by how much is configured.
 
 use super::glance::Glance;
 use super::memo::Memo;
 use crate::cache::key::AsIs;
+use crate::edge::Generation;
 use crate::http::request::Conn;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 
-/// Requests that a half remembers.
-const HALF: usize = 2048;
+/// Requests that a half remembers: the least, and the most.
+const LEAST: usize = 2048;
+const MOST: usize = 16 * 1024;
+
+/// Bytes that one of them usually takes.
+const USUAL: usize = 1536;
 
 /// Answers to one target that differ by what their requests read.
 const VARIANTS: usize = 4;
@@ -26,7 +32,11 @@ thread_local! {
 struct Table {
     generation: u64,
     seed: RandomState,
+    /// Requests that a half remembers.
+    half: usize,
     newer: HashMap<u64, Slot, AsIs>,
+    /// Bytes of what was put there.
+    taken: usize,
     older: HashMap<u64, Slot, AsIs>,
 }
 
@@ -57,7 +67,7 @@ pub struct Mark {
 }
 
 /// Looks a request up.
-pub fn find(generation: u64, conn: &Conn, asked: &Glance<'_>) -> Known {
+pub fn find(generation: &Generation, conn: &Conn, asked: &Glance<'_>) -> Known {
     TABLE.with_borrow_mut(|table| table.find(generation, conn, asked))
 }
 
@@ -80,27 +90,30 @@ pub fn note(mark: Mark, memo: Option<Memo>) {
 }
 
 /// Lets go of what belongs to another generation than this one.
-pub fn forget(generation: u64) {
+pub fn forget(generation: &Generation) {
     super::pool::clear();
     TABLE.with_borrow_mut(|table| table.take(generation));
 }
 
 impl Table {
-    fn take(&mut self, generation: u64) {
-        if self.generation != generation {
-            self.generation = generation;
-            (self.newer, self.older) = (HashMap::default(), HashMap::default());
+    fn take(&mut self, generation: &Generation) {
+        if self.generation != generation.number {
+            let seed = std::mem::take(&mut self.seed);
+            // Each server or location has one request at least that is asked often; a quarter more for all others.
+            let levels = generation.http.levels.len();
+            let half = (levels + levels / 4).clamp(LEAST, MOST);
+            *self = Table { generation: generation.number, seed, half, ..Table::default() };
         }
     }
 
-    fn find(&mut self, generation: u64, conn: &Conn, asked: &Glance<'_>) -> Known {
+    fn find(&mut self, generation: &Generation, conn: &Conn, asked: &Glance<'_>) -> Known {
         self.take(generation);
         let mut hasher = self.seed.build_hasher();
         hasher.write(asked.target);
         hasher.write(asked.host);
         hasher.write_u8(asked.version as u8);
         let hash = hasher.finish();
-        let mut mark = Mark { hash, generation, watch: false };
+        let mut mark = Mark { hash, generation: generation.number, watch: false };
         if !self.newer.contains_key(&hash)
             && let Some(slot) = self.older.remove(&hash)
         {
@@ -120,6 +133,7 @@ impl Table {
     fn note(&mut self, hash: u64, memo: Option<Memo>) {
         match (self.newer.get_mut(&hash), memo) {
             (Some(Slot::Memos(memos)), Some(memo)) => {
+                self.taken += memo.bytes();
                 memos.retain(|other| !other.is_like(&memo));
                 memos.insert(0, Rc::new(memo));
                 memos.truncate(VARIANTS);
@@ -132,8 +146,12 @@ impl Table {
     }
 
     fn put(&mut self, hash: u64, slot: Slot) {
-        if self.newer.len() >= HALF {
+        if self.newer.len() >= self.half || self.taken >= self.half * USUAL {
             self.older = std::mem::take(&mut self.newer);
+            self.taken = 0;
+        }
+        if let Slot::Memos(memos) = &slot {
+            self.taken += memos.iter().map(|memo| memo.bytes()).sum::<usize>();
         }
         self.newer.insert(hash, slot);
     }

@@ -398,3 +398,40 @@ fn what_is_kept_no_longer_is_not_repeated() {
     }
     assert!(site.hits() > 5);
 }
+
+#[test]
+fn the_table_has_room_for_all_that_is_configured() {
+    let count = 5000;
+    let locations: String = (0..count).map(|n| format!("location /{n}/ {{ alias ROOT/; }}\n")).collect();
+    let site = Site::start(
+        &[("a.txt", "one")],
+        &format!("server {{ listen LISTEN; keepalive_requests 100000; {locations} }}"),
+    );
+    let mut client = site.client();
+    for _ in 0..ENOUGH {
+        for n in 0..count {
+            assert_eq!(client.get(&format!("/{n}/a.txt")), "one");
+        }
+    }
+    assert_eq!(site.hits(), 2 * count);
+}
+
+#[test]
+fn what_is_remembered_is_bounded_in_bytes() {
+    let site =
+        Site::start(&[("a.txt", "one")], "server { listen LISTEN; keepalive_requests 100000; root ROOT; }");
+    let mut client = site.client();
+    let target = |n: u32| format!("/a.txt?{n:01500}");
+    // Less than the table may have of short ones.
+    for _ in 0..ENOUGH {
+        for n in 0..1500 {
+            client.get(&target(n));
+        }
+    }
+    let many = site.hits();
+    for _ in 0..ENOUGH {
+        client.get(&target(1));
+    }
+    assert!(many < 1500, "{many}");
+    assert!(site.hits() > many);
+}

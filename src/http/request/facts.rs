@@ -41,6 +41,18 @@ pub struct Facts {
     captures: Captures,
 }
 
+impl Facts {
+    /// Bytes of memory that the texts take.
+    pub fn bytes(&self) -> usize {
+        let slot = |(_, slot): &(usize, Slot)| match slot {
+            Slot::Value(value) | Slot::Written(value) => size_of::<(usize, Slot)>() + value.len(),
+            Slot::Unset | Slot::Absent | Slot::Busy => size_of::<(usize, Slot)>(),
+        };
+        let texts = [&self.uri, &self.args, &self.unparsed, &self.host, &self.captures.subject];
+        texts.iter().map(|text| text.len()).sum::<usize>() + self.slots.iter().map(slot).sum::<usize>()
+    }
+}
+
 impl Request {
     /// What it came to. The texts are copies, and hold nothing larger in memory.
     pub fn facts(&self) -> Facts {

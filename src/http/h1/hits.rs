@@ -15,6 +15,9 @@ use crate::http::io::{Io, read_into};
 use crate::http::phases::{self, Flow, Passage};
 use crate::http::request::{Downstream, H1Body, Request, Sent};
 use crate::http::response::Response;
+use crate::http::tick;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
@@ -86,31 +89,31 @@ pub(super) fn attempt(
         Known::Unknown(mark) => return Hit::Unknown(Some(mark)),
     };
     let again = Hit::Unknown(Some(memo.mark()));
-    let started = Instant::now();
+    let now = tick::now();
     let core = &local.generation.http.levels[memo.facts.level].conf.core;
     let requests = access.conn.requests.load(Ordering::Relaxed) + 1;
     // Its connection would close after it, which another head says.
     if requests >= *core.keepalive_requests
-        || started.duration_since(access.conn.accepted) >= *core.keepalive_time
+        || now.saturating_duration_since(access.conn.accepted) >= *core.keepalive_time
     {
         return again;
     }
-    let Some((content, received)) = memo.content(local, started.into()) else { return again };
+    let Some((content, received)) = memo.content(local, now.into()) else { return again };
     let length = asked.length;
-    let whole = Whole { access, memo: &memo, head: &input[..length], started, pipelined };
+    let whole = Whole { access, memo: &memo, head: &input[..length], pipelined };
     whole.count();
     let mut rq = None;
     if !memo.gates.is_empty() {
         match whole.ask_gates() {
             Ok((asked, delay)) if delay.is_zero() => rq = Some(asked),
             Ok((asked, delay)) => {
-                memo.count(access.local(), &received, started.into());
+                memo.count(access.local(), &received, now.into());
                 return Hit::Begun(length, whole.large(asked, content, delay));
             }
             Err(refused) => return Hit::Refused(length, refused),
         }
     }
-    memo.count(access.local(), &received, started.into());
+    memo.count(access.local(), &received, now.into());
     let small = match content {
         Content::Bytes(bytes) if bytes.len() <= SMALL => bytes,
         large => {
@@ -140,7 +143,8 @@ pub(super) fn attempt(
         if let Some(rq) = rq {
             pool::give(rq);
         }
-        let (server, time) = (memo.facts.server, started.elapsed());
+        // One turn of the loop is no time.
+        let (server, time) = (memo.facts.server, Duration::ZERO);
         crate::observe::metrics::count(access.local(), server, 200, length as u64, out.len() as u64, time);
         Hit::Done(length)
     })
@@ -149,6 +153,14 @@ pub(super) fn attempt(
 /// Writes what the client takes now.
 fn write(io: &mut Io, out: &[u8], cx: &mut Context<'_>) -> io::Result<usize> {
     let mut written = 0;
+    // A socket takes it nearly always; whether it can is only asked where it does not.
+    if let Io::Tcp(socket) = io {
+        match rustix::net::send(socket, out, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(n) => written = n,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
     while written < out.len() {
         match Pin::new(&mut *io).poll_write(cx, &out[written..]) {
             Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -172,7 +184,6 @@ struct Whole<'a> {
     memo: &'a Memo,
     /// Its head.
     head: &'a [u8],
-    started: Instant,
     pipelined: bool,
 }
 
@@ -188,7 +199,7 @@ impl Whole<'_> {
     fn request(&self) -> Box<Request> {
         let (local, conn) = (self.access.local().clone(), self.access.conn.clone());
         let (place, head) = pool::take();
-        let rq = self.memo.request(local.clone(), conn.clone(), head, self.head, self.started);
+        let rq = self.memo.request(local.clone(), conn.clone(), head, self.head, Instant::now());
         // What a glance takes for a head the parser does.
         let rq = rq.unwrap_or_else(|| Request::recalled(local, conn, Head::default(), &self.memo.facts));
         let mut rq = place.put(rq);

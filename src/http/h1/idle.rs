@@ -5,6 +5,7 @@ use crate::edge::connection::Access;
 use crate::http::hit::table::Mark;
 use crate::http::io::{Io, poll_read_with};
 use crate::http::request::H1Body;
+use crate::http::tick;
 use bytes::BytesMut;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -58,7 +59,7 @@ impl Idle<'_, '_> {
         mut idle: Duration,
         mut least: Duration,
     ) -> Woken {
-        let mut began = Instant::now();
+        let mut began = now();
         let mut answered = false;
         self.quitting |= access.worker().quitting();
         std::future::poll_fn(|cx| {
@@ -69,7 +70,7 @@ impl Idle<'_, '_> {
                     }
                     Poll::Ready(Some(woken)) => return Poll::Ready(woken),
                     Poll::Ready(None) => {
-                        began = Instant::now();
+                        began = now();
                         if !std::mem::replace(&mut answered, true) {
                             (idle, least) = super::patience(access, false);
                         }
@@ -94,6 +95,11 @@ impl Idle<'_, '_> {
         })
         .await
     }
+}
+
+/// The present, or a moment later: nobody waits for too short a time.
+fn now() -> Instant {
+    Instant::from_std(tick::now() + tick::LATE)
 }
 
 /// Reads once, and answers what can be answered at once; `None` when that was all.

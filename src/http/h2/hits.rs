@@ -16,7 +16,7 @@ use crate::http::hit::table::{self, Known, Mark, find};
 use crate::http::phases::{self, Flow, Passage};
 use crate::http::request::{Conn, Downstream, H2Body, Request, Sent};
 use crate::http::response::{Response, Seconds};
-use crate::http::{date, h1};
+use crate::http::{date, h1, tick};
 use crate::observe::error_log::Level;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
@@ -170,15 +170,15 @@ pub fn attempt(
         Known::Memo(memo) => memo,
         Known::Unknown(mark) => return Hit::Unknown(Some(mark), stream),
     };
-    let started = Instant::now();
+    let now = tick::now();
     let again = Some(memo.mark());
     let Some(kept) = &memo.h2 else { return Hit::Unknown(again, stream) };
-    let Some((content, received)) = memo.content(local, started.into()) else {
+    let Some((content, received)) = memo.content(local, now.into()) else {
         return Hit::Unknown(again, stream);
     };
     #[cfg(test)]
     REPEATED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let whole = Whole { local, conn, memo: &memo, parts, length: asked.length as u64, started };
+    let whole = Whole { local, conn, memo: &memo, parts, length: asked.length as u64 };
     let mut rq = None;
     if !memo.gates.is_empty() {
         match whole.ask_gates() {
@@ -189,14 +189,14 @@ pub fn attempt(
                 return Hit::Begun(Box::pin(refuse(asked, flow, shared.clone())));
             }
             (asked, Passage::After(delay)) => {
-                memo.count(local, &received, started.into());
+                memo.count(local, &received, now.into());
                 let answer = Late { head: kept.now(), size: kept.size, length: memo.length() };
                 let body = content.into_body();
                 return Hit::Begun(Box::pin(late(asked, answer, body, delay, stream, shared.clone())));
             }
         }
     }
-    memo.count(local, &received, started.into());
+    memo.count(local, &received, now.into());
     let head_bytes = kept.size + FRAME;
     let Ok(mut out) = stream.respond.send_response(kept.now(), memo.length() == 0) else {
         shared.resets.taken_back();
@@ -235,7 +235,6 @@ struct Whole<'a> {
     parts: &'a Parts,
     /// Bytes of its head.
     length: u64,
-    started: Instant,
 }
 
 impl Whole<'_> {
@@ -244,7 +243,7 @@ impl Whole<'_> {
         let default = crate::edge::connection::bound(self.local, self.conn).names.default;
         let limits = h1::head_limits(&self.local.generation.http.servers[default].conf.core);
         let head = head::read(self.parts, &limits).0;
-        let rq = self.memo.recall(self.local.clone(), self.conn.clone(), head, self.started);
+        let rq = self.memo.recall(self.local.clone(), self.conn.clone(), head, Instant::now());
         let mut rq = Box::new(rq);
         rq.length = self.length;
         rq
@@ -271,7 +270,8 @@ impl Whole<'_> {
             (rq.sent.bytes, rq.sent.body_bytes, rq.sent.aborted) = (told.sent, told.body, told.aborted);
             crate::modules::log::request_done(&rq);
         }
-        let (server, time) = (self.memo.facts.server, self.started.elapsed());
+        // One turn of the loop is no time.
+        let (server, time) = (self.memo.facts.server, Duration::ZERO);
         crate::observe::metrics::count(self.local, server, 200, self.length, told.sent, time);
     }
 }

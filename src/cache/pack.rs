@@ -6,6 +6,7 @@
 //! 2 % where they are all 200 KB. The large ones have [pages] of their own.
 
 pub mod pages;
+pub mod spare;
 pub mod splice;
 
 use bytes::{Bytes, BytesMut};

@@ -33,6 +33,7 @@ pub fn start() -> io::Result<()> {
     let give_back = move || {
         loop {
             std::thread::sleep(EVERY);
+            crate::cache::pack::spare::tend();
             collect(false);
             if TRIM.swap(false, Ordering::Relaxed) {
                 trim();

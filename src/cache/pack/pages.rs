@@ -3,8 +3,10 @@
 //! The kernel sends such memory without copying it ([`super::splice`]): what waits in the sockets' queues are
 //! the pages themselves, also when the body is gone here. An allocator would give its memory to the next body,
 //! and a slow client would get that one's bytes. So these pages are mapped for one body, and unmapped after it:
-//! whoever has them still keeps them as they are, and what is mapped next has pages of its own.
+//! whoever has them still keeps them as they are, and what is mapped next has pages of its own. Only where the kernel
+//! was never given any are they another's ([`super::spare`]).
 
+use super::spare;
 use bytes::Bytes;
 use memmap2::{Advice, MmapMut, MmapOptions};
 use std::ops::Deref;
@@ -37,34 +39,41 @@ const PAGE: usize = 4096;
 /// Bodies that are mapped.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
 
-/// A mapping, counted.
-struct Mapping(MmapMut);
+/// A mapping, counted; it is there until it is dropped.
+struct Mapping(Option<MmapMut>);
 
 impl Mapping {
-    fn new(length: usize) -> Option<Mapping> {
+    /// One of so many bytes, and of how many of them the pages are there.
+    fn new(length: usize) -> Option<(Mapping, usize)> {
         if MAPPED.fetch_add(1, Ordering::Relaxed) >= MOST {
             MAPPED.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        match MmapOptions::new().len(length).map_anon() {
-            Ok(memory) => Some(Mapping(memory)),
-            Err(_) => {
+        let fresh = || Some((MmapOptions::new().len(length).map_anon().ok()?, 0));
+        match spare::take(length).or_else(fresh) {
+            Some((memory, present)) => Some((Mapping(Some(memory)), present)),
+            None => {
                 MAPPED.fetch_sub(1, Ordering::Relaxed);
                 None
             }
         }
+    }
+
+    fn memory(&mut self) -> &mut [u8] {
+        self.0.as_deref_mut().unwrap_or_default()
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         MAPPED.fetch_sub(1, Ordering::Relaxed);
+        drop(self.0.take().and_then(spare::keep));
     }
 }
 
 impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        self.0.as_deref().unwrap_or_default()
     }
 }
 
@@ -79,21 +88,24 @@ pub struct Filling {
 impl Filling {
     /// Pages for so many bytes; `None` where they cannot be had.
     pub fn new(length: usize) -> Option<Filling> {
-        Some(Filling { mapping: Mapping::new(length)?, filled: 0, present: 0 })
+        let (mapping, present) = Mapping::new(length)?;
+        Some(Filling { mapping, filled: 0, present })
     }
 
     /// Adds as many bytes as there is room for. Returns the rest.
     pub fn push<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let memory = &mut self.mapping.0;
-        let (part, rest) = bytes.split_at(bytes.len().min(memory.len() - self.filled));
+        let length = self.mapping.memory().len();
+        let (part, rest) = bytes.split_at(bytes.len().min(length - self.filled));
         let end = self.filled + part.len();
         while self.present < end {
-            let step = STEP.min(memory.len() - self.present);
+            let step = STEP.min(length - self.present);
             // Without it they come as they are written to.
-            let _ = memory.advise_range(Advice::PopulateWrite, self.present, step);
+            if let Some(memory) = &self.mapping.0 {
+                let _ = memory.advise_range(Advice::PopulateWrite, self.present, step);
+            }
             self.present += step;
         }
-        memory[self.filled..end].copy_from_slice(part);
+        self.mapping.memory()[self.filled..end].copy_from_slice(part);
         self.filled = end;
         rest
     }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::pages::Lasting;
+use super::spare;
 use rustix::io::Errno;
 use rustix::pipe::{IoSliceRaw, PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice, vmsplice};
 use std::cell::RefCell;
@@ -36,6 +37,7 @@ impl Pipe {
     /// Puts the beginning of `bytes` into the pipe. Returns how many.
     fn fill(&self, bytes: &Lasting) -> Result<usize, Errno> {
         let slices = [IoSliceRaw::from_slice(bytes)];
+        spare::lend();
         // SAFETY: the kernel only reads this memory, which is borrowed for the call. That it reads it later,
         // too, by the pages, is what `Lasting` is for: nobody writes to those, and when they are unmapped the
         // pipe and the socket have references of their own. (`GIFT`, for which the call is unsafe, would give

@@ -1,7 +1,8 @@
 //! What waits to be written, and the thread that writes it.
 //!
 //! Whoever keeps an entry does not wait. What waits is bounded in bytes; what finds no room there is
-//! in memory alone. Of one entry only the newest state waits.
+//! in memory alone. Of one entry only the newest state waits; that of a small one which is soon out of date, as
+//! playlists are, waits until no newer one has come for a while: it would be written for nothing.
 
 use super::Disk;
 use super::clock::Clock;
@@ -13,7 +14,7 @@ use crate::cache::entry::{Entry, EntryBody};
 use crate::cache::key::Key;
 use bytes::BytesMut;
 use parking_lot::{Condvar, Mutex};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{ErrorKind, Result};
 use std::os::unix::fs::FileExt;
@@ -37,7 +38,16 @@ struct Job {
     /// When that was asked for.
     clock: Clock,
     bytes: u64,
+    /// Not to be done before, unless the process ends.
+    due: Option<Instant>,
 }
+
+/// What is out of date after so long, and takes no more bytes, is not written at once.
+const SHORT: Duration = Duration::from_secs(10);
+const SMALL: u64 = 64 * 1024;
+
+/// How long something waits beside its time to be fresh: another is fetched when somebody asks.
+const ASKED: Duration = Duration::from_secs(1);
 
 /// What waits to be written.
 #[derive(Default)]
@@ -54,6 +64,8 @@ struct State {
     waiting: HashMap<Name, Job>,
     /// The names, in the order in which they came; perhaps of some that wait no longer.
     order: VecDeque<Name>,
+    /// Those that are not to be done yet.
+    later: BTreeSet<(Instant, Name)>,
     bytes: u64,
     /// What is being written.
     current: Option<Current>,
@@ -95,9 +107,21 @@ impl Queue {
             (Act::Describe(entry), Some(Act::Store(_))) => Act::Store(entry),
             (act, _) => act,
         };
+        // With much waiting already nothing waits for longer than it must.
+        let due = if state.bytes + bytes <= most / 2 { due(&act) } else { None };
         state.bytes += bytes;
-        state.order.push_back(name);
-        state.waiting.insert(name, Job { key: key.clone(), act, clock: Clock::now(), bytes });
+        state.waiting.insert(name, Job { key: key.clone(), act, clock: Clock::now(), bytes, due });
+        match due {
+            Some(due) => {
+                // The thread wakes for the first only.
+                let first = state.later.first().is_none_or(|(first, _)| due < *first);
+                state.later.insert((due, name));
+                if !first {
+                    return true;
+                }
+            }
+            None => state.order.push_back(name),
+        }
         state.compact();
         drop(state);
         self.work.notify_one();
@@ -175,6 +199,7 @@ impl Queue {
     pub fn drain(&self, until: Instant) {
         let mut state = self.state.lock();
         state.closed = true;
+        self.work.notify_all();
         while !state.stopped && (state.current.is_some() || !state.waiting.is_empty()) {
             if self.idle.wait_until(&mut state, until).timed_out() {
                 return;
@@ -190,8 +215,14 @@ impl Queue {
             if state.stopped {
                 return None;
             }
+            let now = Instant::now();
+            state.ripen(now);
             while let Some(name) = state.order.pop_front() {
-                if let Some(job) = state.waiting.remove(&name) {
+                let closed = state.closed;
+                let is_due = |job: &Job| closed || job.due.is_none_or(|due| due <= now);
+                if state.waiting.get(&name).is_some_and(is_due)
+                    && let Some(job) = state.waiting.remove(&name)
+                {
                     state.bytes -= job.bytes;
                     let (key, act) = (job.key.clone(), job.act.clone());
                     state.current = Some(Current { key, name, act, wanted: true });
@@ -199,12 +230,34 @@ impl Queue {
                 }
             }
             self.idle.notify_all();
-            self.work.wait(&mut state);
+            match state.later.first().map(|(due, _)| *due) {
+                Some(due) => drop(self.work.wait_until(&mut state, due)),
+                None => self.work.wait(&mut state),
+            }
         }
     }
 }
 
+/// When something is to be done, if not at once.
+fn due(act: &Act) -> Option<Instant> {
+    let (Act::Store(entry) | Act::Describe(entry)) = act else { return None };
+    let now = tokio::time::Instant::now();
+    let fresh = entry.times.fresh_until.saturating_duration_since(now);
+    let waits = !fresh.is_zero() && fresh <= SHORT && entry.weight() <= SMALL;
+    waits.then(|| Instant::now() + 2 * fresh + ASKED)
+}
+
 impl State {
+    /// What is due is to be done in its turn.
+    fn ripen(&mut self, now: Instant) {
+        while let Some((due, name)) = self.later.first().copied()
+            && (due <= now || self.closed)
+        {
+            self.later.pop_first();
+            self.order.push_back(name);
+        }
+    }
+
     /// Drops names that do not wait any more, where they are more than those that do: one may be asked
     /// for again and again while the disk stands still.
     fn compact(&mut self) {
@@ -221,6 +274,10 @@ impl State {
         }
         let job = self.waiting.remove(name)?;
         self.bytes -= job.bytes;
+        if let Some(due) = job.due {
+            // It may have become due since.
+            self.later.remove(&(due, *name));
+        }
         if self.waiting.is_empty() {
             self.order.clear();
         }
@@ -338,6 +395,8 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 mod tests {
     use super::super::tests::{entry, key, pattern};
     use super::*;
+    use crate::cache::entry::Times;
+    use crate::cache::freshness::Lifetime;
 
     const MOST: u64 = 1 << 20;
 
@@ -366,6 +425,57 @@ mod tests {
         assert!(queue.find(&key.variant(1)).is_none());
         queue.cancel(&key.name());
         assert!(queue.find(&key).is_none());
+    }
+
+    /// An entry that is fresh for so long.
+    fn fresh(key: &Key, length: usize, fresh: Duration) -> Act {
+        let mut entry = entry(key, pattern(length));
+        let lifetime = Lifetime { fresh, ..Lifetime::default() };
+        entry.times = Times::new(tokio::time::Instant::now(), lifetime);
+        Act::Store(Arc::new(entry))
+    }
+
+    #[test]
+    fn what_is_soon_out_of_date_waits_for_the_next() {
+        let queue = Queue::default();
+        let (playlist, segment, large) = (key("/playlist"), key("/segment"), key("/large"));
+        for _ in 0..3 {
+            assert!(queue.push(&playlist, fresh(&playlist, 10, SHORT), MOST));
+        }
+        assert!(queue.push(&segment, fresh(&segment, 10, 2 * SHORT), MOST));
+        assert!(queue.push(&large, fresh(&large, 100_000, SHORT), MOST));
+        let next = || queue.next().map(|job| job.key.text.clone());
+        assert_eq!([next(), next()], [Some(segment.text), Some(large.text)]);
+        assert!(queue.find(&playlist).is_some());
+        let state = queue.state.lock();
+        assert_eq!((state.waiting.len(), state.later.len(), state.order.len()), (1, 1, 0));
+        drop(state);
+        // The process ends.
+        queue.state.lock().closed = true;
+        assert_eq!(queue.next().map(|job| job.key.text), Some(playlist.text));
+        let state = queue.state.lock();
+        assert_eq!((state.waiting.len(), state.later.len(), state.bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_waits_longer_is_written_when_nothing_newer_comes() {
+        let queue = Queue::default();
+        let key = key("/playlist");
+        assert!(queue.push(&key, fresh(&key, 10, Duration::from_millis(1)), MOST));
+        let begun = Instant::now();
+        assert!(queue.next().is_some());
+        assert!(begun.elapsed() >= ASKED);
+    }
+
+    #[test]
+    fn with_much_waiting_nothing_waits_longer_and_what_is_cancelled_not_at_all() {
+        let queue = Queue::default();
+        let (first, second) = (key("/first"), key("/second"));
+        assert!(queue.push(&first, fresh(&first, 10, SHORT), MOST));
+        queue.cancel(&first.name());
+        assert!(queue.state.lock().later.is_empty());
+        assert!(queue.push(&second, fresh(&second, 1000, SHORT), 3000));
+        assert_eq!(queue.next().map(|job| job.key.text), Some(second.text));
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn run() -> Result<(), String> {
     };
     group("idle", idle::NAME, &|| idle::run(&programs, &site));
     group("spike", spike::NAME, &|| spike::run(&programs, &site));
-    group("handshakes_storm", rush::NAME, &|| rush::run(&programs, &site));
+    group("handshakes_storm", rush::NAME, &|| rush::run(&programs, &site, rounds));
     group("live_mix", viewers::MIX, &|| viewers::mix(&programs, &site, &live, rounds));
     group("viewers", viewers::CROWD, &|| viewers::crowd(&programs, &site, &live));
     if curves::names().any(|name| wanted(&name)) {

@@ -1,6 +1,7 @@
 //! The memory of a server: its process and its children. What the kernel holds for it is not in it.
 
 use std::fs;
+use std::path::Path;
 
 /// A process and its living children.
 pub fn tree(pid: u32) -> Vec<u32> {
@@ -26,9 +27,13 @@ pub fn peak(pid: u32) -> Result<u64, String> {
 
 fn sum(pid: u32, file: &str, keys: &[&str]) -> Result<u64, String> {
     let mut bytes = 0;
-    for pid in tree(pid) {
-        let path = format!("/proc/{pid}/{file}");
-        let text = fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    for one in tree(pid) {
+        let path = format!("/proc/{one}/{file}");
+        let text = match fs::read_to_string(&path) {
+            // A child that has ended in between, as nginx's loader of caches does, takes none.
+            Err(_) if one != pid && !Path::new(&path).exists() => continue,
+            text => text.map_err(|e| format!("{path}: {e}"))?,
+        };
         for key in keys {
             let line = text.lines().find_map(|line| line.strip_prefix(key));
             let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());

@@ -151,22 +151,39 @@ impl<S> TlsStream<S> {
 
     /// Encrypts as much of `content` as is encrypted at once, behind what is to be sent; how much that was.
     pub fn seal(&mut self, content: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut full = content.iter().filter(|slice| !slice.is_empty());
-        let Some(first) = full.next() else { return Ok(0) };
+        let Some(first) = content.iter().find(|slice| !slice.is_empty()) else { return Ok(0) };
         if first.len() >= FULL {
             let straight = &first[..first.len().min(WRITTEN) / FULL * FULL];
             return self.seal_all(straight).map(|()| straight.len());
         }
         let mut gathered = BUFFERS.with_borrow_mut(|buffers| std::mem::take(&mut buffers.gathered));
-        gathered.clear();
-        gathered.extend_from_slice(first);
-        for slice in full {
-            let room = WRITTEN - gathered.len();
-            gathered.extend_from_slice(&slice[..slice.len().min(room)]);
-        }
-        let sealed = self.seal_all(&gathered).map(|()| gathered.len());
+        let sealed = self.seal_gathered(content, &mut gathered);
         BUFFERS.with_borrow_mut(|buffers| buffers.gathered = gathered);
         sealed
+    }
+
+    /// A record after the other: what was gathered for one is still near when it is encrypted.
+    fn seal_gathered(&mut self, content: &[IoSlice<'_>], gathered: &mut Vec<u8>) -> io::Result<usize> {
+        let mut sealed = 0;
+        gathered.clear();
+        for slice in content {
+            let mut rest = &slice[..slice.len().min(WRITTEN - sealed - gathered.len())];
+            while !rest.is_empty() {
+                let (part, more) = rest.split_at(rest.len().min(FULL - gathered.len()));
+                gathered.extend_from_slice(part);
+                rest = more;
+                if gathered.len() == FULL {
+                    self.seal_all(gathered)?;
+                    sealed += FULL;
+                    gathered.clear();
+                }
+            }
+        }
+        if !gathered.is_empty() {
+            self.seal_all(gathered)?;
+            sealed += gathered.len();
+        }
+        Ok(sealed)
     }
 
     fn seal_all(&mut self, content: &[u8]) -> io::Result<()> {

@@ -375,33 +375,30 @@ const DATE: usize = 29;
 
 /// Whether the body is the whole of what lies ready, and not something made of it.
 fn lies_there(ready: &Ready, body: &Body, length: u64) -> bool {
+    if body.known_length() != Some(length) {
+        return false;
+    }
+    let Some(place) = place(body) else { return false };
+    match ready {
+        Ready::Unwatched => false,
+        Ready::File { size, place: own, .. } => *size == length && (length == 0 || place == *own),
+        Ready::Entry { entry, .. } => {
+            let kept = entry.upgrade().and_then(|entry| content_of(&entry)).map(Content::into_body);
+            kept.is_some_and(|kept| kept.known_length() == Some(length) && self::place(&kept) == Some(place))
+        }
+    }
+}
+
+/// Where a body that lies in memory begins, 0 for one that is empty; `None` for others and for parts.
+fn place(body: &Body) -> Option<usize> {
     let first = match body {
         Body::Empty => None,
         Body::Bytes(bytes) => Some(bytes),
         Body::Kept(pieces, 0) => pieces.first(),
         Body::Lasting(whole) => Some(&**whole),
-        Body::Kept(..) | Body::Pieces(_) | Body::Stream(_) => return false,
+        Body::Kept(..) | Body::Pieces(_) | Body::Stream(_) => return None,
     };
-    if body.known_length() != Some(length) {
-        return false;
-    }
-    let place = first.map_or(0, |bytes| bytes.as_ptr() as usize);
-    match ready {
-        Ready::Unwatched => false,
-        Ready::File { size, place: own, .. } => *size == length && (length == 0 || place == *own),
-        Ready::Entry { entry, .. } => {
-            entry.upgrade().and_then(|entry| content_of(&entry)).is_some_and(|kept| {
-                let kept = kept.into_body();
-                let own = match &kept {
-                    Body::Bytes(bytes) => Some(bytes),
-                    Body::Kept(pieces, _) => pieces.first(),
-                    Body::Lasting(whole) => Some(&**whole),
-                    Body::Empty | Body::Pieces(_) | Body::Stream(_) => None,
-                };
-                kept.known_length() == Some(length) && own.map_or(0, |bytes| bytes.as_ptr() as usize) == place
-            })
-        }
-    }
+    Some(first.map_or(0, |bytes| bytes.as_ptr() as usize))
 }
 
 fn content_of(entry: &Entry) -> Option<Content> {

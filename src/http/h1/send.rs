@@ -4,7 +4,7 @@ use super::sendfile::{Straight, send_straight};
 use super::write::{Plan, last_chunk};
 use crate::http::body::{Body, BodyError};
 use crate::http::io::{Io, poll_read_into};
-use crate::http::pace::Pace;
+use crate::http::pace::{self, Pace};
 use crate::http::request::{H1Body, Request};
 use crate::http::response::Response;
 use crate::modules::headers;
@@ -14,7 +14,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
@@ -31,17 +31,16 @@ pub(super) async fn send(
 ) -> Result<(), BodyError> {
     let ahead =
         if response.upstream && !response.body.flush_each() { *rq.loc().proxy.buffers as usize } else { 0 };
-    let mut out = Outgoing::new(*rq.loc().core.send_timeout, ahead);
+    let pace = Pace::of(rq, !h1.io.is_tls());
+    let mut out = Outgoing::new(*rq.loc().core.send_timeout, ahead, pace);
     out.push(Bytes::from(head));
     let head_bytes = out.queued as u64;
     let mut body_bytes = 0u64;
-    let mut pace = Pace::of(rq);
     let result = async {
         if plan.body {
-            let passes = !plan.chunked && pace.is_none();
             let flush_each = response.body.flush_each();
             loop {
-                if passes {
+                if !plan.chunked {
                     send_past(response, h1, &mut out, plan, &mut body_bytes).await?;
                 }
                 let Some(piece) = next_piece(response, h1, &mut out).await? else { break };
@@ -58,12 +57,13 @@ pub(super) async fn send(
                 }
                 // What is kept in memory waits for nothing and takes no more by being gathered.
                 let is_kept = matches!(response.body, Body::Kept(..) | Body::Lasting(_));
-                let full = if is_kept { FULL_KEPT } else { FULL };
-                if flush_each || out.queued >= full || out.queue.len() >= SLICES || pace.is_some() {
-                    out.write(&mut h1.io, &mut response.body).await?;
-                }
-                if let Some(pace) = &mut pace {
-                    pace.wait(body_bytes).await;
+                let full = match is_kept {
+                    true => FULL_KEPT,
+                    false if out.pace.is_some() => FULL_PACED,
+                    false => FULL,
+                };
+                if flush_each || out.queued >= full || out.queue.len() >= SLICES {
+                    out.write(h1, &mut response.body).await?;
                 }
             }
             if let (Some(length), false) = (plan.length, plan.chunked)
@@ -81,14 +81,18 @@ pub(super) async fn send(
             }
         }
         if last {
+            if out.pace.is_some() {
+                // There may be more than one write to come.
+                out.write(h1, &mut response.body).await?;
+            }
             h1.io.last();
         }
-        out.write(&mut h1.io, &mut response.body).await
+        out.write(h1, &mut response.body).await
     }
     .await;
     if let Err(BodyError::Upstream(_) | BodyError::Coding(_) | BodyError::File(_)) = &result {
         // What there was of the body is the client's to see, and that it is not whole.
-        let _ = out.write(&mut h1.io, &mut Body::Empty).await;
+        let _ = out.write(h1, &mut Body::Empty).await;
     }
     rq.sent.bytes = out.written;
     rq.sent.body_bytes = out.written.saturating_sub(head_bytes);
@@ -104,26 +108,40 @@ async fn send_past(
     plan: &Plan,
     body_bytes: &mut u64,
 ) -> Result<(), BodyError> {
-    let Io::Tcp(stream) = &h1.io else { return Ok(()) };
+    if !matches!(h1.io, Io::Tcp(_)) {
+        return Ok(());
+    }
     // What is more than was announced would be taken for the next response.
     let fits = |left| plan.length.is_none_or(|announced| *body_bytes + left <= announced);
     let straight = Straight::of(&response.body).filter(|body| fits(body.left()));
     let Some(mut straight) = straight.filter(|_| out.ahead.is_empty()) else { return Ok(()) };
     response.body = Body::Empty;
-    // Where the socket takes all of it, as it does nearly always, the head leaves in one segment with the body.
-    if let Ok(n) = out.write_more(stream) {
-        out.advance(n);
-    }
-    if !out.queue.is_empty() {
-        out.write(&mut h1.io, &mut Body::Empty).await?;
-    }
+    let may = out.turn(h1, &mut Body::Empty).await?;
     let Io::Tcp(stream) = &h1.io else { return Ok(()) };
-    let mut sent = 0;
-    let result = send_straight(stream, &mut straight, out.timeout, &mut sent).await;
-    *body_bytes += sent;
-    out.written += sent;
-    if let (false, Straight::Memory(left)) = (result?, straight) {
-        response.body = Body::Lasting(left);
+    // Where the socket takes all of it, as it does nearly always, the head leaves in one segment with the body.
+    if may > out.queued as u64
+        && let Ok(n) = out.write_more(stream)
+    {
+        out.advance(n);
+        out.went(n as u64, false);
+    }
+    out.drain(h1, &mut Body::Empty).await?;
+    while straight.left() > 0 {
+        let most = match out.turn(h1, &mut Body::Empty).await? {
+            u64::MAX => None,
+            most => Some(straight.whole_pages(most)),
+        };
+        let Io::Tcp(stream) = &h1.io else { return Ok(()) };
+        let mut sent = 0;
+        let result = send_straight(stream, &mut straight, most, out.timeout, &mut sent).await;
+        *body_bytes += sent;
+        out.went(sent, most.is_some_and(|most| sent < most));
+        if !result? {
+            if let Straight::Memory(left) = straight {
+                response.body = Body::Lasting(left);
+            }
+            return Ok(());
+        }
     }
     Ok(())
 }
@@ -133,6 +151,9 @@ const FULL: usize = 64 * 1024;
 
 /// The same where the body is kept in memory.
 const FULL_KEPT: usize = 1024 * 1024;
+
+/// The same where they wait longer.
+const FULL_PACED: usize = pace::READ as usize;
 
 /// Pieces that are written at once.
 const SLICES: usize = 32;
@@ -151,26 +172,27 @@ async fn next_piece(
     if let Poll::Ready(piece) = at_hand {
         return piece.transpose();
     }
-    out.write(&mut h1.io, &mut response.body).await?;
-    let body_unread = !h1.framing.is_done();
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(piece) = out.take_piece(&mut response.body, cx) {
-            return Poll::Ready(piece.transpose());
-        }
-        // Bytes of an unread body are the request's, not ours to read ahead.
-        while !body_unread && h1.input.len() < AHEAD {
-            match poll_read_into(&mut h1.io, cx, &mut h1.input) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(BodyError::Client(io::ErrorKind::UnexpectedEof.into())));
-                }
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(BodyError::Client(e))),
-            }
-        }
-        Poll::Pending
+    out.write(h1, &mut response.body).await?;
+    std::future::poll_fn(|cx| match out.take_piece(&mut response.body, cx) {
+        Poll::Ready(piece) => Poll::Ready(piece.transpose()),
+        Poll::Pending => poll_left(h1, cx).map(Err),
     })
     .await
+}
+
+/// Ready when the client is seen to have left, while there is nothing to send; what it sends ahead is kept, within
+/// bounds.
+fn poll_left(h1: &mut H1Body, cx: &mut Context<'_>) -> Poll<BodyError> {
+    // Bytes of an unread body are the request's, not ours to read ahead.
+    while h1.framing.is_done() && h1.input.len() < AHEAD {
+        let left = match ready!(poll_read_into(&mut h1.io, cx, &mut h1.input)) {
+            Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+            Ok(_) => continue,
+            Err(e) => e,
+        };
+        return Poll::Ready(BodyError::Client(left));
+    }
+    Poll::Pending
 }
 
 /// Bytes on their way to the client.
@@ -182,6 +204,7 @@ struct Outgoing {
     queued: usize,
     written: u64,
     timeout: Duration,
+    pace: Option<Box<Pace>>,
     /// What was read of the body while the client did not take more (`proxy_buffers`), so that an
     /// upstream is done with sooner than a slow client.
     ahead: VecDeque<Option<Result<Bytes, BodyError>>>,
@@ -190,7 +213,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn new(timeout: Duration, ahead_limit: usize) -> Outgoing {
+    fn new(timeout: Duration, ahead_limit: usize, pace: Option<Box<Pace>>) -> Outgoing {
         Outgoing {
             queue: VecDeque::new(),
             chunk: VecDeque::new(),
@@ -198,6 +221,7 @@ impl Outgoing {
             queued: 0,
             written: 0,
             timeout,
+            pace,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             ahead_limit,
@@ -252,6 +276,10 @@ impl Outgoing {
 
     /// Reads ahead as far as is allowed.
     fn read_ahead(&mut self, body: &mut Body, cx: &mut Context<'_>) {
+        // It stands for one that is sent past the process.
+        if matches!(body, Body::Empty) {
+            return;
+        }
         while self.ahead_bytes < self.ahead_limit && !matches!(self.ahead.back(), Some(None | Some(Err(_)))) {
             match body.poll_next(cx) {
                 Poll::Pending => return,
@@ -265,18 +293,63 @@ impl Outgoing {
         }
     }
 
-    /// Writes everything; each write has `send_timeout`.
-    async fn write(&mut self, io: &mut Io, body: &mut Body) -> Result<(), BodyError> {
+    /// Waits until something may be sent; how many bytes. Meanwhile a client that leaves is noticed, and the body read
+    /// ahead.
+    async fn turn(&mut self, h1: &mut H1Body, body: &mut Body) -> Result<u64, BodyError> {
+        std::future::poll_fn(|cx| {
+            let Some(pace) = &mut self.pace else { return Poll::Ready(Ok(u64::MAX)) };
+            if let Poll::Ready(most) = pace.poll_turn(cx) {
+                return Poll::Ready(Ok(most));
+            }
+            self.read_ahead(body, cx);
+            poll_left(h1, cx).map(Err)
+        })
+        .await
+    }
+
+    /// Takes note that bytes were sent, and whether the client takes no more for now.
+    fn went(&mut self, bytes: u64, full: bool) {
+        self.written += bytes;
+        if let Some(pace) = &mut self.pace {
+            pace.went(bytes, 0);
+            if full {
+                pace.rest();
+            }
+        }
+    }
+
+    /// Writes everything that is at hand.
+    async fn write(&mut self, h1: &mut H1Body, body: &mut Body) -> Result<(), BodyError> {
         self.close_chunk();
+        self.drain(h1, body).await?;
+        if let Some(pace) = &mut self.pace {
+            pace.rest();
+        }
+        self.flush(&mut h1.io).await
+    }
+
+    /// Writes what is queued; each write has `send_timeout`.
+    async fn drain(&mut self, h1: &mut H1Body, body: &mut Body) -> Result<(), BodyError> {
         let mut patience = Patience::new(self.timeout);
         while !self.queue.is_empty() {
-            let n = self.write_some(io, body, &mut patience).await?;
+            let most = self.turn(h1, body).await?;
+            let (n, full) = self.write_some(&mut h1.io, body, most, &mut patience).await?;
             if n == 0 {
                 return Err(BodyError::Client(io::ErrorKind::WriteZero.into()));
             }
             self.advance(n);
+            self.went(n as u64, full);
             patience.rest();
+            if self.pace.is_some() {
+                // It may be long until the next.
+                self.flush(&mut h1.io).await?;
+            }
         }
+        Ok(())
+    }
+
+    async fn flush(&self, io: &mut Io) -> Result<(), BodyError> {
+        let mut patience = Patience::new(self.timeout);
         std::future::poll_fn(|cx| match Pin::new(&mut *io).poll_flush(cx) {
             Poll::Pending if patience.is_over(cx) => Poll::Ready(Err(BodyError::ClientTimeout)),
             flushed => flushed.map_err(BodyError::Client),
@@ -284,23 +357,26 @@ impl Outgoing {
         .await
     }
 
+    /// Writes at most so many bytes; how many, and whether the client takes no more for now.
     async fn write_some(
         &mut self,
         io: &mut Io,
         body: &mut Body,
+        most: u64,
         patience: &mut Patience,
-    ) -> Result<usize, BodyError> {
+    ) -> Result<(usize, bool), BodyError> {
         std::future::poll_fn(|cx| {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let n = self.slices(&mut slices);
-            let written = Pin::new(&mut *io).poll_write_vectored(cx, &slices[..n]);
+            let (count, bytes) = self.slices(&mut slices, most);
+            let written = Pin::new(&mut *io).poll_write_vectored(cx, &slices[..count]);
             if written.is_pending() {
                 self.read_ahead(body, cx);
                 if patience.is_over(cx) {
                     return Poll::Ready(Err(BodyError::ClientTimeout));
                 }
             }
-            written.map_err(BodyError::Client)
+            // What TLS takes the client need not have taken.
+            written.map_ok(|n| (n, n < bytes && !io.is_tls())).map_err(BodyError::Client)
         })
         .await
     }
@@ -309,24 +385,28 @@ impl Outgoing {
     fn write_more(&self, stream: &TcpStream) -> io::Result<usize> {
         stream.try_io(Interest::WRITABLE, || {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let n = self.slices(&mut slices);
+            let (n, _) = self.slices(&mut slices, u64::MAX);
             let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
             Ok(sendmsg(stream, &slices[..n], &mut SendAncillaryBuffer::default(), flags)?)
         })
     }
 
-    /// What is queued, as far as there is room for it. Returns how many slices.
-    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
-        let mut n = 0;
-        for (slot, bytes) in slices.iter_mut().zip(&self.queue) {
-            *slot = IoSlice::new(bytes);
-            n += 1;
+    /// The next `most` bytes of what is queued, as far as there is room for them. Returns how many slices and bytes.
+    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES], most: u64) -> (usize, usize) {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let (mut count, mut bytes) = (0, 0);
+        for (slot, next) in slices.iter_mut().zip(&self.queue) {
+            let part = &next[..next.len().min(most - bytes)];
+            if part.is_empty() {
+                break;
+            }
+            *slot = IoSlice::new(part);
+            (count, bytes) = (count + 1, bytes + part.len());
         }
-        n
+        (count, bytes)
     }
 
     fn advance(&mut self, mut n: usize) {
-        self.written += n as u64;
         self.queued -= n;
         while let Some(front) = self.queue.front_mut() {
             if n < front.len() {
@@ -338,3 +418,6 @@ impl Outgoing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,8 @@ const WORTH: u64 = 64 * 1024;
 const STRIDE: u64 = 512 * 1024;
 /// Bytes after which others get their turn (`sendfile_max_chunk`).
 const TURN: u64 = 2 * 1024 * 1024;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 /// The least that is offered at once to a socket that is known to take little.
 const LEAST: u64 = 128 * 1024;
 
@@ -48,6 +50,17 @@ impl Straight {
             Straight::File(_, range) => range.end - range.start,
             Straight::Memory(bytes) => bytes.len() as u64,
         }
+    }
+
+    /// The next `most` bytes, and what is left of the last page of them: as nginx does it, for a page that is sent in
+    /// two parts is sent twice.
+    pub(super) fn whole_pages(&self, most: u64) -> u64 {
+        let at = match self {
+            Straight::File(_, range) => range.start,
+            Straight::Memory(bytes) => bytes.as_ptr() as u64,
+        };
+        let whole = at.saturating_add(most).checked_next_multiple_of(PAGE).map_or(most, |end| end - at);
+        if whole <= self.left() { whole } else { most }
     }
 
     fn advance(&mut self, by: u64) {
@@ -79,17 +92,20 @@ impl Straight {
     }
 }
 
-/// Sends all of it; adds what was sent to `sent`. A pause between two steps is at most `each`. Whether it
-/// was sent: what is left of memory that cannot be sent so is to be written.
+/// Sends all of it, or at most a `turn`'s bytes, for the rest of which a full socket is not waited for; adds what was
+/// sent to `sent`. A pause between two steps is at most `each`. Whether it was sent: what is left of memory that
+/// cannot be sent so is to be written.
 pub(super) async fn send_straight(
     stream: &TcpStream,
     body: &mut Straight,
+    turn: Option<u64>,
     each: Duration,
     sent: &mut u64,
 ) -> Result<bool, BodyError> {
-    let (mut turn, mut most) = (0, TURN);
-    while body.left() > 0 {
-        let offered = body.at_hand(body.left().min(most)).await?;
+    let end = turn.map_or(0, |most| body.left().saturating_sub(most));
+    let (mut turn_bytes, mut most) = (0, TURN);
+    while body.left() > end {
+        let offered = body.at_hand((body.left() - end).min(most)).await?;
         let mut taken = None;
         let step = || {
             let n = body.send(stream, offered)?;
@@ -107,7 +123,7 @@ pub(super) async fn send_straight(
             }
             Some(n) => {
                 body.advance(n);
-                turn += n;
+                turn_bytes += n;
                 *sent += n;
                 // What it does not take is offered in vain.
                 most = if n < offered { (2 * n).clamp(LEAST, TURN) } else { TURN };
@@ -116,7 +132,10 @@ pub(super) async fn send_straight(
         }
         match stepped {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                turn = 0;
+                if turn.is_some() && *sent > 0 {
+                    return Ok(true);
+                }
+                turn_bytes = 0;
                 let ready = timeout(each, stream.writable()).await.map_err(|_| BodyError::ClientTimeout)?;
                 ready.map_err(BodyError::Client)?;
             }
@@ -125,8 +144,8 @@ pub(super) async fn send_straight(
             Err(e) => return Err(BodyError::Client(e)),
             Ok(()) => {}
         }
-        if turn >= TURN {
-            turn = 0;
+        if turn_bytes >= TURN {
+            turn_bytes = 0;
             tokio::task::yield_now().await;
         }
     }
@@ -194,7 +213,7 @@ mod tests {
         });
         let mut sent = 0;
         let mut body = Straight::File(file, 7..4_999_990);
-        assert!(send_straight(&server, &mut body, Duration::from_secs(10), &mut sent).await.unwrap());
+        assert!(send_straight(&server, &mut body, None, Duration::from_secs(10), &mut sent).await.unwrap());
         drop(server);
         assert_eq!(sent, 4_999_983);
         assert_eq!(reader.await.unwrap(), bytes[7..4_999_990]);
@@ -211,7 +230,7 @@ mod tests {
         });
         let mut sent = 0;
         let mut body = Straight::File(file, 0..200_000);
-        let result = send_straight(&server, &mut body, Duration::from_secs(10), &mut sent).await;
+        let result = send_straight(&server, &mut body, None, Duration::from_secs(10), &mut sent).await;
         assert!(matches!(result, Err(BodyError::File(_))));
         drop(server);
         assert_eq!((drain.await.unwrap(), sent), (bytes.len(), bytes.len() as u64));

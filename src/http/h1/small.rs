@@ -22,7 +22,7 @@ pub(super) fn length(rq: &Request, response: &Response, plan: &Plan) -> Option<u
     let Body::Bytes(body) = &response.body else { return None };
     let whole = plan.body && !plan.chunked && plan.length == Some(body.len() as u64);
     let fits = whole && body.len() <= SMALL && !response.trailers;
-    (fits && Pace::of(rq).is_none()).then_some(body.len())
+    (fits && Pace::of(rq, true).is_none()).then_some(body.len())
 }
 
 /// Sends head and body, for which there is [`length`]. After the `last` answer the connection is closed.

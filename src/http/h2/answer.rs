@@ -164,7 +164,7 @@ pub async fn send_body(
 ) -> Result<(), BodyError> {
     let trailers = headers::expects_trailers(rq, response);
     let patience = Patience::new(*rq.loc().core.send_timeout);
-    let pace = Pace::of(rq);
+    let pace = Pace::of(rq, rq.conn.tls.is_none());
     let place = shared.turns.place(stream.stream_id().as_u32());
     let mut out = Outgoing { rq, stream, place, patience, pace, sent: 0, length, trailers, shut: false };
     let result = out.body(response).await;

@@ -1,5 +1,6 @@
 //! A body on its way to a client of HTTP/2: in its turn, as the client's windows let it through.
 
+use super::answer::FRAME;
 use super::chunk::{Chunk, Held};
 use super::priority::{self, Priority};
 use super::turns::{PIECE, Place};
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
@@ -22,7 +23,7 @@ pub struct Outgoing<'a> {
     pub stream: &'a mut SendStream<Chunk>,
     pub place: Place<'a>,
     pub patience: Patience,
-    pub pace: Option<Pace>,
+    pub pace: Option<Box<Pace>>,
     /// Bytes that were sent.
     pub sent: u64,
     /// How long it is, where that was said.
@@ -125,6 +126,7 @@ impl Outgoing<'_> {
                 return Poll::Ready(piece.transpose());
             }
             self.place.pass();
+            self.rest();
             self.stream.poll_reset(cx).map(|_| Err(taken_back()))
         })
         .await
@@ -136,26 +138,37 @@ impl Outgoing<'_> {
         let last = ends && n == held.len();
         self.stream.send_data(held.take(n), last).map_err(client)?;
         self.sent += n as u64;
-        if let Some(pace) = &mut self.pace
-            && !last
-        {
-            self.place.pass();
-            // What a shut window left to be asked for is not kept from others in the meantime.
-            self.stream.reserve_capacity(0);
-            let mut wait = pin!(pace.wait(self.sent));
-            poll_fn(|cx| match self.stream.poll_reset(cx) {
-                Poll::Ready(_) => Poll::Ready(Err(taken_back())),
-                Poll::Pending => wait.as_mut().poll(cx).map(Ok),
-            })
-            .await?;
+        if let Some(pace) = &mut self.pace {
+            pace.went(n as u64, FRAME);
         }
         Ok(last)
+    }
+
+    /// Says that nothing is sent for a while that others could.
+    fn rest(&mut self) {
+        if let Some(pace) = &mut self.pace {
+            pace.rest();
+        }
+    }
+
+    /// Waits until the pace lets bytes go; how many, more than 0 and no more than `want`.
+    fn poll_pace(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, BodyError>> {
+        let Some(pace) = &mut self.pace else { return Poll::Ready(Ok(want)) };
+        if let Poll::Ready(most) = pace.poll_turn(cx) {
+            return Poll::Ready(Ok(usize::try_from(most).map_or(want, |most| want.min(most))));
+        }
+        self.place.pass();
+        // What a shut window left to be asked for is not kept from others in the meantime.
+        self.stream.reserve_capacity(0);
+        self.patience.renew();
+        self.stream.poll_reset(cx).map(|_| Err(taken_back()))
     }
 
     /// Waits until bytes may be sent; how many, more than 0 and no more than `want`.
     fn poll_leave(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, BodyError>> {
         loop {
             if !self.shut {
+                let want = ready!(self.poll_pace(cx, want))?;
                 let rq = &*self.rq;
                 let Poll::Ready(n) = self.place.poll_turn(cx, want, || said(rq)) else {
                     if self.stream.poll_reset(cx).is_ready() {
@@ -175,6 +188,7 @@ impl Outgoing<'_> {
                     return Poll::Ready(Ok(open));
                 }
                 self.place.pass();
+                self.rest();
                 self.shut = true;
             }
             match self.stream.poll_capacity(cx) {

@@ -142,7 +142,7 @@ impl Memo {
             && response.fields.get("location").is_none()
             && response.fields.get("refresh").is_none();
         // Asked before it is seen what was read: a rate may depend on variables.
-        let paced = Pace::of(rq).is_some();
+        let paced = Pace::of(rq, true).is_some();
         let ready = rq.ready.as_ref()?;
         let length = response.content_length()?;
         if !plain || paced || !rq.watch.is_clean() || !lies_there(ready, &response.body, length) {

@@ -1,7 +1,7 @@
 //! An upstream's answer becomes a response: hidden fields, redirects, cookies, `X-Accel-*`.
 
 use super::prepared::Known;
-use super::{Conf, Redirect, cookies};
+use super::{Conf, Redirect, cookies, store};
 use crate::http::Request;
 use crate::http::body::Body;
 use crate::http::date::parse_http_date;
@@ -46,7 +46,8 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
         return Flow::special(response);
     }
     let mut charset = None;
-    if fields.iter().any(|(name, _)| is_accel(name)) {
+    let says = fields.iter().any(|(name, _)| is_accel(name));
+    if says {
         if let Some(flow) = accel_redirect(rq, &fields, answer.kept) {
             return flow;
         }
@@ -54,6 +55,10 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
             accel_limits(rq, &fields, &mut answer);
             charset = fields.get("x-accel-charset").filter(|_| !proxy_cache::ignores(rq, "x-accel-charset"));
         }
+    }
+    // What is not gathered goes as it comes (ngx_http_upstream_send_response).
+    if (says || !*rq.loc().proxy.buffering) && !answer.kept && !store::is_buffered(rq, &fields) {
+        rq.limit_rate = Some(0);
     }
     let charset = charset.cloned();
     let mut response = response(rq, &rq.loc().proxy, status, fields, answer.kept);

@@ -168,8 +168,8 @@ fn job(rq: &Request, answer: &Answer) -> Option<Job> {
     })
 }
 
-/// What is not buffered is not kept either.
-fn is_buffered(rq: &Request, fields: &Fields) -> bool {
+/// Whether an answer is gathered before it is sent on. What is not is not kept either, and has no rate.
+pub(super) fn is_buffered(rq: &Request, fields: &Fields) -> bool {
     let told = fields.get("x-accel-buffering").filter(|_| !proxy_cache::ignores(rq, "x-accel-buffering"));
     match told {
         Some(how) if how.eq_ignore_ascii_case(b"no") => false,

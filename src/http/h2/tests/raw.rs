@@ -255,9 +255,9 @@ async fn records_hold_whole_frames() {
 
 #[tokio::test]
 async fn who_waits_for_its_pace_keeps_nothing_of_the_window() {
-    let site = Site::start("", "if ($arg_slow) { set $limit_rate 1; }");
-    let asked: Vec<u32> = (0..4).map(|n| 2 * n + 1).collect();
-    // A first piece each, after which they wait until long after this test.
+    let site = Site::start("", "if ($arg_slow) { set $limit_rate 1; } limit_rate_after 18000;");
+    let asked = [1, 3, 5];
+    // A frame and a part of one each, after which they wait until long after this test.
     let mut first = vec![hello(1000, 65_535)];
     first.extend(asked.iter().map(|n| get(*n, "/big?slow=1", "")));
     let mut raw = Raw::start(&site, first).await;
@@ -265,17 +265,21 @@ async fn who_waits_for_its_pace_keeps_nothing_of_the_window() {
     for n in asked {
         raw.send(open_window(n, 1 << 20)).await;
     }
+    raw.until(|raw| asked.iter().all(|n| raw.got[*n as usize] > 17_375)).await;
+    let gone: usize = raw.got.iter().sum();
+    assert!(gone < 3 * 18_000, "{gone}");
     // Who is at full speed gets all that is left.
     raw.send([get(9, "/big", ""), open_window(9, 1 << 20)].concat()).await;
-    raw.until(|raw| raw.got[9] == 65_535 - 4 * 1000).await;
+    raw.until(|raw| raw.got[9] == 65_535 - gone).await;
+    assert_eq!(raw.got.iter().sum::<usize>(), 65_535);
 }
 
 #[tokio::test]
 async fn who_leaves_is_not_waited_for_at_its_pace() {
-    let site = Site::start("", "if ($arg_slow) { set $limit_rate 1; }");
-    let first = vec![hello(1000, 65_535), get(1, "/big?slow=1", "")];
+    let site = Site::start("", "if ($arg_slow) { set $limit_rate 1; } limit_rate_after 18000;");
+    let first = vec![hello(65_535, 65_535), get(1, "/big?slow=1", "")];
     let mut raw = Raw::start(&site, first).await;
-    raw.until(|raw| raw.got[1] == 1000).await;
+    raw.until(|raw| raw.got[1] > 16_375).await;
     drop(raw);
     site.worker.order(Order::Quit);
     while !site.worker.is_finished() {

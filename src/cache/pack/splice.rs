@@ -66,8 +66,10 @@ pub fn send(socket: &impl AsFd, bytes: &Lasting) -> io::Result<usize> {
             let filled = match pipe.fill(&bytes.slice(sent..)) {
                 Ok(filled) => filled,
                 Err(Errno::INTR) => continue,
-                Err(_) => {
-                    REFUSED.store(true, Ordering::Relaxed);
+                Err(e) => {
+                    if is_refusal(e) {
+                        REFUSED.store(true, Ordering::Relaxed);
+                    }
                     return if sent > 0 { Ok(sent) } else { Err(io::ErrorKind::Unsupported.into()) };
                 }
             };
@@ -83,6 +85,11 @@ pub fn send(socket: &impl AsFd, bytes: &Lasting) -> io::Result<usize> {
         *slot = Some(pipe);
         Ok(sent)
     })
+}
+
+/// Whether it will be no other the next time; there may be memory again.
+fn is_refusal(e: Errno) -> bool {
+    matches!(e, Errno::NOSYS | Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OPNOTSUPP)
 }
 
 #[cfg(test)]
@@ -154,6 +161,12 @@ mod tests {
         client.read_to_end(&mut got).unwrap();
         other_client.read_to_end(&mut other_got).unwrap();
         assert!(got == bytes[..sent] && other_got == other_bytes[10..10 + other_sent]);
+    }
+
+    #[test]
+    fn what_passes_is_no_refusal() {
+        assert!([Errno::NOSYS, Errno::PERM, Errno::INVAL].into_iter().all(is_refusal));
+        assert!(![Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::AGAIN].into_iter().any(is_refusal));
     }
 
     #[test]

@@ -45,8 +45,14 @@ fn low(text: &[u8], at: usize) -> usize {
         }
         rest = more;
     }
-    let left = rest.iter().position(|byte| *byte < LIMIT).unwrap_or(rest.len());
-    text.len() - rest.len() + left
+    // What is left is looked at with some of what was, in which nothing is found again.
+    let looked_at = text.len() - rest.len();
+    if let (Some(word), true) = (text.last_chunk(), looked_at >= at + 8) {
+        let word = u64::from_le_bytes(*word);
+        let found = word.wrapping_sub(all(LIMIT)) & !word & all(0x80);
+        return text.len() - 8 + (found.trailing_zeros() / 8) as usize;
+    }
+    looked_at + rest.iter().position(|byte| *byte < LIMIT).unwrap_or(rest.len())
 }
 
 /// How many bytes a field's name has with which `text` begins: visible ones, up to a colon.

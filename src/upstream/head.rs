@@ -76,15 +76,25 @@ pub fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptErro
             return Err(invalid(text));
         }
         let (name, value) = (&all[here..name_end], without_blanks(&all[(name_end + 1).min(end)..end]));
+        // Most write them alike.
+        macro_rules! is {
+            ($usual:literal) => {
+                name == $usual || name.eq_ignore_ascii_case($usual)
+            };
+        }
         match name.len() {
-            10 if name.eq_ignore_ascii_case(b"connection") => {
-                for word in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-                    close |= word.eq_ignore_ascii_case(b"close");
-                    keep |= word.eq_ignore_ascii_case(b"keep-alive");
+            10 if is!(b"Connection") => match value {
+                b"keep-alive" => keep = true,
+                b"close" => close = true,
+                _ => {
+                    for word in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                        close |= word.eq_ignore_ascii_case(b"close");
+                        keep |= word.eq_ignore_ascii_case(b"keep-alive");
+                    }
                 }
-            }
-            10 if name.eq_ignore_ascii_case(b"keep-alive") => {}
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+            },
+            10 if is!(b"Keep-Alive") => {}
+            17 if is!(b"Transfer-Encoding") => {
                 if !value.eq_ignore_ascii_case(b"chunked") || chunked {
                     return Err(AttemptError::Invalid(format!(
                         "upstream sent unknown \"Transfer-Encoding\": \"{}\" while reading response header from upstream",
@@ -93,7 +103,7 @@ pub fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptErro
                 }
                 chunked = true;
             }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
+            14 if is!(b"Content-Length") => {
                 let n = std::str::from_utf8(value).ok().and_then(crate::conf::values::number);
                 if length.is_some() || n.is_none() {
                     return Err(invalid(text));

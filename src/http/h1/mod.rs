@@ -187,9 +187,10 @@ fn reset(rq: &Request) {
 /// How long a connection may be silent: before its first request or the next one; and how long though the worker
 /// ends.
 fn patience(access: &mut Access, first: bool) -> (Duration, Duration) {
-    let (local, _) = access.current();
+    access.is_closing();
+    let local = access.local();
     let http = &local.generation.http;
-    let server = &http.servers[bound(&local, &access.conn).names.default];
+    let server = &http.servers[bound(local, &access.conn).names.default];
     if first {
         return (*server.conf.core.client_header_timeout, Duration::ZERO);
     }

@@ -88,15 +88,13 @@ pub fn choose_server(rq: &mut Request) -> Result<(), u16> {
         return Err(400);
     }
     rq.host = named.or(field.and_then(Result::ok)).unwrap_or_default();
-    let host = rq.host.clone();
-    let local = rq.local.clone();
-    let server = bound(&local, &rq.conn).names.find(&host, Some(rq));
+    let server = bound(&rq.local, &rq.conn).names.find(&rq.host, Some(rq));
     if rq.conn.tls.is_some() && *rq.http().servers[server].conf.ssl.verify_client != ssl::Verify::Off {
         // What is refused is answered by the server that the connection is with.
         if let Some(named) = ssl::verify::named_server(rq) {
             (rq.server, rq.level) = (named, rq.http().servers[named].level);
         }
-        ssl::verify::check_name(rq, &host)?;
+        ssl::verify::check_name(rq, &rq.host)?;
     }
     rq.server = server;
     rq.level = rq.http().servers[server].level;

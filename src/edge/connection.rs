@@ -1,12 +1,13 @@
 //! A client's connection from its acceptance to its end: TLS if there is to be, then HTTP/1 or 2.
 
-use super::worker::{self, Worker};
+use super::worker::{self, Open, Worker};
 use super::{Edge, Local};
 use crate::http::io::{Early, Io};
 use crate::http::listens::{Bound, ListenAddr};
 use crate::http::proxy_protocol::Header;
 use crate::http::request::{Address, Conn, TlsInfo, next_serial};
 use crate::http::{h1, h2};
+use bytes::BytesMut;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -25,8 +26,8 @@ pub enum Socket {
 pub struct Arrival {
     /// The process.
     pub edge: Arc<Edge>,
-    /// The worker that accepted it.
-    pub worker: Arc<Worker>,
+    /// The worker that accepted it, which counts it.
+    pub open: Open,
     /// The address it was accepted on.
     pub addr: Arc<ListenAddr>,
     /// The client.
@@ -35,13 +36,20 @@ pub struct Arrival {
     pub own: Address,
 }
 
-/// A connection's way to the configuration in force, asked for at each request.
+/// A connection's way to the configuration in force, asked for at each request. It lives as long as the connection.
 pub struct Access {
     edge: Arc<Edge>,
-    worker: Arc<Worker>,
+    open: Open,
     /// The connection, for its requests.
     pub conn: Arc<Conn>,
     local: Arc<Local>,
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        // Tasks that outlive the connection must not ask about the next one of that number.
+        self.conn.descriptor.store(-1, Ordering::Relaxed);
+    }
 }
 
 impl Access {
@@ -49,19 +57,19 @@ impl Access {
     /// the address away, the connection goes on under the generation that had it, and is to close.
     pub fn current(&mut self) -> (Arc<Local>, bool) {
         if self.local.generation.number != self.edge.generation_number() {
-            let fresh = worker::local(&self.edge, &self.worker);
+            let fresh = worker::local(&self.edge, self.worker());
             if fresh.generation.http.listens.find(&self.conn.listen).is_none() {
                 return (self.local.clone(), true);
             }
             self.local = fresh;
         }
-        (self.local.clone(), self.worker.quitting())
+        (self.local.clone(), self.worker().quitting())
     }
 
     /// As [`Self::current`]; what is in force then is [`Self::local`].
     pub fn is_closing(&mut self) -> bool {
         if self.local.generation.number == self.edge.generation_number() {
-            return self.worker.quitting();
+            return self.worker().quitting();
         }
         self.current().1
     }
@@ -73,7 +81,7 @@ impl Access {
 
     /// The worker.
     pub fn worker(&self) -> &Arc<Worker> {
-        &self.worker
+        self.open.worker()
     }
 }
 
@@ -84,55 +92,72 @@ pub fn bound<'a>(local: &'a Local, conn: &Conn) -> &'a Bound {
     listens.find(&conn.listen).unwrap_or(&listens.bound[0])
 }
 
-/// Serves a connection to its end.
-pub async fn serve(arrival: Arrival, socket: Socket) {
-    let local = worker::local(&arrival.edge, &arrival.worker);
+/// Serves a connection to its end, in a task of its own.
+pub fn serve(arrival: Arrival, local: Arc<Local>, socket: Socket) {
     let Some(bound) = local.generation.http.listens.find(&arrival.addr) else { return };
-    let default = &local.generation.http.servers[bound.names.default].conf;
-    let (ssl, http2) = (bound.ssl, bound.http2 || *default.http2.on);
-    let descriptor = socket.as_raw_fd();
-    let accepted = Instant::now();
-    let serial = next_serial();
+    let begun = Begun { serial: next_serial(), accepted: Instant::now(), descriptor: socket.as_raw_fd() };
+    if bound.ssl || bound.proxy_protocol {
+        // Boxed, as what follows: of the beginning nothing stays, and the task is no larger than it has to be.
+        let beginning = Box::pin(begin(arrival, local, begun, socket));
+        tokio::spawn(async move {
+            match beginning.await {
+                Some(Spoken::Http1(access, io, options)) => Box::pin(h1::serve(access, io, options)).await,
+                Some(Spoken::Http2(access, io)) => h2::serve(access, io, BytesMut::new()).await,
+                None => {}
+            }
+        });
+        return;
+    }
+    let options = h1::Options { expected_tls: false, preface: speaks_h2(&local, bound) };
+    let access = access(arrival, local, begun, None, None);
+    tokio::spawn(h1::serve(access, plain(socket), options));
+}
+
+/// What is known of a connection from its beginning.
+struct Begun {
+    serial: u64,
+    accepted: Instant,
+    descriptor: RawFd,
+}
+
+/// What a client speaks.
+enum Spoken {
+    Http1(Access, Io, h1::Options),
+    Http2(Access, Io),
+}
+
+/// Takes what comes before HTTP: the balancer's header, the handshake.
+async fn begin(arrival: Arrival, local: Arc<Local>, begun: Begun, socket: Socket) -> Option<Spoken> {
+    let bound = local.generation.http.listens.find(&arrival.addr)?;
     let proxied = if bound.proxy_protocol {
-        match super::proxied::accept(&local, bound, &socket, serial, &arrival.peer).await {
-            Ok(header) => header,
-            Err(()) => return,
-        }
+        super::proxied::accept(&local, bound, &socket, begun.serial, &arrival.peer).await.ok()?
     } else {
         None
     };
-    let (io, tls, speaks_h2) = if ssl {
-        let client = crate::tls::Client { serial, peer: &arrival.peer };
-        match crate::tls::accept(&local, bound, socket, &client).await {
-            crate::tls::Accepted::Tls { io, info, h2 } => (io, Some(info), h2),
-            crate::tls::Accepted::Plain(socket, read) => {
-                (Io::Early(Box::new(Early { read, io: plain(socket) })), None, false)
-            }
-            crate::tls::Accepted::Failed => return,
+    if !bound.ssl {
+        let options = h1::Options { expected_tls: false, preface: speaks_h2(&local, bound) };
+        return Some(Spoken::Http1(access(arrival, local, begun, proxied, None), plain(socket), options));
+    }
+    let client = crate::tls::Client { serial: begun.serial, peer: &arrival.peer };
+    match crate::tls::accept(&local, bound, socket, &client).await {
+        crate::tls::Accepted::Tls { io, info, h2 } => {
+            let access = access(arrival, local, begun, proxied, Some(Box::new(info)));
+            let options = h1::Options { expected_tls: false, preface: false };
+            Some(if h2 { Spoken::Http2(access, io) } else { Spoken::Http1(access, io, options) })
         }
-    } else {
-        (plain(socket), None, false)
-    };
-    let conn = conn(&arrival, serial, proxied, tls, accepted);
-    conn.descriptor.store(descriptor, Ordering::Relaxed);
-    // Tasks that outlive the connection must not ask about the next one of that number.
-    let _forget = Forget(conn.clone());
-    let access = Access { edge: arrival.edge, worker: arrival.worker, conn, local };
-    if speaks_h2 {
-        h2::serve(access, io, bytes::BytesMut::new()).await;
-    } else {
-        // TLS was expected where the client spoke plain HTTP: nginx answers 497.
-        let expected_tls = ssl && !io.is_tls();
-        h1::serve(access, io, h1::Options { expected_tls, preface: http2 && !ssl }).await;
+        crate::tls::Accepted::Plain(socket, read) => {
+            let io = Io::Early(Box::new(Early { read, io: plain(socket) }));
+            // TLS was expected where the client spoke plain HTTP: nginx answers 497.
+            let options = h1::Options { expected_tls: true, preface: false };
+            Some(Spoken::Http1(access(arrival, local, begun, proxied, None), io, options))
+        }
+        crate::tls::Accepted::Failed => None,
     }
 }
 
-struct Forget(Arc<Conn>);
-
-impl Drop for Forget {
-    fn drop(&mut self) {
-        self.0.descriptor.store(-1, Ordering::Relaxed);
-    }
+/// Whether a client of an address may speak HTTP/2.
+fn speaks_h2(local: &Local, bound: &Bound) -> bool {
+    bound.http2 || *local.generation.http.servers[bound.names.default].conf.http2.on
 }
 
 impl AsRawFd for Socket {
@@ -151,22 +176,23 @@ fn plain(socket: Socket) -> Io {
     }
 }
 
-fn conn(
-    arrival: &Arrival,
-    serial: u64,
+fn access(
+    arrival: Arrival,
+    local: Arc<Local>,
+    begun: Begun,
     proxied: Option<Box<Header>>,
-    tls: Option<TlsInfo>,
-    accepted: Instant,
-) -> Arc<Conn> {
-    Arc::new(Conn {
-        serial,
-        peer: arrival.peer.clone(),
-        local: arrival.own.clone(),
-        listen: arrival.addr.clone(),
+    tls: Option<Box<TlsInfo>>,
+) -> Access {
+    let conn = Arc::new(Conn {
+        serial: begun.serial,
+        peer: arrival.peer,
+        local: arrival.own,
+        listen: arrival.addr,
         proxied,
         tls,
         requests: AtomicU64::new(0),
-        descriptor: AtomicI32::new(-1),
-        accepted,
-    })
+        descriptor: AtomicI32::new(begun.descriptor),
+        accepted: begun.accepted,
+    });
+    Access { edge: arrival.edge, open: arrival.open, conn, local }
 }

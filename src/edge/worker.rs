@@ -320,6 +320,18 @@ async fn accept(edge: Arc<Edge>, worker: Arc<Worker>, addr: Arc<ListenAddr>, soc
 /// Counts a connection for as long as it lives.
 pub struct Open(Arc<Worker>);
 
+impl Open {
+    fn new(worker: Arc<Worker>) -> Open {
+        worker.metrics.connections.active.add(1);
+        Open(worker)
+    }
+
+    /// The worker that accepted it.
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.0
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.metrics.connections.active.add(-1);
@@ -344,12 +356,10 @@ fn admit(
         return;
     }
     counters.handled.inc();
-    counters.active.add(1);
-    let open = Open(worker.clone());
-    let arrival =
-        connection::Arrival { edge: edge.clone(), worker: worker.clone(), addr: addr.clone(), peer, own };
-    tokio::spawn(async move {
-        connection::serve(arrival, socket).await;
-        drop(open);
-    });
+    let open = Open::new(worker.clone());
+    connection::serve(
+        connection::Arrival { edge: edge.clone(), open, addr: addr.clone(), peer, own },
+        local,
+        socket,
+    );
 }

@@ -52,17 +52,19 @@ pub(super) struct Idle<'a, 'w> {
 impl Idle<'_, '_> {
     /// Waits no longer than `idle`; when the worker ends, no longer than `least`. After an answer the time begins
     /// anew, and it is the one between two requests.
-    pub(super) async fn wait(
+    ///
+    /// What is returned is no more than this needs: all idle connections hold one.
+    pub(super) fn wait(
         &mut self,
         access: &mut Access,
         h1: &mut H1Body,
         mut idle: Duration,
         mut least: Duration,
-    ) -> Woken {
+    ) -> impl Future<Output = Woken> {
         let mut began = now();
         let mut answered = false;
         self.quitting |= access.worker().quitting();
-        std::future::poll_fn(|cx| {
+        std::future::poll_fn(move |cx| {
             loop {
                 match read(access, &mut h1.io, &mut h1.input, cx) {
                     Poll::Ready(Some(Woken::Request(mark, Sent::Alone))) if answered => {
@@ -93,7 +95,6 @@ impl Idle<'_, '_> {
             }
             Poll::Pending
         })
-        .await
     }
 }
 

@@ -53,8 +53,8 @@ pub struct Options {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(mut access: Access, io: Io, options: Options) {
-    let mut h1 = Box::new(H1Body {
+pub fn serve(access: Access, io: Io, options: Options) -> impl Future<Output = ()> + Send {
+    let h1 = Box::new(H1Body {
         io,
         input: BytesMut::new(),
         framing: Framing::None,
@@ -63,69 +63,77 @@ pub async fn serve(mut access: Access, io: Io, options: Options) {
         pipelined: false,
         taken: 0,
     });
-    let worker = access.worker().clone();
-    let mut quit = pin!(worker.quit());
-    // Registered before looking, so that no wake-up is lost.
-    quit.as_mut().enable();
-    let mut timer = pin!(tokio::time::sleep(patience(&mut access, true).0));
-    let mut idle = Idle { timer: timer.as_mut(), quit: quit.as_mut(), quitting: false };
-    let mut first = true;
-    // What a request needs lives in boxes of its own, so that a connection that waits is small.
-    loop {
-        h1.pipelined = !first && !h1.input.is_empty();
-        let mut mark = None;
-        if h1.input.is_empty() {
-            // Neither the buffer of the last head.
-            h1.input = BytesMut::new();
-            let (time, least) = patience(&mut access, first);
-            if !first && least.is_zero() && access.is_closing() {
-                break;
-            }
-            // A connection that has sent nothing yet is idle, as nginx counts it.
-            let waiting = Counted::new(&worker, |c| &c.waiting);
-            let woken = idle.wait(&mut access, &mut h1, time, least).await;
-            drop(waiting);
-            match woken {
-                Woken::Request(found, sent) => {
-                    mark = found;
-                    first &= sent == Sent::Alone;
-                    h1.pipelined = sent == Sent::Together;
-                }
-                Woken::Begun(begun) => {
-                    first = false;
-                    let writing = Counted::new(&worker, |c| &c.writing);
-                    let fine = Box::pin(begun.end(&mut h1)).await;
-                    drop(writing);
-                    if !fine {
-                        return;
+    run(access, h1, options)
+}
+
+/// A block, not an `async fn`: that would hold its arguments twice for as long as the connection lives.
+#[allow(clippy::manual_async_fn)]
+fn run(mut access: Access, mut h1: Box<H1Body>, options: Options) -> impl Future<Output = ()> + Send {
+    async move {
+        let worker = access.worker().clone();
+        let mut idle = Idle {
+            timer: pin!(tokio::time::sleep(patience(&mut access, true).0)),
+            quit: pin!(worker.quit()),
+            quitting: false,
+        };
+        // Registered before looking, so that no wake-up is lost.
+        idle.quit.as_mut().enable();
+        let mut first = true;
+        // What a request needs lives in boxes of its own, so that a connection that waits is small.
+        loop {
+            h1.pipelined = !first && !h1.input.is_empty();
+            let mark = if h1.input.is_empty() {
+                // Neither the buffer of the last head.
+                h1.input = BytesMut::new();
+                let Some((time, least)) = time_to_wait(&mut access, first) else { break };
+                // A connection that has sent nothing yet is idle, as nginx counts it.
+                let waiting = Counted::new(&worker, |c| &c.waiting);
+                let woken = idle.wait(&mut access, &mut h1, time, least).await;
+                drop(waiting);
+                match woken {
+                    Woken::Request(mark, sent) => {
+                        first &= sent == Sent::Alone;
+                        h1.pipelined = sent == Sent::Together;
+                        mark
                     }
-                    continue;
-                }
-                Woken::Refused(refused) => {
-                    first = false;
-                    let writing = Counted::new(&worker, |c| &c.writing);
-                    let kept = Box::pin(refused.answer(h1)).await;
-                    drop(writing);
-                    match kept {
-                        Some(connection) => h1 = connection,
-                        None => return,
+                    Woken::Begun(begun) => {
+                        first = false;
+                        let writing = Counted::new(&worker, |c| &c.writing);
+                        let fine = Box::pin(begun.end(&mut h1)).await;
+                        drop(writing);
+                        if !fine {
+                            return;
+                        }
+                        continue;
                     }
-                    continue;
+                    Woken::Refused(refused) => {
+                        first = false;
+                        let writing = Counted::new(&worker, |c| &c.writing);
+                        let kept = Box::pin(refused.answer(h1)).await;
+                        drop(writing);
+                        match kept {
+                            Some(connection) => h1 = connection,
+                            None => return,
+                        }
+                        continue;
+                    }
+                    Woken::Closed => break,
                 }
-                Woken::Closed => break,
+            } else {
+                None
+            };
+            match Box::pin(exchange(&mut access, h1, options, first, mark)).await {
+                Exchanged::Next(connection) => h1 = connection,
+                Exchanged::Preface(h1) => {
+                    let H1Body { io, input, .. } = *h1;
+                    return super::h2::serve(access, io, input).await;
+                }
+                Exchanged::Over => return,
             }
+            first = false;
         }
-        match Box::pin(exchange(&mut access, h1, options, first, mark)).await {
-            Exchanged::Next(connection) => h1 = connection,
-            Exchanged::Preface(h1) => {
-                let H1Body { io, input, .. } = *h1;
-                return super::h2::serve(access, io, input).await;
-            }
-            Exchanged::Over => return,
-        }
-        first = false;
+        Box::pin(close(&mut h1.io)).await;
     }
-    Box::pin(close(&mut h1.io)).await;
 }
 
 /// What comes after an exchange.
@@ -196,6 +204,13 @@ fn patience(access: &mut Access, first: bool) -> (Duration, Duration) {
     }
     let core = &http.levels[server.level].conf.core;
     (*core.keepalive_timeout, *core.keepalive_min_timeout)
+}
+
+/// As [`patience`]; `None` when there is nothing to wait for, because the worker ends.
+fn time_to_wait(access: &mut Access, first: bool) -> Option<(Duration, Duration)> {
+    let (time, least) = patience(access, first);
+    let over = !first && least.is_zero() && access.is_closing();
+    (!over).then_some((time, least))
 }
 
 /// Adds one to a gauge for as long as it lives.

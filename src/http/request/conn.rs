@@ -56,8 +56,8 @@ pub struct Conn {
     pub listen: Arc<crate::http::listens::ListenAddr>,
     /// What the PROXY protocol said of it, if anything.
     pub proxied: Option<Box<crate::http::proxy_protocol::Header>>,
-    /// Its TLS session, if any.
-    pub tls: Option<TlsInfo>,
+    /// Its TLS session, if any. Boxed for those that have none.
+    pub tls: Option<Box<TlsInfo>>,
     /// Requests begun on it (`$connection_requests`).
     pub requests: AtomicU64,
     /// Its socket while it is open, for questions to the kernel; -1 otherwise.

@@ -32,12 +32,13 @@ use crate::edge::connection::Access;
 use crate::observe::error_log::Level;
 use bytes::BytesMut;
 use cork::Cork;
-use h2::server::{Connection, SendResponse};
+use h2::server::{Buffers, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use hits::Hit;
 use parking_lot::Mutex;
 use resets::Resets;
 use settings::{builder, level, server};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -50,12 +51,16 @@ use turns::Turns;
 
 /// How long a client may take to leave once it was told to.
 const LEAVING: Duration = Duration::from_secs(5);
+/// How often it is looked whether a connection has had nothing to do since.
+const RESTED: Duration = Duration::from_secs(1);
 /// How long the last words of a connection may take.
 const CLOSING: Duration = Duration::from_secs(1);
 
 /// Serves an HTTP/2 connection. `input` is what was read of it already.
 pub fn serve(access: Access, io: Io, input: BytesMut) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(run(access, io, input))
+    // Boxed for itself: what it takes to begin is large, and of no use later.
+    let beginning = Box::pin(begin(access, Cork::new(io, input)));
+    Box::pin(run(beginning))
 }
 
 /// What a connection's requests share with its driver.
@@ -115,11 +120,11 @@ enum End {
     TimedOut,
 }
 
-async fn run(mut access: Access, io: Io, input: BytesMut) {
+/// Says hello, and hears the client's; `None` when there is nobody to serve.
+async fn begin(mut access: Access, cork: Cork) -> Option<Driver> {
     let (local, _) = access.current();
     let server = server(&local, &access.conn);
     let time = *server.conf.core.client_header_timeout;
-    let cork = Cork::new(io, input);
     // Streams that were taken back may still be at work; twice as many as may be open are too many.
     let most = 2 * *server.conf.http2.max_concurrent_streams as usize;
     let mut hello = builder(server).handshake::<_, Chunk>(cork.clone());
@@ -133,58 +138,58 @@ async fn run(mut access: Access, io: Io, input: BytesMut) {
         },
     });
     // Who says nothing, or something else, has no connection to tell of.
-    let Ok(Some(connection)) = timeout(time, hello).await else { return };
-    drop(local);
-    let worker = access.worker().clone();
-    let mut quit = pin!(worker.quit());
-    // Registered before looking, so that no wake-up is lost.
-    quit.as_mut().enable();
-    let shared = Arc::<Shared>::default();
-    let mut driver = Driver {
+    let connection = timeout(time, hello).await.ok()??;
+    Some(Driver {
         access,
         connection,
+        bare: false,
         cork,
-        shared: shared.clone(),
+        shared: Arc::default(),
         most,
         state: State::Fresh,
+        quitting: false,
         leaving: false,
         closing: false,
         fault: None,
         due: Instant::now() + time,
         mark: 0,
+        rest: Rest::Rested,
         timer: Box::pin(tokio::time::sleep(time)),
-    };
+    })
+}
+
+async fn run(beginning: Pin<Box<impl Future<Output = Option<Driver>>>>) {
+    let Some(mut driver) = beginning.await else { return };
+    let worker = driver.access.worker().clone();
+    let mut quit = pin!(worker.quit());
+    // Registered before looking, so that no wake-up is lost.
+    quit.as_mut().enable();
     driver.gauge(1);
     if worker.quitting() {
         driver.leave();
     }
-    let mut quit_seen = false;
     let end = poll_fn(|cx| {
-        if !quit_seen && quit.as_mut().poll(cx).is_ready() {
-            quit_seen = true;
+        if !driver.quitting && quit.as_mut().poll(cx).is_ready() {
+            driver.quitting = true;
             driver.leave();
         }
         driver.poll(cx)
     })
     .await;
-    driver.gauge(-1);
-    driver.tell(&end);
-    if matches!(end, End::TimedOut) && driver.state == State::Busy {
-        let (local, _) = driver.access.current();
-        if *level(&local, &driver.access.conn).reset_timedout_connection {
-            let descriptor = driver.access.conn.descriptor.load(std::sync::atomic::Ordering::Relaxed);
-            crate::edge::tcp::reset_on_close(descriptor);
-        }
-    }
-    let linger = driver.linger(&end);
-    let cork = driver.cork.clone();
-    // The requests notice that the connection is gone.
-    drop(driver);
-    if let Some(time) = linger {
+    let time = driver.end(&end);
+    // The requests notice that the connection is gone. It counts as open until they are logged.
+    let Driver { access, connection, cork, shared, .. } = driver;
+    drop(connection);
+    Box::pin(linger(cork, shared, time)).await;
+    drop(access);
+}
+
+/// Waits for what the client still sends, for as long as `time`, and for the requests that have not ended.
+async fn linger(cork: Cork, shared: Arc<Shared>, time: Option<Duration>) {
+    if let Some(time) = time {
         let _ = timeout(time, cork.linger()).await;
     }
     drop(cork);
-    // They are logged before it counts as closed.
     poll_fn(|cx| {
         shared.wake_at_end(cx.waker());
         if shared.active() == 0 { Poll::Ready(()) } else { Poll::Pending }
@@ -203,14 +208,28 @@ enum State {
     Busy,
 }
 
+/// How long a connection has had nothing to do.
+enum Rest {
+    /// It had since the timer went off last.
+    Worked,
+    /// It had not.
+    Rests,
+    /// It had not for so long that the room of many streams was given back.
+    Rested,
+}
+
 struct Driver {
     access: Access,
     connection: Connection<Cork, Chunk>,
+    /// Whether the connection's buffers have been lent.
+    bare: bool,
     cork: Cork,
     shared: Arc<Shared>,
     /// The most requests with tasks of their own.
     most: usize,
     state: State,
+    /// The end of the worker was seen.
+    quitting: bool,
     /// The client was told to send no more requests.
     leaving: bool,
     /// The connection is being closed.
@@ -222,11 +241,30 @@ struct Driver {
     due: Instant,
     /// The cork's progress when `due` was set.
     mark: u64,
+    rest: Rest,
     timer: Pin<Box<Sleep>>,
 }
 
+thread_local! {
+    /// The buffers of the connection that had nothing to do last, for the next that has.
+    static SPARE: Cell<Option<Buffers>> = const { Cell::new(None) };
+}
+
 impl Driver {
+    /// A turn of the connection. It has buffers for as long as this takes, or until what is in them is gone.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if std::mem::take(&mut self.bare) {
+            self.connection.put_buffers(SPARE.take().unwrap_or_default());
+        }
+        let end = self.turn(cx);
+        if let Some(buffers) = self.connection.take_buffers() {
+            self.bare = true;
+            SPARE.set(Some(buffers));
+        }
+        end
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.cork.begin_turn();
         let drained = loop {
             match self.connection.poll_accept(cx) {
@@ -376,8 +414,28 @@ impl Driver {
                     }
                 }
             }
-            self.timer.as_mut().reset(self.due);
+            let next = self.next_look(now);
+            self.timer.as_mut().reset(next);
         }
+    }
+
+    /// When the timer is to go off next. Room is not given back after each request, for it would be taken again.
+    fn next_look(&mut self, now: Instant) -> Instant {
+        if self.state != State::Idle {
+            return self.due;
+        }
+        match self.rest {
+            Rest::Worked => {
+                self.rest = Rest::Rests;
+                return self.due.min(now + RESTED);
+            }
+            Rest::Rests => {
+                self.connection.shrink();
+                self.rest = Rest::Rested;
+            }
+            Rest::Rested => {}
+        }
+        self.due
     }
 
     /// Whether only the client can get us on, and it has done nothing since the deadline was set.
@@ -405,10 +463,16 @@ impl Driver {
             _ if self.leaving => LEAVING,
             _ => *core.keepalive_timeout,
         };
-        self.due = Instant::now() + time;
+        let now = Instant::now();
+        self.due = now + time;
         self.mark = self.cork.progress();
-        if self.due < self.timer.deadline() {
-            self.timer.as_mut().reset(self.due);
+        let mut look = self.due;
+        if state == State::Idle {
+            self.rest = Rest::Worked;
+            look = look.min(now + RESTED);
+        }
+        if look < self.timer.deadline() {
+            self.timer.as_mut().reset(look);
         }
     }
 
@@ -419,6 +483,19 @@ impl Driver {
             State::Idle => connections.waiting.add(by),
             State::Busy => connections.writing.add(by),
         }
+    }
+
+    /// Counts and logs the end; how long the client may still send.
+    fn end(&mut self, end: &End) -> Option<Duration> {
+        self.gauge(-1);
+        self.tell(end);
+        if matches!(end, End::TimedOut) && self.state == State::Busy {
+            let (local, _) = self.access.current();
+            if *level(&local, &self.access.conn).reset_timedout_connection {
+                crate::edge::tcp::reset_on_close(self.access.conn.descriptor.load(Ordering::Relaxed));
+            }
+        }
+        self.linger(end)
     }
 
     /// How long the client may still send, once it has been told the end.

@@ -1,6 +1,7 @@
 //! Connections of a whole server in this process, over unix sockets, with a client of the `h2` crate.
 
 mod again;
+mod buffers;
 mod raw;
 
 use crate::conf::build::{Config, LevelKind, load_text};

@@ -17,7 +17,7 @@ const BIG: usize = 3 << 20;
 /// What is sent before anybody's priority counts: three pieces, the last of which may be begun early.
 const AHEAD: usize = 4 * 16_375;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let head = [length[1], length[2], length[3], kind, flags];
     [&head[..], &stream.to_be_bytes(), payload].concat()
@@ -44,7 +44,7 @@ fn update(stream: u32, field: &str) -> Vec<u8> {
 }
 
 /// The preface, with the windows of streams and the connection.
-fn hello(stream: u32, connection: u32) -> Vec<u8> {
+pub(super) fn hello(stream: u32, connection: u32) -> Vec<u8> {
     let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     hello.extend(frame(SETTINGS, 0, 0, &[&[0, 4][..], &stream.to_be_bytes()].concat()));
     if connection > 65_535 {

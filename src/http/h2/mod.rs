@@ -51,7 +51,7 @@ use turns::Turns;
 
 /// How long a client may take to leave once it was told to.
 const LEAVING: Duration = Duration::from_secs(5);
-/// How often it is looked whether a connection has had nothing to do since.
+/// How long between two looks whether a connection has had anything to do since.
 const RESTED: Duration = Duration::from_secs(1);
 /// How long the last words of a connection may take.
 const CLOSING: Duration = Duration::from_secs(1);

@@ -214,7 +214,7 @@ enum Rest {
     Worked,
     /// It had not.
     Rests,
-    /// It had not for so long that the room of many streams was given back.
+    /// It had not for so long that the room of streams was given back.
     Rested,
 }
 

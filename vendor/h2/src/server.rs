@@ -574,7 +574,7 @@ where
         self.connection.put_buffers(buffers);
     }
 
-    /// Gives back the room that many streams took, once there are none; that of one stays.
+    /// Gives back the room that streams took, when there are none: for who has had none for a while.
     pub fn shrink(&mut self) {
         self.connection.shrink();
     }

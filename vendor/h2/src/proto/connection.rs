@@ -290,7 +290,7 @@ where
         self.codec.put_buffers(buffers);
     }
 
-    /// Gives back the room of more than one stream, when there are none
+    /// Gives back the room of streams, when there are none
     pub(crate) fn shrink(&mut self) {
         self.inner.streams.shrink();
     }

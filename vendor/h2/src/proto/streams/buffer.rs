@@ -28,7 +28,8 @@ struct Slot<T> {
 impl<T> Buffer<T> {
     pub fn new() -> Self {
         Buffer {
-            slab: Slab::with_capacity(1),
+            // A head and a body.
+            slab: Slab::with_capacity(2),
         }
     }
 
@@ -36,10 +37,10 @@ impl<T> Buffer<T> {
         self.slab.is_empty()
     }
 
-    /// Gives back the room for more than one, when there are none
+    /// Gives back its room, when there is nothing in it
     pub fn shrink(&mut self) {
-        if self.slab.is_empty() && self.slab.capacity() > 1 {
-            self.slab = Slab::with_capacity(1);
+        if self.slab.is_empty() {
+            self.slab = Slab::new();
         }
     }
 }

@@ -86,10 +86,10 @@ impl Store {
         }
     }
 
-    /// Gives back the room for more than one, when there are none
+    /// Gives back its room, when there is nothing in it
     pub fn shrink(&mut self) {
-        if self.slab.is_empty() && self.slab.capacity() > 1 {
-            self.slab = slab::Slab::with_capacity(1);
+        if self.slab.is_empty() {
+            self.slab = slab::Slab::new();
             self.ids = IndexMap::new();
         }
     }

@@ -60,6 +60,30 @@ async fn what_came_in_part_is_not_mixed_up_with_what_others_send() {
     }
 }
 
+/// A request whose path is in Huffman's code.
+fn coded(path: &[u8]) -> Vec<u8> {
+    let block = [&[0x82, 0x86, 0x41, 1, b'x', 0x04, 0x80 | path.len() as u8][..], path].concat();
+    frame(1, 5, 1, &block)
+}
+
+#[tokio::test]
+async fn what_could_not_be_decoded_is_nobody_elses() {
+    let site = Site::start("", "");
+    let mut io = site.socket("plain").await;
+    io.write_all(&hello(1 << 20, 1 << 20)).await.unwrap();
+    for _ in 0..3 {
+        // "aaaaaaaa", and then the end of the string, which must not be coded.
+        let broken = [0x18, 0xc6, 0x31, 0x8c, 0x63, 0xff, 0xff, 0xff, 0xff];
+        let mut other = site.socket("plain").await;
+        other.write_all(&[hello(1 << 20, 1 << 20), coded(&broken)].concat()).await.unwrap();
+        let mut told = Vec::new();
+        other.read_to_end(&mut told).await.unwrap();
+    }
+    // "/h", as it was sent.
+    io.write_all(&coded(&[0x62, 0x7f])).await.unwrap();
+    assert_eq!(answers(&mut io, 1).await, [b"GET /h HTTP/2.0"]);
+}
+
 #[tokio::test]
 async fn large_heads_and_bodies_come_after_a_rest() {
     let site = Site::start("large_client_header_buffers 4 64k;", "");

@@ -153,6 +153,8 @@ impl<T, B> Codec<T, B> {
         let (write, encoded) = (take(write), take(encoded));
         let (read, decoded) = self.inner.buffers_mut();
         self.bare = true;
+        // A string that could not be decoded leaves a part of itself there.
+        decoded.clear();
         Some(Buffers {
             read: take(read),
             decoded: take(decoded),

@@ -133,10 +133,12 @@ impl Table {
     fn note(&mut self, hash: u64, memo: Option<Memo>) {
         match (self.newer.get_mut(&hash), memo) {
             (Some(Slot::Memos(memos)), Some(memo)) => {
-                self.taken += memo.bytes();
+                let before = bytes(memos);
                 memos.retain(|other| !other.is_like(&memo));
                 memos.insert(0, Rc::new(memo));
                 memos.truncate(VARIANTS);
+                self.taken = self.taken.saturating_sub(before) + bytes(memos);
+                self.turn();
             }
             // Others of this target may be.
             (Some(Slot::Memos(_)), None) => {}
@@ -146,13 +148,22 @@ impl Table {
     }
 
     fn put(&mut self, hash: u64, slot: Slot) {
+        self.turn();
+        if let Slot::Memos(memos) = &slot {
+            self.taken += bytes(memos);
+        }
+        self.newer.insert(hash, slot);
+    }
+
+    /// Drops the older half where the newer one is full.
+    fn turn(&mut self) {
         if self.newer.len() >= self.half || self.taken >= self.half * USUAL {
             self.older = std::mem::take(&mut self.newer);
             self.taken = 0;
         }
-        if let Slot::Memos(memos) = &slot {
-            self.taken += memos.iter().map(|memo| memo.bytes()).sum::<usize>();
-        }
-        self.newer.insert(hash, slot);
     }
+}
+
+fn bytes(memos: &[Rc<Memo>]) -> usize {
+    memos.iter().map(|memo| memo.bytes()).sum()
 }

@@ -435,3 +435,33 @@ fn what_is_remembered_is_bounded_in_bytes() {
     assert!(many < 1500, "{many}");
     assert!(site.hits() > many);
 }
+
+#[test]
+fn other_answers_to_the_same_targets_are_bounded_in_bytes_as_well() {
+    // Each is remembered for the value that was read; those of one value fit, those of four do not.
+    let site = Site::start(
+        &[("a.txt", "one")],
+        "server { listen LISTEN; keepalive_requests 100000; root ROOT; add_header X $http_x_a; }",
+    );
+    let mut client = site.client();
+    let mut ask = |n: u32, value: u32| {
+        client.send(&format!("GET /a.txt?{n:0900} HTTP/1.1\r\nHost: a\r\nX-A: {value:0400}\r\n\r\n"));
+        client.answer()
+    };
+    const TARGETS: u32 = 400;
+    for value in 0..4 {
+        for _ in 0..ENOUGH {
+            for n in 0..TARGETS {
+                ask(n, value);
+            }
+        }
+    }
+    let before = site.hits();
+    for value in 0..4 {
+        for n in 0..TARGETS {
+            ask(n, value);
+        }
+    }
+    let found = site.hits() - before;
+    assert!(found < u64::from(3 * TARGETS), "{found}");
+}

@@ -211,9 +211,9 @@ impl Disk {
         }
     }
 
-    /// What waits for this name is not written.
-    fn cancel(&self, name: &Name) {
-        self.threads.queue.cancel(name);
+    /// What waits for this name is not written; whether an entry did.
+    fn cancel(&self, name: &Name) -> bool {
+        self.threads.queue.cancel(name)
     }
 
     fn zone_in_memory(&self) -> Option<Arc<Zone>> {
@@ -374,8 +374,8 @@ impl Disk {
     /// Removes the entry under this key, also one that is about to be written; whether there was one.
     pub fn remove(&self, key: &Key) -> bool {
         let name = key.name();
-        self.cancel(&name);
-        self.remove_name(&name)
+        let waited = self.cancel(&name);
+        self.remove_name(&name) || waited
     }
 
     fn remove_name(&self, name: &Name) -> bool {

@@ -40,6 +40,8 @@ struct Job {
     bytes: u64,
     /// Not to be done before, unless the process ends.
     due: Option<Instant>,
+    /// Whether what it replaces was to be removed.
+    replaces: bool,
 }
 
 /// What is out of date after so long, and takes no more bytes, is not written at once.
@@ -77,6 +79,7 @@ struct Current {
     key: Key,
     name: Name,
     act: Act,
+    replaces: bool,
     /// Whether it is still to be written.
     wanted: bool,
 }
@@ -97,6 +100,8 @@ impl Queue {
                 Act::Remove => 0,
             };
         let mut state = self.state.lock();
+        // What was to go must not be there again if the process falls before its successor is written.
+        let was_to_go = state.is_to_go(&name);
         // What it was to become is no longer true, in any case.
         let before = state.cancel(&name);
         if state.closed || state.bytes + bytes > most {
@@ -108,9 +113,11 @@ impl Queue {
             (act, _) => act,
         };
         // With much waiting already nothing waits for longer than it must.
-        let due = if state.bytes + bytes <= most / 2 { due(&act) } else { None };
+        let may_wait = !was_to_go && state.bytes + bytes <= most / 2;
+        let due = if may_wait { due(&act) } else { None };
         state.bytes += bytes;
-        state.waiting.insert(name, Job { key: key.clone(), act, clock: Clock::now(), bytes, due });
+        let job = Job { key: key.clone(), act, clock: Clock::now(), bytes, due, replaces: was_to_go };
+        state.waiting.insert(name, job);
         match due {
             Some(due) => {
                 // The thread wakes for the first only.
@@ -140,9 +147,13 @@ impl Queue {
         (of.text == key.text && of.variant == key.variant).then(|| act.clone())
     }
 
-    /// What waits for this name is not done, and what is being done comes to nothing.
-    pub fn cancel(&self, name: &Name) {
-        self.state.lock().cancel(name);
+    /// What waits for this name is not done, and what is being done comes to nothing; whether that was an entry.
+    pub fn cancel(&self, name: &Name) -> bool {
+        let is_entry = |act: &Act| !matches!(act, Act::Remove);
+        let mut state = self.state.lock();
+        let current = state.current.as_ref().filter(|current| current.name == *name && current.wanted);
+        let written = current.is_some_and(|current| is_entry(&current.act));
+        state.cancel(name).is_some_and(|act| is_entry(&act)) || written
     }
 
     /// As [`Self::cancel`] for all entries that are `meant`; how many were waiting.
@@ -162,7 +173,7 @@ impl Queue {
             }
             for name in names {
                 if state.waiting.get(name).is_some_and(|job| of(&job.act)) {
-                    state.cancel(name);
+                    state.withdraw(name);
                     cancelled += 1;
                 }
             }
@@ -173,9 +184,10 @@ impl Queue {
     /// The names of what is to be removed and may still be there.
     pub fn removals(&self) -> Vec<Name> {
         let state = self.state.lock();
-        let current = state.current.iter().map(|current| (&current.name, &current.act));
-        let all = state.waiting.iter().map(|(name, job)| (name, &job.act)).chain(current);
-        all.filter(|(_, act)| matches!(act, Act::Remove)).map(|(name, _)| *name).collect()
+        let current = state.current.iter().map(|current| (&current.name, &current.act, current.replaces));
+        let waiting = state.waiting.iter().map(|(name, job)| (name, &job.act, job.replaces));
+        let removes = |act: &Act, replaces: bool| replaces || matches!(act, Act::Remove);
+        waiting.chain(current).filter(|(_, act, own)| removes(act, *own)).map(|(name, ..)| *name).collect()
     }
 
     /// Whether what is being written to this name is still to be.
@@ -225,7 +237,8 @@ impl Queue {
                 {
                     state.bytes -= job.bytes;
                     let (key, act) = (job.key.clone(), job.act.clone());
-                    state.current = Some(Current { key, name, act, wanted: true });
+                    let replaces = job.replaces;
+                    state.current = Some(Current { key, name, act, replaces, wanted: true });
                     return Some(job);
                 }
             }
@@ -265,6 +278,25 @@ impl State {
             let mut seen = HashSet::with_capacity(self.waiting.len());
             let waiting = &self.waiting;
             self.order.retain(|name| waiting.contains_key(name) && seen.insert(*name));
+        }
+    }
+
+    /// Whether a file of this name is to be removed, or took another's removal upon itself, and is still there.
+    fn is_to_go(&self, name: &Name) -> bool {
+        let current = self.current.as_ref().filter(|current| current.name == *name && current.wanted);
+        let act = self.waiting.get(name).map(|job| (&job.act, job.replaces));
+        let act = act.or(current.map(|current| (&current.act, current.replaces)));
+        act.is_some_and(|(act, replaces)| replaces || matches!(act, Act::Remove))
+    }
+
+    /// As [`Self::cancel`]; what was to be removed before it came still is.
+    fn withdraw(&mut self, name: &Name) {
+        match self.waiting.get_mut(name).filter(|job| job.replaces) {
+            Some(job) => {
+                self.bytes -= job.bytes - JOB;
+                (job.act, job.bytes) = (Act::Remove, JOB);
+            }
+            None => _ = self.cancel(name),
         }
     }
 
@@ -476,6 +508,34 @@ mod tests {
         assert!(queue.state.lock().later.is_empty());
         assert!(queue.push(&second, fresh(&second, 1000, SHORT), 3000));
         assert_eq!(queue.next().map(|job| job.key.text), Some(second.text));
+    }
+
+    #[test]
+    fn what_takes_the_place_of_what_was_to_go_is_written_at_once() {
+        let queue = Queue::default();
+        let key = key("/playlist");
+        let short = || fresh(&key, 10, SHORT);
+        let waits = |queue: &Queue| queue.state.lock().waiting[&key.name()].due.is_some();
+        assert!(queue.push(&key, Act::Remove, MOST));
+        for _ in 0..2 {
+            assert!(queue.push(&key, short(), MOST));
+            assert!(!waits(&queue));
+        }
+        // A purge of it is none of the purge before.
+        assert_eq!(queue.removals(), [key.name()]);
+        assert_eq!(queue.cancel_if(&mut |_| true), 1);
+        assert!(matches!(queue.find(&key), Some(Act::Remove)));
+        assert_eq!((queue.bytes(), queue.removals()), (JOB, vec![key.name()]));
+        assert!(queue.push(&key, short(), MOST));
+        assert!(queue.next().is_some());
+        // While it is being written.
+        assert!(queue.push(&key, short(), MOST));
+        assert!(!waits(&queue));
+        assert!(queue.next().is_some());
+        queue.state.lock().current = None;
+        assert!(queue.push(&key, short(), MOST));
+        assert!(waits(&queue));
+        assert!(queue.cancel(&key.name()) && !queue.cancel(&key.name()));
     }
 
     #[test]

@@ -130,6 +130,18 @@ fn a_variant_is_another_entry() {
 }
 
 #[test]
+fn what_waits_to_be_written_is_there_to_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody writes.
+    let disk = disk(dir.path(), |_| {});
+    let key = key("/a");
+    disk.write(&key, Act::Store(Arc::new(entry(&key, pattern(1)))));
+    assert!(disk.remove(&key) && !disk.remove(&key));
+    disk.forget(&key);
+    assert!(!disk.remove(&key));
+}
+
+#[test]
 fn another_text_under_the_same_name_is_a_miss() {
     let dir = tempfile::tempdir().unwrap();
     let disk = disk(dir.path(), |_| {});

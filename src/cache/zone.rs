@@ -365,13 +365,25 @@ impl Zone {
         if let Some(disk) = &self.disk
             && entry.failure.is_none()
         {
-            match &entry.body {
-                EntryBody::File(blocks) if blocks.was_described() => {}
-                EntryBody::File(_) => disk.write(slot, Act::Describe(entry.clone())),
-                body => match self.store.get(slot).is_some_and(|before| before.body.is_same(body)) {
-                    true => disk.write(slot, Act::Describe(entry.clone())),
-                    false => disk.write(slot, Act::Store(entry.clone())),
-                },
+            let before = self.store.get(slot);
+            let act = match &entry.body {
+                EntryBody::File(blocks) if blocks.was_described() => None,
+                EntryBody::File(_) => Some(Act::Describe(entry.clone())),
+                body => Some(match before.as_ref().is_some_and(|before| before.body.is_same(body)) {
+                    true => Act::Describe(entry.clone()),
+                    false => Act::Store(entry.clone()),
+                }),
+            };
+            // What is on disk is no longer fresh than what is in memory, and must not be than what follows it, for it
+            // would be served instead if the process fell.
+            let outlives = match before.filter(|before| before.failure.is_none()) {
+                Some(before) => before.times.fresh_until > entry.times.fresh_until,
+                None => disk.may_have(&slot.name()),
+            };
+            match act {
+                Some(act) if outlives => disk.write_now(slot, act),
+                Some(act) => disk.write(slot, act),
+                None => {}
             }
         }
         match entry.holds_file() {

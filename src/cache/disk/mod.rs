@@ -170,7 +170,18 @@ impl Disk {
 
     /// Has an entry written. It is in memory alone where too much is waiting already.
     pub fn write(&self, key: &Key, act: Act) {
-        if !self.threads.queue.push(key, act, self.settings.load().pending) {
+        let written = self.threads.queue.push(key, act, self.settings.load().pending);
+        self.see(key, written);
+    }
+
+    /// As [`Self::write`], where the file that is there would be taken for good for longer than this.
+    pub fn write_now(&self, key: &Key, act: Act) {
+        let written = self.threads.queue.push_now(key, act, self.settings.load().pending);
+        self.see(key, written);
+    }
+
+    fn see(&self, key: &Key, written: bool) {
+        if !written {
             self.counters.disk.dropped.inc();
             // What is there is not the newest any more.
             self.forget(key);

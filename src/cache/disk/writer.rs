@@ -93,6 +93,15 @@ const LOOKED_AT: usize = 64;
 impl Queue {
     /// Has something done, unless that makes more than `most` bytes wait; false then.
     pub fn push(&self, key: &Key, act: Act, most: u64) -> bool {
+        self.push_in(key, act, most, true)
+    }
+
+    /// As [`Self::push`], and it does not wait for a newer one.
+    pub fn push_now(&self, key: &Key, act: Act, most: u64) -> bool {
+        self.push_in(key, act, most, false)
+    }
+
+    fn push_in(&self, key: &Key, act: Act, most: u64, may_wait: bool) -> bool {
         let name = key.name();
         let bytes = JOB
             + match &act {
@@ -113,7 +122,7 @@ impl Queue {
             (act, _) => act,
         };
         // With much waiting already nothing waits for longer than it must.
-        let may_wait = !was_to_go && state.bytes + bytes <= most / 2;
+        let may_wait = may_wait && !was_to_go && state.bytes + bytes <= most / 2;
         let due = if may_wait { due(&act) } else { None };
         state.bytes += bytes;
         let job = Job { key: key.clone(), act, clock: Clock::now(), bytes, due, replaces: was_to_go };

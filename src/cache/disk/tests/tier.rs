@@ -36,6 +36,31 @@ async fn a_zone_whose_index_is_complete_does_not_ask_the_disk_for_what_is_not_th
 }
 
 #[tokio::test]
+async fn what_is_soon_out_of_date_does_not_leave_a_file_that_is_fresh_for_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disk(dir.path(), |_| {});
+    let zone = zone(&disk, 1 << 20);
+    until("it is loaded", || disk.loaded.load(Ordering::Acquire));
+    let key = key("/a");
+    let keep = |length: usize, fresh: u64| {
+        let lifetime = Lifetime { fresh: Duration::from_secs(fresh), ..Lifetime::default() };
+        let times = Times::new(tokio::time::Instant::now(), lifetime);
+        zone.keep(&key, Arc::new(Entry { times, ..entry(&key, pattern(length)) }));
+    };
+    let written = |length: u64| read(&disk, &key).is_some_and(|entry| entry.length == length);
+    keep(1, 3600);
+    until("it is written", || written(1));
+    keep(2, 5);
+    until("it is written in its place", || written(2));
+    // This one may wait for the next.
+    keep(3, 8);
+    assert!(disk.waiting(&key).is_some());
+    zone.store.remove(key.hash);
+    keep(4, 5);
+    until("nobody knows how long the file would be fresh", || written(4));
+}
+
+#[tokio::test]
 async fn what_memory_has_no_room_for_is_found_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let disk = disk(dir.path(), |_| {});

@@ -82,9 +82,12 @@ pub fn end(mut rq: Box<Request>, sent: Result<(), BodyError>, reset: impl FnOnce
         Err(BodyError::Client(_)) => shared.resets.taken_back(),
         Err(e) => {
             // Bytes are missing: the client must not take what it has for the whole.
-            reset(Reason::INTERNAL_ERROR);
             let slow = matches!(e, BodyError::ClientTimeout);
-            let level = if slow { Level::Info } else { Level::Error };
+            let (reason, level) = match slow {
+                true => (Reason::PROTOCOL_ERROR, Level::Info),
+                false => (Reason::INTERNAL_ERROR, Level::Error),
+            };
+            reset(reason);
             crate::observe::request_log(&rq, level, format_args!("{e} while sending to client"));
         }
     }

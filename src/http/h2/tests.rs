@@ -265,6 +265,23 @@ async fn a_body_that_breaks_off_is_not_taken_for_whole() {
 }
 
 #[tokio::test]
+async fn a_client_that_opens_no_window_is_at_fault() {
+    let site = Site::start("send_timeout 200ms;", "");
+    let client = site.client().await;
+    let stuck = client.send("GET", "/big", true).await.0.await.unwrap();
+    let mut body = stuck.into_body();
+    // What is taken is not given back.
+    let end = loop {
+        match body.data().await {
+            Some(Ok(_)) => {}
+            Some(Err(e)) => break e,
+            None => panic!("all of it came"),
+        }
+    };
+    assert_eq!(end.reason(), Some(Reason::PROTOCOL_ERROR));
+}
+
+#[tokio::test]
 async fn a_request_is_answered_when_it_has_ended() {
     let site = Site::start("", "");
     let client = site.client().await;

@@ -47,8 +47,7 @@ pub struct Access {
 
 impl Drop for Access {
     fn drop(&mut self) {
-        // Tasks that outlive the connection must not ask about the next one of that number.
-        self.conn.descriptor.store(-1, Ordering::Relaxed);
+        self.forget_descriptor();
     }
 }
 
@@ -77,6 +76,11 @@ impl Access {
     /// The configuration that was in force when it was last asked for.
     pub fn local(&self) -> &Arc<Local> {
         &self.local
+    }
+
+    /// Before the socket is closed: tasks that outlive it must not ask about the next one of that number.
+    pub fn forget_descriptor(&self) {
+        self.conn.descriptor.store(-1, Ordering::Relaxed);
     }
 
     /// The worker.

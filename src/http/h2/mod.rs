@@ -180,21 +180,22 @@ async fn run(beginning: Pin<Box<impl Future<Output = Option<Driver>>>>) {
     // The requests notice that the connection is gone. It counts as open until they are logged.
     let Driver { access, connection, cork, shared, .. } = driver;
     drop(connection);
-    Box::pin(linger(cork, shared, time)).await;
-    drop(access);
+    Box::pin(linger(access, cork, shared, time)).await;
 }
 
 /// Waits for what the client still sends, for as long as `time`, and for the requests that have not ended.
-async fn linger(cork: Cork, shared: Arc<Shared>, time: Option<Duration>) {
+async fn linger(access: Access, cork: Cork, shared: Arc<Shared>, time: Option<Duration>) {
     if let Some(time) = time {
         let _ = timeout(time, cork.linger()).await;
     }
+    access.forget_descriptor();
     drop(cork);
     poll_fn(|cx| {
         shared.wake_at_end(cx.waker());
         if shared.active() == 0 { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
+    drop(access);
 }
 
 /// What the connection is doing, for its deadline and its gauge.

@@ -1,6 +1,8 @@
 //! A client's connection: plain, TLS, or a unix socket.
 
 use crate::tls::TlsStream;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -41,6 +43,14 @@ impl Io {
             Io::Tls(s) => Some(s.socket()),
             Io::Unix(_) | Io::TlsUnix(_) => None,
             Io::Early(early) => early.io.tcp(),
+        }
+    }
+
+    /// See [`send_at_once`].
+    pub fn send_at_once(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
+        match self {
+            Io::Tcp(socket) => send_at_once(socket, bytes),
+            Io::Unix(_) | Io::Tls(_) | Io::TlsUnix(_) | Io::Early(_) => None,
         }
     }
 
@@ -111,6 +121,18 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, s => Pin::new(s).poll_shutdown(cx))
+    }
+}
+
+/// Writes to a socket that can nearly always take it: whether it can is not asked first. `None`: not now, or it is not
+/// a plain one; then it is to be polled.
+///
+/// Who writes much does not use it: a task that is never put off holds up the others.
+pub fn send_at_once(socket: &TcpStream, bytes: &[u8]) -> Option<io::Result<usize>> {
+    match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        Ok(n) => Some(Ok(n)),
+        Err(Errno::AGAIN | Errno::INTR) => None,
+        Err(e) => Some(Err(e.into())),
     }
 }
 

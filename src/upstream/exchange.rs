@@ -5,7 +5,7 @@ use super::patience::Patience;
 use super::pool::Connection;
 use super::socket::Socket;
 use crate::http::body::Framing;
-use crate::http::io::poll_read_into;
+use crate::http::io::{poll_read_into, send_at_once};
 use crate::http::response::Fields;
 use bytes::{Bytes, BytesMut};
 use std::future::poll_fn;
@@ -44,6 +44,12 @@ pub async fn write_all(
     let mut patience = Patience::new(each);
     let mut sent = 0;
     let stream = &mut connection.stream;
+    if let ([one], Socket::Tcp(socket)) = (parts, &*stream)
+        && let Some(written) = send_at_once(socket, one)
+    {
+        sent = written.map_err(|e| broken("writev()", &e))?;
+        *bytes += sent as u64;
+    }
     while sent < total {
         let written = poll_fn(|cx| {
             if let Poll::Ready(written) = poll_write(stream, cx, parts, sent) {

@@ -16,8 +16,6 @@ use crate::http::phases::{self, Flow, Passage};
 use crate::http::request::{Downstream, H1Body, Request, Sent};
 use crate::http::response::Response;
 use crate::http::tick;
-use rustix::io::Errno;
-use rustix::net::SendFlags;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
@@ -153,13 +151,8 @@ pub(super) fn attempt(
 /// Writes what the client takes now.
 fn write(io: &mut Io, out: &[u8], cx: &mut Context<'_>) -> io::Result<usize> {
     let mut written = 0;
-    // A socket takes it nearly always; whether it can is only asked where it does not.
-    if let Io::Tcp(socket) = io {
-        match rustix::net::send(socket, out, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(n) => written = n,
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
+    if let Some(sent) = io.send_at_once(out) {
+        written = sent?;
     }
     while written < out.len() {
         match Pin::new(&mut *io).poll_write(cx, &out[written..]) {

@@ -50,6 +50,9 @@ pub(super) async fn send(
 /// Writes everything; each write has so long.
 async fn write(io: &mut Io, all: &[u8], each: Duration, written: &mut usize) -> Result<(), BodyError> {
     let mut patience = Patience::new(each);
+    if let Some(sent) = io.send_at_once(all) {
+        *written += sent.map_err(BodyError::Client)?;
+    }
     while *written < all.len() {
         let n = poll_fn(|cx| match Pin::new(&mut *io).poll_write(cx, &all[*written..]) {
             Poll::Pending if patience.is_over(cx) => Poll::Ready(Err(BodyError::ClientTimeout)),
@@ -60,6 +63,9 @@ async fn write(io: &mut Io, all: &[u8], each: Duration, written: &mut usize) -> 
             n => *written += n,
         }
         patience.rest();
+    }
+    if !io.is_tls() {
+        return Ok(());
     }
     poll_fn(|cx| match Pin::new(&mut *io).poll_flush(cx) {
         Poll::Pending if patience.is_over(cx) => Poll::Ready(Err(BodyError::ClientTimeout)),

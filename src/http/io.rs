@@ -46,7 +46,7 @@ impl Io {
         }
     }
 
-    /// See [`send_at_once`].
+    /// As [`send_at_once`]; `None` too where it is not a plain TCP connection.
     pub fn send_at_once(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
         match self {
             Io::Tcp(socket) => send_at_once(socket, bytes),
@@ -124,8 +124,8 @@ impl AsyncWrite for Io {
     }
 }
 
-/// Writes to a socket that can nearly always take it: whether it can is not asked first. `None`: not now, or it is not
-/// a plain one; then it is to be polled.
+/// Writes to a socket that can nearly always take it: whether it can is not asked first. `None`: not now, so that it is
+/// to be polled.
 ///
 /// Who writes much does not use it: a task that is never put off holds up the others.
 pub fn send_at_once(socket: &TcpStream, bytes: &[u8]) -> Option<io::Result<usize>> {

@@ -54,16 +54,7 @@ pub struct Options {
 
 /// Serves a connection to its end.
 pub fn serve(access: Access, io: Io, options: Options) -> impl Future<Output = ()> + Send {
-    let h1 = Box::new(H1Body {
-        io,
-        input: BytesMut::new(),
-        framing: Framing::None,
-        expect_continue: false,
-        room: u64::MAX,
-        pipelined: false,
-        taken: 0,
-    });
-    run(access, h1, options)
+    run(access, Box::new(H1Body::new(io)), options)
 }
 
 /// A block, not an `async fn`: that would hold its arguments twice for as long as the connection lives.

@@ -93,6 +93,19 @@ impl Downstream {
 }
 
 impl H1Body {
+    /// A connection of which nothing has been read.
+    pub fn new(io: Io) -> H1Body {
+        H1Body {
+            io,
+            input: BytesMut::new(),
+            framing: Framing::None,
+            expect_continue: false,
+            room: u64::MAX,
+            pipelined: false,
+            taken: 0,
+        }
+    }
+
     /// The next piece of the body; `None` at its end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         loop {

@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::cache::pack::pages::Filling;
-use crate::http::body::{BodyStream, Framing};
+use crate::http::body::BodyStream;
 use crate::observe::testing::Running;
-use bytes::BytesMut;
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::Instant;
@@ -16,16 +15,8 @@ fn connection() -> (std::net::TcpStream, H1Body) {
     client.set_nonblocking(true).unwrap();
     let (server, _) = listener.accept().unwrap();
     server.set_nonblocking(true).unwrap();
-    let h1 = H1Body {
-        io: Io::Tcp(TcpStream::from_std(server).unwrap()),
-        input: BytesMut::new(),
-        framing: Framing::None,
-        expect_continue: false,
-        room: u64::MAX,
-        pipelined: false,
-        taken: 0,
-    };
-    (client, h1)
+    let io = Io::Tcp(TcpStream::from_std(server).unwrap());
+    (client, H1Body::new(io))
 }
 
 fn received(client: &mut std::net::TcpStream) -> usize {

@@ -684,8 +684,9 @@ fn satisfy(b: &mut Builder, d: &Directive) -> ConfResult<()> {
 
 /// A size that may be a variable.
 fn rate(b: &mut Builder, d: &Directive) -> ConfResult<Template> {
-    if !d.arg(0).contains('$') {
-        offset(d)?;
+    let text = d.arg(0);
+    if !text.contains('$') && (text.ends_with(['g', 'G']) || size(text).is_none()) {
+        return Err(invalid_value().hint("a rate or a size is digits with an optional k or m, as in 500k"));
     }
     b.template(d.arg(0))
 }

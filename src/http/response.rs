@@ -10,10 +10,12 @@ use bytes::Bytes;
 #[derive(Clone, Debug)]
 pub struct Fields {
     list: Vec<(Bytes, Bytes)>,
-    /// Before which of the list each marked field stands; [`NOWHERE`] for none.
-    marks: [u16; 4],
-    /// Which of several at one place comes first: the one marked first.
-    ranks: [u8; 4],
+    /// The marked fields, in their order, which is that of their places.
+    marks: [Mark; 4],
+    /// Before which of the list each of these stands.
+    places: [u16; 4],
+    /// How many there are.
+    marked: u8,
 }
 
 /// A field that is kept elsewhere.
@@ -41,10 +43,6 @@ impl Mark {
     }
 }
 
-const MARKS: [Mark; 4] = [Mark::ETag, Mark::LastModified, Mark::Server, Mark::Date];
-
-const NOWHERE: u16 = u16::MAX;
-
 /// What stands at a place of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
@@ -57,7 +55,7 @@ pub enum Place<'a> {
 impl Default for Fields {
     #[inline]
     fn default() -> Fields {
-        Fields { list: Vec::new(), marks: [0, NOWHERE, NOWHERE, NOWHERE], ranks: [0; 4] }
+        Fields::with_capacity(0)
     }
 }
 
@@ -65,7 +63,7 @@ impl Fields {
     /// None, with room for so many.
     #[inline]
     pub fn with_capacity(number: usize) -> Fields {
-        Fields { list: Vec::with_capacity(number), marks: [0, NOWHERE, NOWHERE, NOWHERE], ranks: [0; 4] }
+        Fields { list: Vec::with_capacity(number), marks: [Mark::ETag; 4], places: [0; 4], marked: 1 }
     }
 
     /// Adds a field after the others.
@@ -81,64 +79,69 @@ impl Fields {
     /// Adds a field before the others.
     pub fn add_first(&mut self, name: &'static str, value: impl Into<Bytes>) {
         self.list.insert(0, (Bytes::from_static(name.as_bytes()), value.into()));
-        for mark in self.marks.iter_mut().filter(|mark| **mark != NOWHERE) {
-            *mark = mark.saturating_add(1);
-        }
+        self.shift(1);
     }
 
     /// Adds these fields, in their order, before the others.
     pub fn prepend(&mut self, fields: impl IntoIterator<Item = (Bytes, Bytes)>) {
         let before = self.list.len();
         self.list.splice(..0, fields);
-        let added = u16::try_from(self.list.len() - before).unwrap_or(NOWHERE - 1);
-        for mark in self.marks.iter_mut().filter(|mark| **mark != NOWHERE) {
-            *mark = mark.saturating_add(added).min(NOWHERE - 1);
-        }
+        self.shift(self.list.len() - before);
+    }
+
+    /// So many were added before the others.
+    fn shift(&mut self, added: usize) {
+        // A head has bounds far below.
+        let added = u16::try_from(added).unwrap_or(u16::MAX);
+        self.places.iter_mut().for_each(|place| *place = place.saturating_add(added));
     }
 
     /// Says that a field that is kept elsewhere comes before all.
     pub fn mark_first(&mut self, mark: Mark) {
-        self.marks[mark as usize] = 0;
-        self.ranks[mark as usize] = 0;
+        self.forget(mark);
+        self.marks.rotate_right(1);
+        self.places.rotate_right(1);
+        (self.marks[0], self.places[0]) = (mark, 0);
+        self.marked += 1;
     }
 
     /// Says that a field that is kept elsewhere comes after those that are here now.
     pub fn mark(&mut self, mark: Mark) {
-        // A head has bounds far below.
-        self.marks[mark as usize] = u16::try_from(self.list.len()).unwrap_or(NOWHERE - 1);
-        self.ranks[mark as usize] = self.ranks.iter().max().map_or(1, |rank| rank.saturating_add(1));
+        self.forget(mark);
+        let last = usize::from(self.marked);
+        self.marks[last] = mark;
+        self.places[last] = u16::try_from(self.list.len()).unwrap_or(u16::MAX);
+        self.marked += 1;
+    }
+
+    /// Takes its place from a field that is kept elsewhere, if it has one.
+    fn forget(&mut self, mark: Mark) {
+        let mut kept = 0;
+        for at in 0..usize::from(self.marked) {
+            if self.marks[at] != mark {
+                (self.marks[kept], self.places[kept]) = (self.marks[at], self.places[at]);
+                kept += 1;
+            }
+        }
+        self.marked = kept as u8;
     }
 
     /// Whether a field that is kept elsewhere has a place here.
     pub fn is_marked(&self, mark: Mark) -> bool {
-        self.marks[mark as usize] != NOWHERE
+        self.marks[..usize::from(self.marked)].contains(&mark)
     }
 
     /// Shows every field in order, with the places of those that are kept elsewhere.
     pub fn each_place<'a>(&'a self, mut each: impl FnMut(Place<'a>)) {
-        let mut in_order = MARKS;
-        for at in 1..MARKS.len() {
-            for earlier in (0..at).rev() {
-                if self.ranks[in_order[earlier] as usize] > self.ranks[in_order[earlier + 1] as usize] {
-                    in_order.swap(earlier, earlier + 1);
-                }
-            }
-        }
-        let places = in_order.map(|mark| (usize::from(self.marks[mark as usize]), mark));
-        let next_from = |at: usize| places.iter().map(|(place, _)| *place).filter(|place| *place >= at).min();
-        let mut next = next_from(0);
+        let (mut next, marked) = (0, usize::from(self.marked));
         for (at, (name, value)) in self.list.iter().enumerate() {
-            if next == Some(at) {
-                places
-                    .iter()
-                    .filter(|(place, _)| *place == at)
-                    .for_each(|(_, mark)| each(Place::Mark(*mark)));
-                next = next_from(at + 1);
+            while next < marked && usize::from(self.places[next]) <= at {
+                each(Place::Mark(self.marks[next]));
+                next += 1;
             }
             each(Place::Field(name, value));
         }
-        let last = places.iter().filter(|(place, _)| (self.list.len()..usize::from(NOWHERE)).contains(place));
-        last.for_each(|(_, mark)| each(Place::Mark(*mark)));
+        self.marks[next..marked].iter().for_each(|mark| each(Place::Mark(*mark)));
     }
 
     /// Replaces every field of this name by one after the others.
@@ -198,21 +201,17 @@ impl Fields {
 
     /// Keeps those for which `keep` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&Bytes, &Bytes) -> bool) {
-        let (mut at, mut gone) = (0u16, [0u16; MARKS.len()]);
-        let marks = self.marks;
+        let (mut at, mut gone) = (0u16, [0u16; 4]);
+        let places = self.places;
         self.list.retain(|(n, v)| {
             let keep = keep(n, v);
             if !keep {
-                for (gone, mark) in gone.iter_mut().zip(marks) {
-                    *gone += u16::from(mark != NOWHERE && at < mark);
-                }
+                gone.iter_mut().zip(places).for_each(|(gone, place)| *gone += u16::from(at < place));
             }
             at = at.saturating_add(1);
             keep
         });
-        for (mark, gone) in self.marks.iter_mut().zip(gone) {
-            *mark -= gone;
-        }
+        self.places.iter_mut().zip(gone).for_each(|(place, gone)| *place -= gone);
     }
 
     /// Room for more bytes than this would take, for bounds: names, values, and separators.

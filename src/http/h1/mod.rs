@@ -3,6 +3,7 @@
 //! An idle connection holds no buffer: bytes come through the worker's read buffer, and what a
 //! request needs lives as long as the request.
 
+mod field;
 mod hits;
 mod idle;
 mod prepare;
@@ -12,9 +13,10 @@ mod sendfile;
 mod small;
 mod write;
 
+pub use field::{append_line_safe, write_field};
 pub use prepare::{choose_server, valid_host};
 pub use read::head_limits;
-pub use write::{append_line_safe, record, record_sent, write_field};
+pub use write::{record, record_sent};
 
 use super::body::{BodyError, Framing};
 use super::head::{Head, HeadError, Version};

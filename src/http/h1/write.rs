@@ -1,9 +1,10 @@
 //! The head of a response.
 
+use super::field::{end_line, write_field};
 use crate::http::date;
 use crate::http::error_page::server_token;
 use crate::http::head::{Method, Version};
-use crate::http::lines::{line_end, number, padded};
+use crate::http::lines::{number, padded};
 use crate::http::request::{Request, Sent};
 use crate::http::response::{Mark, Place, Response, reason};
 use crate::modules::headers;
@@ -45,31 +46,13 @@ impl Plan {
 /// Writes status line and fields in nginx's order; where our date stands in it, if it does.
 pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &mut Vec<u8>) -> Option<usize> {
     let mut dated = None;
-    out.extend_from_slice(b"HTTP/1.1 ");
-    padded(out, response.status.into());
-    match &response.reason {
-        Some((status, reason)) if *status == response.status => {
-            if !reason.is_empty() {
-                out.push(b' ');
-                out.extend_from_slice(reason);
-            }
-        }
-        _ => {
-            out.push(b' ');
-            out.extend_from_slice(reason(response.status).as_bytes());
-        }
-    }
-    out.extend_from_slice(b"\r\n");
+    write_status_line(response, out);
     let core = &rq.loc().core;
     let marked = |mark| response.fields.is_marked(mark);
     match &response.server {
         Some(_) if marked(Mark::Server) => {}
         Some(server) => write_field(b"Server", server, out),
-        None => {
-            out.extend_from_slice(b"Server: ");
-            out.extend_from_slice(server_token(*core.server_tokens).as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
+        None => write_field(b"Server", server_token(*core.server_tokens).as_bytes(), out),
     }
     match &response.date {
         Some(_) if marked(Mark::Date) => {}
@@ -78,7 +61,7 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
             out.extend_from_slice(b"Date: ");
             dated = Some(out.len());
             date::append_now(out);
-            out.extend_from_slice(b"\r\n");
+            end_line(out);
         }
     }
     if let Some(kind) = &response.content_type {
@@ -87,7 +70,7 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
     if let Some(length) = plan.length {
         out.extend_from_slice(b"Content-Length: ");
         number(out, length);
-        out.extend_from_slice(b"\r\n");
+        end_line(out);
     }
     if let Some(at) = response.last_modified
         && !marked(Mark::LastModified)
@@ -109,7 +92,7 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
         if let Some(seconds) = *core.keepalive_header {
             out.extend_from_slice(b"Keep-Alive: timeout=");
             number(out, seconds);
-            out.extend_from_slice(b"\r\n");
+            end_line(out);
         }
     } else {
         out.extend_from_slice(b"Connection: close\r\n");
@@ -123,8 +106,27 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
     if response.accept_ranges {
         out.extend_from_slice(b"Accept-Ranges: bytes\r\n");
     }
-    out.extend_from_slice(b"\r\n");
+    end_line(out);
     dated
+}
+
+fn write_status_line(response: &Response, out: &mut Vec<u8>) {
+    let reason = match &response.reason {
+        // An upstream that has none to say says none.
+        Some((status, reason)) if *status == response.status => Some(&reason[..]).filter(|r| !r.is_empty()),
+        _ => Some(reason(response.status).as_bytes()),
+    };
+    if response.status == 200 && reason == Some(b"OK") {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    padded(out, response.status.into());
+    if let Some(reason) = reason {
+        out.push(b' ');
+        out.extend_from_slice(reason);
+    }
+    end_line(out);
 }
 
 /// Writes a field that is kept apart from the others, where there is one.
@@ -155,38 +157,6 @@ pub(super) fn last_chunk(rq: &mut Request, response: &Response) -> Bytes {
     }
     end.extend_from_slice(b"\r\n");
     end.into()
-}
-
-/// Appends a field. A line end in a value, which a decoded URI may bring there, would begin another
-/// field; it goes out encoded.
-pub fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    append_line_safe(value, out);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Appends text to a line of a head, its line ends encoded.
-pub fn append_line_safe(text: &[u8], out: &mut Vec<u8>) {
-    let (mut from, mut at) = (0, 0);
-    loop {
-        at = line_end(text, at);
-        let encoded = match text.get(at) {
-            None => break,
-            Some(b'\r') => b"%0D",
-            Some(b'\n') => b"%0A",
-            // A zero, which ends nothing.
-            Some(_) => {
-                at += 1;
-                continue;
-            }
-        };
-        out.extend_from_slice(&text[from..at]);
-        out.extend_from_slice(encoded);
-        at += 1;
-        from = at;
-    }
-    out.extend_from_slice(&text[from..]);
 }
 
 /// Keeps what the log and `$sent_http_*` ask for of a response whose head has been written; its fields

@@ -37,6 +37,7 @@ use idle::{Idle, Sent, Woken};
 use prepare::prepare;
 use read::{Read, Start, read_head};
 use send::send;
+use small::Piece;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -306,9 +307,10 @@ async fn respond(
     if bad_chunks_at_hand(&mut rq) {
         rq.keepalive = false;
         if response.status < 400 && response.tunnel.is_none() {
-            response = phases::refuse_with(&mut rq, 400).await;
+            response = Box::pin(phases::refuse_with(&mut rq, 400)).await;
         }
     }
+    // What is not usual is boxed below: what a future may have to wait for takes room in it, and it is copied.
     if !response.silent {
         response = phases::filtered(&mut rq, response).await;
     }
@@ -329,8 +331,8 @@ async fn respond(
     if h1.expect_continue && response.status < 400 {
         h1.expect_continue = false;
         let time = *rq.loc().core.send_timeout;
-        let told = timeout(time, h1.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")).await;
-        if !matches!(told, Ok(Ok(()))) {
+        let told = timeout(time, h1.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n"));
+        if !matches!(Box::pin(told).await, Ok(Ok(()))) {
             return None;
         }
     }
@@ -339,8 +341,8 @@ async fn respond(
     if plan.closes {
         rq.keepalive = false;
     }
-    let small = small::length(&rq, &response, &plan);
-    let mut head = Vec::with_capacity(512 + small.unwrap_or(0));
+    let small = small::is(&rq, &response, &plan);
+    let mut head = if small { small::buffer() } else { Vec::with_capacity(small::HEAD) };
     if rq.head.version != Version::Http09 {
         let date = write_head(&rq, &response, &plan, &mut head);
         remember(mark, &rq, &response, &head, date);
@@ -352,9 +354,19 @@ async fn respond(
     let tunnel = response.tunnel.take();
     // What the client still sends is read to its end before the connection is closed.
     let last = !rq.keepalive && tunnel.is_none() && !h1.expect_continue && h1.framing.is_done();
-    let sent = match small {
-        Some(_) => small::send(&mut rq, &mut h1, head, &mut response, last).await,
-        None => Box::pin(send(&mut rq, &mut h1, head, &mut response, &plan, last)).await,
+    let sent = if small {
+        let mut piece = Piece::new(head, &mut response);
+        if last {
+            h1.io.last();
+        }
+        let sent = match piece.send_at_once(&h1) {
+            Some(sent) => sent,
+            None => Box::pin(piece.send(&mut h1, *rq.loc().core.send_timeout)).await,
+        };
+        piece.end(&mut rq);
+        sent
+    } else {
+        Box::pin(send(&mut rq, &mut h1, head, &mut response, &plan, last)).await
     };
     if let Some(tunnel) = tunnel
         && sent.is_ok()
@@ -364,7 +376,7 @@ async fn respond(
         rq.sent.bytes += bytes;
         rq.sent.body_bytes += bytes;
         finish(&rq);
-        close(&mut h1.io).await;
+        Box::pin(close(&mut h1.io)).await;
         return None;
     }
     if let Err(e) = &sent {
@@ -382,7 +394,10 @@ async fn respond(
         // Bytes are missing: the client must not take what it has for the whole.
         return None;
     }
-    leave(rq, h1).await
+    if rq.keepalive && h1.framing.is_done() && !h1.expect_continue {
+        return Some(h1);
+    }
+    Box::pin(leave(rq, h1)).await
 }
 
 /// Keeps an answer that may be given again.

@@ -64,22 +64,41 @@ pub fn parse_http_date(text: &[u8]) -> Option<Seconds> {
 /// The one form that is written today, `Sun, 06 Nov 1994 08:49:37 GMT`, where nothing about it is
 /// out of the ordinary.
 fn usual(text: &[u8]) -> Option<Seconds> {
-    let text: &[u8; 29] = text.try_into().ok()?;
-    let number = |at: std::ops::Range<usize>| {
-        let digits = &text[at];
-        let all = digits.iter().all(u8::is_ascii_digit);
-        all.then(|| digits.iter().fold(0u64, |n, b| n * 10 + u64::from(b - b'0')))
-    };
-    let weekday = text[..3].iter().all(u8::is_ascii_alphabetic);
+    let text: &[u8; LENGTH] = text.try_into().ok()?;
     let between = [text[3], text[4], text[7], text[11], text[16], text[19], text[22]];
-    if !weekday || between != *b",    ::" || text[25..] != *b" GMT" {
+    if between != *b",    ::" || text[25..] != *b" GMT" {
         return None;
     }
-    const MONTHS: [&[u8; 3]; 12] =
-        [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
-    let month = MONTHS.iter().position(|month| text[8..11] == month[..])? as u64;
-    let (day, year) = (number(5..7)?, number(12..16)?);
-    let (hour, minute, second) = (number(17..19)?, number(20..22)?, number(23..25)?);
+    if !text[..3].iter().all(u8::is_ascii_alphabetic) {
+        return None;
+    }
+    // Looked at together: one that is no digit makes it large.
+    let mut most = 0;
+    let mut two = |at: usize| {
+        let (ten, one) = (text[at].wrapping_sub(b'0'), text[at + 1].wrapping_sub(b'0'));
+        most = most.max(ten).max(one);
+        u64::from(ten) * 10 + u64::from(one)
+    };
+    let (day, year) = (two(5), two(12) * 100 + two(14));
+    let (hour, minute, second) = (two(17), two(20), two(23));
+    if most > 9 {
+        return None;
+    }
+    let month = match &text[8..11] {
+        b"Jan" => 0,
+        b"Feb" => 1,
+        b"Mar" => 2,
+        b"Apr" => 3,
+        b"May" => 4,
+        b"Jun" => 5,
+        b"Jul" => 6,
+        b"Aug" => 7,
+        b"Sep" => 8,
+        b"Oct" => 9,
+        b"Nov" => 10,
+        b"Dec" => 11,
+        _ => return None,
+    };
     // The last days of a month are left to who knows how many there are.
     if year < 1970 || day == 0 || day > 28 || hour > 23 || minute > 59 || second > 59 {
         return None;

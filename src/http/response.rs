@@ -41,6 +41,13 @@ impl Mark {
             Mark::Date => "Date",
         }
     }
+
+    /// Notes how an upstream writes the name, in [`Response::names`], where it is not as here.
+    pub fn note_name(self, written: &Bytes, names: &mut Option<Box<[Bytes; 4]>>) {
+        if written[..] != *self.name().as_bytes() {
+            names.get_or_insert_default()[self as usize] = written.clone();
+        }
+    }
 }
 
 /// What stands at a place of a head.
@@ -52,10 +59,21 @@ pub enum Place<'a> {
     Mark(Mark),
 }
 
+/// What becomes of a field that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sifted {
+    /// It stays.
+    Kept,
+    /// It is taken away.
+    Gone,
+    /// It is kept elsewhere, and has its place here.
+    Marked(Mark),
+}
+
 impl Default for Fields {
     #[inline]
     fn default() -> Fields {
-        Fields::with_capacity(0)
+        Fields { list: Vec::new(), marks: [Mark::ETag; 4], places: [0; 4], marked: 1 }
     }
 }
 
@@ -107,11 +125,34 @@ impl Fields {
 
     /// Says that a field that is kept elsewhere comes after those that are here now.
     pub fn mark(&mut self, mark: Mark) {
+        self.mark_at(mark, self.list.len());
+    }
+
+    /// Says that a field that is kept elsewhere comes after so many, behind all that are.
+    fn mark_at(&mut self, mark: Mark, place: usize) {
         self.forget(mark);
         let last = usize::from(self.marked);
         self.marks[last] = mark;
-        self.places[last] = u16::try_from(self.list.len()).unwrap_or(u16::MAX);
+        self.places[last] = u16::try_from(place).unwrap_or(u16::MAX);
         self.marked += 1;
+    }
+
+    /// Decides of each field, given its name, its value and the fields behind it. What had been marked is so no more.
+    pub fn sift(&mut self, mut decide: impl FnMut(&Bytes, &mut Bytes, &[(Bytes, Bytes)]) -> Sifted) {
+        (self.places[0], self.marks[0], self.marked) = (0, Mark::ETag, 1);
+        let mut kept = 0;
+        for at in 0..self.list.len() {
+            let Some(((name, value), behind)) = self.list[at..].split_first_mut() else { break };
+            match decide(name, value, behind) {
+                Sifted::Gone => {}
+                Sifted::Marked(mark) => self.mark_at(mark, kept),
+                Sifted::Kept => {
+                    self.list.swap(kept, at);
+                    kept += 1;
+                }
+            }
+        }
+        self.list.truncate(kept);
     }
 
     /// Takes its place from a field that is kept elsewhere, if it has one.
@@ -194,11 +235,6 @@ impl Fields {
         self.list.is_empty()
     }
 
-    /// Names and values, in order.
-    pub fn into_list(self) -> Vec<(Bytes, Bytes)> {
-        self.list
-    }
-
     /// Keeps those for which `keep` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&Bytes, &Bytes) -> bool) {
         let (mut at, mut gone) = (0u16, [0u16; 4]);
@@ -228,7 +264,6 @@ pub type Seconds = u64;
 /// `Content-Type`, `Content-Length`, `Last-Modified`, `ETag`, `Accept-Ranges`, `Date`, `Server`,
 /// `Connection` and `Transfer-Encoding` never stand in `fields`: the first five have a place of
 /// their own here, and the connection writes the rest.
-#[derive(Default)]
 pub struct Response {
     /// The status. 0 closes the connection without an answer (nginx's 444).
     pub status: u16,
@@ -291,15 +326,6 @@ impl Response {
         }
     }
 
-    /// Says that a field that is kept apart comes after those that are here now, and how an upstream
-    /// writes its name.
-    pub fn mark(&mut self, mark: Mark, written: &Bytes) {
-        self.fields.mark(mark);
-        if written[..] != *mark.name().as_bytes() {
-            self.names.get_or_insert_default()[mark as usize] = written.clone();
-        }
-    }
-
     /// Says that a field that is kept apart is ours, and not an upstream's any more.
     pub fn write_usual_name(&mut self, mark: Mark) {
         if let Some(names) = &mut self.names {
@@ -309,7 +335,38 @@ impl Response {
 
     /// A response without a body.
     pub fn new(status: u16) -> Response {
-        Response { status, ..Response::default() }
+        Response::with_fields(status, Fields::default())
+    }
+
+    /// A response with these fields and without a body.
+    pub fn with_fields(status: u16, fields: Fields) -> Response {
+        Response {
+            status,
+            reason: None,
+            unconditional: false,
+            complete_location: false,
+            location_completed: false,
+            fields,
+            content_type: None,
+            type_length: None,
+            charset_override: None,
+            length: None,
+            last_modified: None,
+            etag: None,
+            names: None,
+            ranges: false,
+            single_range: false,
+            accept_ranges: false,
+            vary: false,
+            server: None,
+            date: None,
+            body: Body::Empty,
+            tunnel: None,
+            silent: false,
+            close: false,
+            trailers: false,
+            upstream: false,
+        }
     }
 
     /// A response with a body in memory.
@@ -338,6 +395,12 @@ impl Response {
             "etag" => self.etag.clone(),
             _ => self.fields.get(name).cloned(),
         }
+    }
+}
+
+impl Default for Response {
+    fn default() -> Response {
+        Response::new(0)
     }
 }
 
@@ -448,5 +511,27 @@ mod tests {
         fields.mark(Mark::ETag);
         fields.set("Vary", "y");
         assert_eq!(shown(&fields), "A B <LastModified> <Server> C <ETag> Vary");
+    }
+
+    #[test]
+    fn sifted_fields_stay_in_order() {
+        let mut fields = Fields::default();
+        for name in ["A", "Date", "B", "X", "etag", "ETag", "X", "C", "Server"] {
+            fields.add_static(name, "1");
+        }
+        fields.mark(Mark::LastModified);
+        fields.sift(|name, value, behind| match &name[..] {
+            b"A" | b"B" => {
+                *value = Bytes::from(behind.len().to_string());
+                Sifted::Kept
+            }
+            b"X" => Sifted::Gone,
+            b"Date" => Sifted::Marked(Mark::Date),
+            b"Server" => Sifted::Marked(Mark::Server),
+            b"ETag" => Sifted::Marked(Mark::ETag),
+            _ => Sifted::Kept,
+        });
+        assert_eq!(shown(&fields), "A <Date> B etag <ETag> C <Server>");
+        assert_eq!(fields.get("b").map(|value| &value[..]), Some(&b"6"[..]));
     }
 }

@@ -10,32 +10,30 @@ use std::sync::{Arc, OnceLock};
 /// Names of fields, without regard to case, and whether one is among them.
 #[derive(Default)]
 pub struct Names {
-    /// A bit for each length there is, the longest together.
-    lengths: u64,
+    /// A bit for each name, by [`Names::bit`].
+    bits: u64,
     names: Vec<Box<[u8]>>,
 }
 
 impl Names {
     fn add(&mut self, name: &[u8]) {
-        self.lengths |= Names::bit(name);
+        self.bits |= Names::bit(name);
         self.names.push(name.into());
     }
 
+    /// Length, first and last byte tell most names apart.
+    #[inline]
     fn bit(name: &[u8]) -> u64 {
-        1 << name.len().min(63)
+        let byte = |byte: Option<&u8>| byte.map_or(0, |byte| usize::from(byte | 0x20));
+        1 << ((byte(name.first()) + 3 * byte(name.last()) + 5 * name.len()) % 64)
     }
 
     /// Whether it is one of them.
+    #[inline]
     pub fn contain(&self, name: &[u8]) -> bool {
-        if self.lengths & Names::bit(name) == 0 {
-            return false;
-        }
-        // The first byte tells most of one length apart.
-        let first = |name: &[u8]| name.first().map_or(0, |byte| byte | 0x20);
-        let is = |known: &[u8]| {
-            known.len() == name.len() && first(known) == first(name) && known.eq_ignore_ascii_case(name)
-        };
-        self.names.iter().any(|known| is(known))
+        // Most write a name as it is here.
+        let is = |known: &[u8]| known == name || known.eq_ignore_ascii_case(name);
+        self.bits & Names::bit(name) != 0 && self.names.iter().any(|known| is(known))
     }
 }
 
@@ -54,14 +52,14 @@ const NOT_PASSED: [&str; 8] =
 
 /// What is hidden unless `proxy_pass_header` names it.
 const HIDDEN: [&str; 8] = [
-    "date",
-    "server",
-    "x-pad",
-    "x-accel-expires",
-    "x-accel-redirect",
-    "x-accel-limit-rate",
-    "x-accel-buffering",
-    "x-accel-charset",
+    "Date",
+    "Server",
+    "X-Pad",
+    "X-Accel-Expires",
+    "X-Accel-Redirect",
+    "X-Accel-Limit-Rate",
+    "X-Accel-Buffering",
+    "X-Accel-Charset",
 ];
 
 /// A part of a request's head.
@@ -132,7 +130,7 @@ impl Known {
                 .chain(conf.headers.iter().map(|(n, _)| &n[..]))
                 .collect(),
             hidden: {
-                let passed = |name: &str| conf.pass_headers.iter().any(|n| n == name);
+                let passed = |name: &str| conf.pass_headers.iter().any(|n| n.eq_ignore_ascii_case(name));
                 let default = HIDDEN.iter().copied().filter(|name| !passed(name));
                 default.chain(conf.hide.iter().map(String::as_str)).map(str::as_bytes).collect()
             },

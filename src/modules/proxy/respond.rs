@@ -7,10 +7,11 @@ use crate::http::body::Body;
 use crate::http::date::parse_http_date;
 use crate::http::head::Method;
 use crate::http::phases::Flow;
-use crate::http::response::{Fields, Mark, Response};
+use crate::http::response::{Fields, Mark, Response, Sifted};
 use crate::modules::proxy_cache;
 use crate::upstream::Answer;
 use bytes::Bytes;
+use std::mem::take;
 use std::sync::Arc;
 
 /// Whether a field of an upstream, before its body or after it, is not for the client
@@ -24,20 +25,21 @@ pub fn is_hidden(conf: &Conf, name: &[u8]) -> bool {
 }
 
 /// What comes of an answer.
-pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
+pub fn flow(rq: &mut Request, answer: Answer) -> Flow {
+    // Taken apart, so that nothing is left to be dropped.
+    let Answer { status, reason, fields, length, mut body, ranges, kept, source: _, tunnel, attempts } =
+        answer;
     if rq.attempts.is_empty() {
-        rq.attempts = std::mem::take(&mut answer.attempts);
+        rq.attempts = attempts;
     } else {
-        rq.note_attempts(std::mem::take(&mut answer.attempts));
+        rq.note_attempts(attempts);
     }
-    let fields = std::mem::take(&mut answer.fields);
     let conf = &rq.loc().proxy;
     let shown = rq.depth > 0 || conf.prepared.get().is_none_or(|known| known.shows_fields(rq));
     rq.upstream_fields = shown.then(|| Arc::new(fields.clone()));
-    let conf = &rq.loc().proxy;
-    let status = answer.status;
-    let has_page = rq.loc().core.error_pages.iter().any(|p| p.statuses.contains(&status));
-    if *conf.intercept_errors && status >= 300 && has_page {
+    let loc = rq.loc();
+    let has_page = loc.core.error_pages.iter().any(|p| p.statuses.contains(&status));
+    if *loc.proxy.intercept_errors && status >= 300 && has_page {
         let mut response = Response::new(status);
         // The challenge of a 401 has to reach the client.
         if let Some(challenge) = fields.get("www-authenticate").filter(|_| status == 401) {
@@ -48,43 +50,43 @@ pub fn flow(rq: &mut Request, mut answer: Answer) -> Flow {
     let mut charset = None;
     let says = fields.iter().any(|(name, _)| is_accel(name));
     if says {
-        if let Some(flow) = accel_redirect(rq, &fields, answer.kept) {
+        if let Some(flow) = accel_redirect(rq, &fields, kept) {
             return flow;
         }
-        if answer.tunnel.is_none() {
-            accel_limits(rq, &fields, &mut answer);
+        if tunnel.is_none() {
+            accel_limits(rq, &fields, &mut body);
             charset = fields.get("x-accel-charset").filter(|_| !proxy_cache::ignores(rq, "x-accel-charset"));
         }
     }
     // What is not gathered goes as it comes (ngx_http_upstream_send_response).
-    if (says || !*rq.loc().proxy.buffering) && !answer.kept && !store::is_buffered(rq, &fields) {
+    if (says || !*rq.loc().proxy.buffering) && !kept && !store::is_buffered(rq, &fields) {
         rq.limit_rate = Some(0);
     }
     let charset = charset.cloned();
-    let mut response = response(rq, &rq.loc().proxy, status, fields, answer.kept);
-    response.reason = Some((status, std::mem::take(&mut answer.reason)));
-    response.unconditional = !answer.kept;
-    response.length = answer.length;
-    if answer.tunnel.is_some() {
-        response.tunnel = answer.tunnel;
+    let conf = &rq.loc().proxy;
+    let mut response = response(rq, conf, status, fields, kept);
+    response.reason = Some((status, reason));
+    response.unconditional = !kept;
+    response.length = length;
+    if tunnel.is_some() {
+        response.tunnel = tunnel;
         return Flow::Respond(response);
     }
     response.charset_override = charset;
     // Of what passes only one range can be cut (ngx_http_upstream_send_response).
-    response.single_range = !answer.kept;
+    response.single_range = !kept;
     // A HEAD that the cache asked as GET has a body that is not for the client.
     if rq.method == Method::Head {
-        response.single_range |=
-            matches!(&answer.body, Body::Stream(passing) if passing.part(0..0).is_none());
-        response.length = answer.length.or_else(|| answer.body.known_length().filter(|n| *n > 0));
-        answer.body = Body::Empty;
-    } else if response.length.is_none() {
-        response.length = answer.body.known_length();
+        response.single_range |= matches!(&body, Body::Stream(passing) if passing.part(0..0).is_none());
+        response.length = length.or_else(|| body.known_length().filter(|n| *n > 0));
+        body = Body::Empty;
+    } else if length.is_none() {
+        response.length = body.known_length();
     }
-    response.body = answer.body;
+    response.body = body;
     // What is hidden is not heeded either.
-    let heeded = answer.ranges && !is_hidden(&rq.loc().proxy, b"accept-ranges");
-    response.ranges = heeded || *rq.loc().proxy.force_ranges;
+    let heeded = ranges && !is_hidden(conf, b"accept-ranges");
+    response.ranges = heeded || *conf.force_ranges;
     Flow::Respond(response)
 }
 
@@ -132,9 +134,9 @@ impl Kind {
 }
 
 fn response(rq: &Request, conf: &Conf, status: u16, fields: Fields, kept: bool) -> Box<Response> {
-    let mut list = fields.into_list();
-    let passed = Fields::with_capacity(list.len());
-    let mut response = Box::new(Response { status, upstream: true, fields: passed, ..Response::default() });
+    let mut boxed = Box::new(Response::with_fields(status, fields));
+    let response = &mut *boxed;
+    response.upstream = true;
     let unprepared;
     let hidden = match conf.prepared.get() {
         Some(known) => &known.hidden,
@@ -144,52 +146,58 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: Fields, kept: bool) 
             &unprepared
         }
     };
-    for at in 0..list.len() {
-        let (name, value) = std::mem::take(&mut list[at]);
-        if hidden.contain(&name) {
-            continue;
+    response.fields.sift(|name, value, later| {
+        if hidden.contain(name) {
+            return Sifted::Gone;
         }
-        let is_last = || !list[at + 1..].iter().any(|(later, _)| later.eq_ignore_ascii_case(&name));
-        match Kind::of(&name) {
+        let is_last = || !later.iter().any(|(later, _)| later.eq_ignore_ascii_case(name));
+        let mark = match Kind::of(name) {
+            Kind::Other => return Sifted::Kept,
             // An empty one is none.
-            Kind::ContentType => response.content_type = Some(value).filter(|value| !value.is_empty()),
+            Kind::ContentType => {
+                response.content_type = Some(take(value)).filter(|value| !value.is_empty());
+                return Sifted::Gone;
+            }
             // Of several the last is heeded, and all are sent.
             Kind::ETag if is_last() => {
-                response.etag = Some(value);
-                response.mark(Mark::ETag, &name);
+                response.etag = Some(take(value));
+                Mark::ETag
             }
             Kind::LastModified
                 if is_last()
-                    && let Some(at) = parse_http_date(&value) =>
+                    && let Some(at) = parse_http_date(value) =>
             {
                 response.last_modified = Some(at);
-                response.mark(Mark::LastModified, &name);
+                Mark::LastModified
             }
             Kind::Server => {
-                response.server = Some(value);
-                response.mark(Mark::Server, &name);
+                response.server = Some(take(value));
+                Mark::Server
             }
             Kind::Date => {
-                response.date = Some(value);
-                response.mark(Mark::Date, &name);
+                response.date = Some(take(value));
+                Mark::Date
             }
             kind @ (Kind::Location | Kind::Refresh) => {
-                let rewritten = rewrite_redirect(rq, conf, kind == Kind::Refresh, &value);
+                let rewritten = rewrite_redirect(rq, conf, kind == Kind::Refresh, value);
                 response.complete_location |= kind == Kind::Location && rewritten.is_some();
-                response.fields.add(name, rewritten.unwrap_or(value));
+                if let Some(rewritten) = rewritten {
+                    *value = rewritten;
+                }
+                return Sifted::Kept;
             }
             Kind::SetCookie => {
-                let rewritten = cookies::rewrite(rq, conf, &value);
-                response.fields.add(name, rewritten);
+                *value = cookies::rewrite(rq, conf, value);
+                return Sifted::Kept;
             }
             // Ranges are cut here, which is said where it is so.
-            Kind::AcceptRanges if kept || *conf.force_ranges => {}
-            Kind::ETag | Kind::LastModified | Kind::AcceptRanges | Kind::Other => {
-                response.fields.add(name, value);
-            }
-        }
-    }
-    response
+            Kind::AcceptRanges if kept || *conf.force_ranges => return Sifted::Gone,
+            Kind::ETag | Kind::LastModified | Kind::AcceptRanges => return Sifted::Kept,
+        };
+        mark.note_name(name, &mut response.names);
+        Sifted::Marked(mark)
+    });
+    boxed
 }
 
 /// `X-Accel-Redirect`: the answer is elsewhere.
@@ -237,7 +245,7 @@ pub fn is_unsafe(path: &[u8]) -> bool {
     path.is_empty() || path.contains(&0) || path.split(|b| *b == b'/').any(|segment| segment == b"..")
 }
 
-fn accel_limits(rq: &mut Request, fields: &Fields, answer: &mut Answer) {
+fn accel_limits(rq: &mut Request, fields: &Fields, body: &mut Body) {
     if let Some(rate) = fields.get("x-accel-limit-rate")
         && !proxy_cache::ignores(rq, "x-accel-limit-rate")
         && let Some(rate) = std::str::from_utf8(rate).ok().and_then(crate::conf::values::number)
@@ -246,7 +254,7 @@ fn accel_limits(rq: &mut Request, fields: &Fields, answer: &mut Answer) {
     }
     if let Some(how) = fields.get("x-accel-buffering")
         && !proxy_cache::ignores(rq, "x-accel-buffering")
-        && let Body::Stream(stream) = &mut answer.body
+        && let Body::Stream(stream) = body
     {
         stream.set_flush_each(how.eq_ignore_ascii_case(b"no"));
     }

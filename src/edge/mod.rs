@@ -14,6 +14,7 @@ pub mod privileges;
 mod proxied;
 pub mod random;
 pub mod tcp;
+pub mod turn;
 pub mod worker;
 
 use crate::conf::build::{Config, Http};

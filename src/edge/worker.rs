@@ -159,6 +159,7 @@ fn run(edge: Arc<Edge>, index: usize, inbox: mpsc::UnboundedReceiver<Order>) {
         .max_blocking_threads(32)
         .thread_name(format!("files-{index}"))
         .on_thread_park(crate::modules::log::flush_worker)
+        .on_thread_unpark(super::turn::begins)
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

@@ -3,6 +3,7 @@
 use super::group::Taken;
 use super::patience::Patience;
 use super::pool::Connection;
+use crate::edge::turn;
 use crate::http::body::{BodyError, BodyStream, Framing};
 use crate::http::io::poll_read_into;
 use crate::http::request::AttemptEnd;
@@ -66,12 +67,12 @@ impl BodyStream for UpstreamBody {
                 Ok(Some(piece)) => {
                     self.patience.rest();
                     if self.framing.is_done() {
-                        self.complete(Instant::now());
+                        self.complete(turn::now());
                     }
                     return Poll::Ready(Some(Ok(piece)));
                 }
                 Ok(None) if self.framing.is_done() => {
-                    self.complete(Instant::now());
+                    self.complete(turn::now());
                     return Poll::Ready(None);
                 }
                 Ok(None) => {}
@@ -116,7 +117,7 @@ impl BodyStream for UpstreamBody {
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
         if self.end.micros.load(Ordering::Relaxed) == 0 {
-            note(&self.end, self.began.elapsed());
+            note(&self.end, turn::now().saturating_duration_since(self.began));
         }
     }
 }

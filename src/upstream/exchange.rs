@@ -1,6 +1,6 @@
 //! One attempt: a request out, the head of the answer in, over one connection.
 
-use super::head::{AnswerHead, head_end, parse};
+use super::head::{AnswerHead, head_end, take};
 use super::patience::Patience;
 use super::pool::Connection;
 use super::socket::Socket;
@@ -37,6 +37,27 @@ pub async fn write_all(
     each: Duration,
     bytes: &mut u64,
 ) -> Result<(), AttemptError> {
+    let first = write_first(connection, parts);
+    write_rest(connection, input, parts, each, first, bytes).await
+}
+
+/// A first write of what is in one piece, see [`send_at_once`].
+pub fn write_first(connection: &Connection, parts: &[&[u8]]) -> Option<io::Result<usize>> {
+    match (parts, &connection.stream) {
+        ([one], Socket::Tcp(socket)) => send_at_once(socket, one),
+        _ => None,
+    }
+}
+
+/// The same after a first write.
+pub async fn write_rest(
+    connection: &mut Connection,
+    input: &mut BytesMut,
+    parts: &[&[u8]],
+    each: Duration,
+    first: Option<io::Result<usize>>,
+    bytes: &mut u64,
+) -> Result<(), AttemptError> {
     const LATE: AttemptError = AttemptError::Timeout(
         "upstream timed out (110: Connection timed out) while sending request to upstream",
     );
@@ -44,9 +65,7 @@ pub async fn write_all(
     let mut patience = Patience::new(each);
     let mut sent = 0;
     let stream = &mut connection.stream;
-    if let ([one], Socket::Tcp(socket)) = (parts, &*stream)
-        && let Some(written) = send_at_once(socket, one)
-    {
+    if let Some(written) = first {
         sent = written.map_err(|e| broken("writev()", &e))?;
         *bytes += sent as u64;
     }
@@ -134,79 +153,118 @@ fn broken(call: &str, e: &io::Error) -> AttemptError {
     ))
 }
 
-/// Reads the head of an answer; interim ones (1xx but 101) are skipped, which may take as many bytes in all.
-/// What follows the head stays in `input`.
+/// A head of an answer that is waited for.
+pub struct Reading {
+    /// Whether it answers a `HEAD`.
+    head_request: bool,
+    /// Whether a switch of protocols was asked for.
+    upgrade: bool,
+    /// The most bytes it may have.
+    limit: usize,
+    /// Bytes of interim answers so far, which may be as many in all.
+    skipped: usize,
+    patience: Patience,
+}
+
+impl Reading {
+    /// One of no more than `limit` bytes, all of which have the time `each`. With `upgrade` a switch of protocols is
+    /// an answer.
+    pub fn new(head_request: bool, upgrade: bool, limit: usize, each: Duration) -> Reading {
+        Reading { head_request, upgrade, limit, skipped: 0, patience: Patience::new(each) }
+    }
+
+    /// The head, once it has come; interim ones (1xx but 101) are skipped. What follows it stays in `input`.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Socket,
+        input: &mut BytesMut,
+    ) -> Poll<Result<AnswerHead, AttemptError>> {
+        loop {
+            match self.take(input) {
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            let failed = match poll_read_into(stream, cx, input) {
+                // All of the head has the time that one wait has, as in nginx.
+                Poll::Ready(Ok(n)) if n > 0 => continue,
+                Poll::Pending if !self.patience.is_over(cx) => return Poll::Pending,
+                failed => failed,
+            };
+            return Poll::Ready(Err(match failed {
+                Poll::Pending => AttemptError::Timeout(
+                    "upstream timed out (110: Connection timed out) while reading response header from upstream",
+                ),
+                Poll::Ready(Ok(_)) => AttemptError::Broken(
+                    "upstream prematurely closed connection while reading response header from upstream"
+                        .into(),
+                ),
+                Poll::Ready(Err(e)) => AttemptError::Broken(format!(
+                    "recv() failed ({}) while reading response header from upstream",
+                    crate::conf::values::os_error(&e)
+                )),
+            }));
+        }
+    }
+
+    /// The head, if all of it is there.
+    fn take(&mut self, input: &mut BytesMut) -> Result<Option<AnswerHead>, AttemptError> {
+        while !input.is_empty() {
+            let Some(head) = take(input, self.limit, self.head_request)? else {
+                if input.len() > self.limit {
+                    return Err(too_big());
+                }
+                // What does not begin like HTTP is an answer of HTTP/0.9: all of it is body.
+                let start = &input[..input.len().min(5)];
+                return Ok((!b"HTTP/".starts_with(start)).then(old));
+            };
+            match head.status {
+                // Passed on, it would have the client and those between take what follows for another protocol's
+                // bytes.
+                101 if !self.upgrade => {
+                    return Err(AttemptError::Invalid(
+                        "upstream sent unexpected 101 response while reading response header from upstream"
+                            .into(),
+                    ));
+                }
+                100 | 102..200 => {}
+                _ => return Ok(Some(head)),
+            }
+            self.skipped += head.size;
+            if self.skipped > self.limit {
+                return Err(too_big());
+            }
+            self.patience.rest();
+        }
+        Ok(None)
+    }
+}
+
+fn too_big() -> AttemptError {
+    AttemptError::Invalid("upstream sent too big header while reading response header from upstream".into())
+}
+
+/// The head of an answer that has none.
+fn old() -> AnswerHead {
+    AnswerHead {
+        status: 200,
+        reason: Bytes::from_static(b"OK"),
+        fields: Fields::default(),
+        length: None,
+        framing: Framing::Close,
+        keepalive: false,
+        size: 0,
+    }
+}
+
+/// Reads the head of an answer.
 pub async fn read_head(
     connection: &mut Connection,
     input: &mut BytesMut,
-    head_request: bool,
-    limit: usize,
-    each: Duration,
+    mut reading: Reading,
 ) -> Result<AnswerHead, AttemptError> {
-    let too_big = || {
-        AttemptError::Invalid(
-            "upstream sent too big header while reading response header from upstream".into(),
-        )
-    };
-    let mut patience = Patience::new(each);
-    let mut skipped = 0;
-    loop {
-        let whole = head_end(input);
-        if whole.unwrap_or(input.len()) > limit {
-            return Err(too_big());
-        }
-        if let Some(end) = whole {
-            let head = input.split_to(end).freeze();
-            let parsed = parse(&head, head_request)?;
-            if (100..200).contains(&parsed.status) && parsed.status != 101 {
-                skipped += end;
-                if skipped > limit {
-                    return Err(too_big());
-                }
-                patience.rest();
-                continue;
-            }
-            return Ok(parsed);
-        }
-        // What does not begin like HTTP is an answer of HTTP/0.9: all of it is body.
-        let start = &input[..input.len().min(5)];
-        if !b"HTTP/".starts_with(start) {
-            return Ok(AnswerHead {
-                status: 200,
-                reason: Bytes::from_static(b"OK"),
-                fields: Fields::default(),
-                length: None,
-                framing: Framing::Close,
-                keepalive: false,
-                size: 0,
-            });
-        }
-        let read = poll_fn(|cx| match poll_read_into(&mut connection.stream, cx, input) {
-            Poll::Pending if patience.is_over(cx) => Poll::Ready(None),
-            read => read.map(Some),
-        });
-        match read.await {
-            None => {
-                return Err(AttemptError::Timeout(
-                    "upstream timed out (110: Connection timed out) while reading response header from upstream",
-                ));
-            }
-            Some(Ok(0)) => {
-                return Err(AttemptError::Broken(
-                    "upstream prematurely closed connection while reading response header from upstream"
-                        .into(),
-                ));
-            }
-            Some(Err(e)) => {
-                let cause = crate::conf::values::os_error(&e);
-                return Err(AttemptError::Broken(format!(
-                    "recv() failed ({cause}) while reading response header from upstream"
-                )));
-            }
-            // All of the head has the time that one wait has, as in nginx.
-            Some(Ok(_)) => {}
-        }
-    }
+    poll_fn(|cx| reading.poll(cx, &mut connection.stream, input)).await
 }
 
 #[cfg(test)]
@@ -241,7 +299,7 @@ mod tests {
             theirs.write_all(interim.as_bytes()).await.unwrap();
             theirs.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
             let (mut input, each) = (BytesMut::new(), Duration::from_secs(2));
-            let answer = read_head(&mut connection, &mut input, false, 4096, each).await;
+            let answer = read_head(&mut connection, &mut input, Reading::new(false, false, 4096, each)).await;
             match answer {
                 Ok(head) => assert!(fine && head.status == 200),
                 Err(e) => assert!(!fine && matches!(e, AttemptError::Invalid(_)), "{e:?}"),
@@ -281,7 +339,7 @@ mod tests {
             }
         };
         let (mut input, each) = (BytesMut::new(), Duration::from_secs(2));
-        let answer = read_head(&mut connection, &mut input, false, 4096, each);
+        let answer = read_head(&mut connection, &mut input, Reading::new(false, false, 4096, each));
         tokio::select! {
             answer = answer => assert!(matches!(answer, Err(AttemptError::Timeout(_))), "{answer:?}"),
             () = drips => panic!("still waited for"),

@@ -1,23 +1,28 @@
 //! A request for an answer: one attempt after another, as `proxy_next_upstream` allows.
 
-use super::body::{UpstreamBody, note};
+use super::body::UpstreamBody;
 use super::connect::{self, ConnectError};
-use super::exchange::{self, AttemptError};
+use super::exchange::{self, AttemptError, Reading};
 use super::group::Taken;
 use super::head::AnswerHead;
 use super::patience::Patience;
 use super::pool::Connection;
+use super::socket::Socket;
 use super::spool::Spooled;
 use super::tunnel::UpstreamTunnel;
 use super::{Answer, Failure, FailureKind, Plan};
 use crate::cache::seen::Source;
+use crate::edge::turn;
 use crate::http::Request;
 use crate::http::body::{Body, Framing};
 use crate::http::h1::{append_line_safe, write_field};
-use crate::http::request::Attempt;
+use crate::http::io::send_at_once;
+use crate::http::request::{Attempt, AttemptEnd, End};
 use crate::modules::proxy::Next;
 use crate::observe::error_log::Level;
 use bytes::BytesMut;
+use std::future::poll_fn;
+use std::io;
 use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,13 +33,36 @@ struct Answered {
     head: AnswerHead,
     connection: Connection,
     input: BytesMut,
-    began: Instant,
-    /// When it came.
-    at: Instant,
 }
 
 /// Why an attempt failed, and whether anything had been sent.
 type Failed = (AttemptError, bool);
+
+/// A request of which all was sent at once, and whose answer is waited for: nearly every one.
+struct Sent {
+    connection: Connection,
+    input: BytesMut,
+    reading: Reading,
+}
+
+impl Sent {
+    async fn answered(mut self) -> Result<Answered, Failed> {
+        let Sent { connection, input, reading } = &mut self;
+        match poll_fn(|cx| reading.poll(cx, &mut connection.stream, input)).await {
+            Ok(head) => Ok(Answered { head, connection: self.connection, input: self.input }),
+            Err(error) => Err((error, true)),
+        }
+    }
+}
+
+/// What became of the attempt to send a request at once.
+enum Begun {
+    Sent(Sent),
+    /// There is this connection, of which it is known what came of a first write.
+    Open(Connection, Option<io::Result<usize>>),
+    /// There is no connection yet.
+    Nothing,
+}
 
 /// An attempt that goes on: the last of `attempts`. It ends with this, unless there is an answer.
 struct UnderWay<'a> {
@@ -55,7 +83,7 @@ impl<'a> UnderWay<'a> {
             header: None,
             head_size: 0,
             bytes_sent: 0,
-            end: Arc::default(),
+            end: End::default(),
         });
         UnderWay { began, answered: false, attempts }
     }
@@ -66,13 +94,23 @@ impl<'a> UnderWay<'a> {
             change(attempt);
         }
     }
+
+    /// There is an answer.
+    fn answered(mut self, head: &AnswerHead, took: Duration) {
+        self.answered = true;
+        self.note(|attempt| {
+            attempt.status = head.status;
+            attempt.head_size = head.size as u64;
+            attempt.header = Some(took);
+        });
+    }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            let took = self.began.elapsed();
-            self.note(|attempt| note(&attempt.end, took));
+            let took = turn::now().saturating_duration_since(self.began);
+            self.note(|attempt| attempt.end = End::at(took, 0));
         }
     }
 }
@@ -100,7 +138,7 @@ impl Plan {
         mut asker: Asker<'_>,
         attempts: &mut Vec<Attempt>,
     ) -> Result<Answer, Failure> {
-        let mut began = Instant::now();
+        let mut began = turn::now();
         let started = began;
         let conf = self.conf();
         let mut selection = self.group.selection(self.hash_key.clone(), self.client);
@@ -113,14 +151,31 @@ impl Plan {
             let Some(mut taken) = selection.take_at(began) else {
                 return Err(self.nobody(last, &asker, attempts));
             };
+            let mut under_way = UnderWay::new(taken.name(), began, attempts);
+            let begun = self.begin(&taken, &asker, began, &mut under_way);
             // A kept connection that turns out dead does not count as a try.
-            let mut reused = true;
-            let outcome = self.attempt(&mut taken, &mut asker, attempts, &mut reused, began).await;
+            let reused = !matches!(begun, Begun::Nothing);
+            let outcome = match begun {
+                Begun::Sent(sent) => sent.answered().await,
+                // Boxed, for what making a connection and sending in pieces take is large, and most requests need
+                // neither.
+                begun => Box::pin(self.attempt(&taken, &mut asker, begun, &mut under_way)).await,
+            };
+            let at = turn::now();
+            match &outcome {
+                Ok(answered) => {
+                    let took = at.saturating_duration_since(began);
+                    under_way.answered(&answered.head, took);
+                    taken.group.latency.observe(took);
+                }
+                Err(_) => drop(under_way),
+            }
             tries = tries.saturating_sub(1);
             let attempts_now = &*attempts;
             let may = |why: Next, sent: bool| {
                 let spent = || {
-                    !conf.next_upstream_timeout.is_zero() && started.elapsed() >= *conf.next_upstream_timeout
+                    let timeout = *conf.next_upstream_timeout;
+                    !timeout.is_zero() && turn::now().saturating_duration_since(started) >= timeout
                 };
                 let streamed =
                     matches!(asker, Asker::Sends(_)) && attempts_now.last().is_some_and(|a| a.bytes_sent > 0);
@@ -142,11 +197,11 @@ impl Plan {
                             taken.failed();
                         }
                         if retry {
-                            began = Instant::now();
+                            began = turn::now();
                             continue;
                         }
                     }
-                    return Ok(self.answer(answered, taken, take(attempts)));
+                    return Ok(self.answer(answered, taken, take(attempts), began, at));
                 }
                 Err((error, sent)) => {
                     let (failure, why) = self.describe(error, &taken, &asker);
@@ -169,7 +224,7 @@ impl Plan {
                         return Err(Failure { attempts: take(attempts), ..failure });
                     }
                     last = Some(failure);
-                    began = Instant::now();
+                    began = turn::now();
                 }
             }
         }
@@ -189,51 +244,61 @@ impl Plan {
         Failure { status: 502, kind: FailureKind::NoLiveUpstreams, message, attempts: take(attempts) }
     }
 
+    /// Sends the request over a kept connection, where there is one that takes all of it at once.
+    fn begin(&self, taken: &Taken, asker: &Asker<'_>, began: Instant, under_way: &mut UnderWay<'_>) -> Begun {
+        let kind = connect::kind(self.tls.as_ref());
+        let kept = taken.group.pool.take(self.local.worker.index, taken.peer.id, kind, began);
+        let Some(mut connection) = kept else { return Begun::Nothing };
+        taken.metrics().reuses.inc();
+        connection.requests += 1;
+        let Some(attempt) = under_way.attempts.last_mut() else { return Begun::Open(connection, None) };
+        attempt.connect = Some(Duration::ZERO);
+        let (Some(head), Spooled::None, Socket::Tcp(socket)) =
+            (&self.written, &self.body, &connection.stream)
+        else {
+            return Begun::Open(connection, None);
+        };
+        if matches!(asker, Asker::Sends(_)) {
+            return Begun::Open(connection, None);
+        }
+        match send_at_once(socket, head) {
+            Some(Ok(sent)) if sent == head.len() => {
+                attempt.bytes_sent = sent as u64;
+                let reading = self.reading(*self.conf().read_timeout);
+                Begun::Sent(Sent { connection, input: BytesMut::new(), reading })
+            }
+            first => Begun::Open(connection, first),
+        }
+    }
+
+    /// The same where it takes more.
     async fn attempt(
         &self,
-        taken: &mut Taken,
+        taken: &Taken,
         asker: &mut Asker<'_>,
-        attempts: &mut Vec<Attempt>,
-        reused: &mut bool,
-        began: Instant,
+        begun: Begun,
+        under_way: &mut UnderWay<'_>,
     ) -> Result<Answered, Failed> {
-        let kind = connect::kind(self.tls.as_ref());
-        let mut under_way = UnderWay::new(taken.name(), began, attempts);
-        let kept = taken.group.pool.take(self.local.worker.index, taken.peer.id, kind, began);
-        let (mut connection, took) = match kept {
-            Some(connection) => {
-                taken.metrics().reuses.inc();
-                (connection, Duration::ZERO)
-            }
-            None => {
-                *reused = false;
-                // Boxed, for what making one takes is large, and most requests need none.
-                match Box::pin(self.connect(taken)).await {
-                    Ok(connection) => (connection, began.elapsed()),
-                    Err(error) => return Err((error, false)),
-                }
+        let (mut connection, first) = match begun {
+            Begun::Sent(sent) => return sent.answered().await,
+            Begun::Open(connection, first) => (connection, first),
+            Begun::Nothing => {
+                let mut made = self.connect(taken).await.map_err(|error| (error, false))?;
+                made.requests += 1;
+                let took = turn::now().saturating_duration_since(under_way.began);
+                under_way.note(|attempt| attempt.connect = Some(took));
+                (made, None)
             }
         };
-        connection.requests += 1;
-        under_way.note(|attempt| attempt.connect = Some(took));
         let mut input = BytesMut::new();
         // Counted where it is seen though nobody waits for the end.
         let mut nowhere = 0;
         let sent = under_way.attempts.last_mut().map_or(&mut nowhere, |attempt| &mut attempt.bytes_sent);
-        let exchanged = self.exchange(&mut connection, asker, sent, &mut input).await;
+        let exchanged = self.exchange(&mut connection, asker, first, sent, &mut input).await;
         // A part of a request may have been acted upon, also where the rest could not be sent; nginx, too,
         // takes for sent whatever there was a connection for.
         let head = exchanged.map_err(|error| (error, true))?;
-        let at = Instant::now();
-        let took = at.saturating_duration_since(began);
-        under_way.note(|attempt| {
-            attempt.status = head.status;
-            attempt.head_size = head.size as u64;
-            attempt.header = Some(took);
-        });
-        under_way.answered = true;
-        taken.group.latency.observe(took);
-        Ok(Answered { head, connection, input, began, at })
+        Ok(Answered { head, connection, input })
     }
 
     /// A new connection to the peer.
@@ -264,11 +329,13 @@ impl Plan {
         })
     }
 
-    /// Sends head and body, and reads the head of the answer. What was sent is counted in `bytes`.
+    /// Sends head and body, and reads the head of the answer. Where a write was made already, `first` is what came of
+    /// it. What was sent is counted in `bytes`.
     async fn exchange(
         &self,
         connection: &mut Connection,
         asker: &mut Asker<'_>,
+        first: Option<io::Result<usize>>,
         bytes: &mut u64,
         input: &mut BytesMut,
     ) -> Result<AnswerHead, AttemptError> {
@@ -293,16 +360,17 @@ impl Plan {
             (Spooled::Memory(body), _) => {
                 exchange::write_all(connection, input, &[head, body], each, bytes).await
             }
-            (Spooled::None, _) => exchange::write_all(connection, input, &[head], each, bytes).await,
+            (Spooled::None, _) => {
+                let first = first.or_else(|| exchange::write_first(connection, &[head]));
+                exchange::write_rest(connection, input, &[head], each, first, bytes).await
+            }
         };
-        let limit = *conf.buffer_size as usize;
-        let head_request = &self.method[..] == b"HEAD";
-        let answered = match sent {
-            Ok(()) => exchange::read_head(connection, input, head_request, limit, *conf.read_timeout).await,
+        match sent {
+            Ok(()) => exchange::read_head(connection, input, self.reading(*conf.read_timeout)).await,
             // An upstream may answer and close before it has read a body it does not want.
             Err(AttemptError::Broken(what)) => {
                 let soon = Duration::from_secs(1).min(*conf.read_timeout);
-                match exchange::read_head(connection, input, head_request, limit, soon).await {
+                match exchange::read_head(connection, input, self.reading(soon)).await {
                     Ok(mut head) => {
                         head.keepalive = false;
                         Ok(head)
@@ -311,15 +379,13 @@ impl Plan {
                 }
             }
             Err(error) => Err(error),
-        };
-        match answered {
-            // Passed on, it would have the client and those between take what follows for another
-            // protocol's bytes.
-            Ok(head) if head.status == 101 && !self.upgrade => Err(AttemptError::Invalid(
-                "upstream sent unexpected 101 response while reading response header from upstream".into(),
-            )),
-            other => other,
         }
+    }
+
+    /// The head that is to come, all of it in the time `each`.
+    fn reading(&self, each: Duration) -> Reading {
+        let head_request = &self.method[..] == b"HEAD";
+        Reading::new(head_request, self.upgrade, *self.conf().buffer_size as usize, each)
     }
 
     /// The request's head as bytes.
@@ -357,43 +423,68 @@ impl Plan {
         (Failure { status, kind, message, attempts: Vec::new() }, why)
     }
 
-    fn answer(&self, answered: Answered, taken: Taken, attempts: Vec<Attempt>) -> Answer {
+    fn answer(
+        &self,
+        answered: Answered,
+        taken: Taken,
+        mut attempts: Vec<Attempt>,
+        began: Instant,
+        at: Instant,
+    ) -> Answer {
         let conf = self.conf();
-        let Answered { head, connection, mut input, began, at } = answered;
-        // It was noted when it began.
-        let end = attempts.last().map(|attempt| attempt.end.clone()).unwrap_or_default();
-        end.received.store(input.len() as u64, Ordering::Relaxed);
+        let Answered { head, connection, mut input } = answered;
+        let keepalive = head.keepalive && !self.closes && !self.http10;
+        let home = (self.local.worker.index, connect::kind(self.tls.as_ref()));
+        let received = input.len() as u64;
+        let (mut framing, mut body) = (head.framing, Body::Empty);
+        if matches!(framing, Framing::Length(n) if n == received) {
+            // All of a small answer came with its head: the connection is free at once.
+            body = take(&mut input).freeze().into();
+            framing = Framing::None;
+        }
         let mut answer = Answer {
             status: head.status,
             reason: head.reason,
             fields: head.fields,
             length: head.length,
-            body: Body::Empty,
+            body,
             ranges: false,
             kept: false,
             source: Source::default(),
             tunnel: None,
-            attempts,
+            attempts: Vec::new(),
         };
-        if head.status == 101 && self.upgrade {
+        let switches = head.status == 101 && self.upgrade;
+        if framing.is_done() && !switches {
+            if let Some(attempt) = attempts.last_mut() {
+                attempt.end = End::at(at.saturating_duration_since(began), received);
+            }
+            // Bytes after the body are nobody's; such a connection is not to be trusted.
+            if keepalive && input.is_empty() {
+                taken.keep(home.0, home.1, connection, at);
+            }
+            taken.done();
+            answer.attempts = attempts;
+            return answer;
+        }
+        let end: Arc<AttemptEnd> = Arc::default();
+        end.received.store(received, Ordering::Relaxed);
+        if let Some(attempt) = attempts.last_mut() {
+            attempt.end = End::Noted(end.clone());
+        }
+        answer.attempts = attempts;
+        if switches {
             let timeout = *conf.read_timeout;
             answer.tunnel = Some(Box::new(UpstreamTunnel { connection, input, timeout, taken, began, end }));
             return answer;
         }
-        let keepalive = head.keepalive && !self.closes && !self.http10;
-        let home = (self.local.worker.index, connect::kind(self.tls.as_ref()));
-        let mut framing = head.framing;
-        match &mut framing {
-            Framing::Length(n) if *n == input.len() as u64 => {
-                // All of a small answer came with its head: the connection is free at once.
-                answer.body = input.split().freeze().into();
-                framing = Framing::None;
-            }
-            Framing::Chunked(chunks) if *conf.pass_trailers => chunks.keep_trailers(end.clone()),
-            _ => {}
+        if let Framing::Chunked(chunks) = &mut framing
+            && *conf.pass_trailers
+        {
+            chunks.keep_trailers(end.clone());
         }
-        let whole = framing.is_done();
-        let mut body = UpstreamBody {
+        taken.succeeded();
+        answer.body = Body::Stream(Box::new(UpstreamBody {
             input,
             framing,
             connection: Some(connection),
@@ -404,15 +495,7 @@ impl Plan {
             unbuffered: !*conf.buffering,
             began,
             end,
-        };
-        if whole {
-            body.complete(at);
-            return answer;
-        }
-        if let Some(taken) = &mut body.taken {
-            taken.succeeded();
-        }
-        answer.body = Body::Stream(Box::new(body));
+        }));
         answer
     }
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use pingora_ketama::{Bucket, Continuum};
 use smallvec::SmallVec;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::{Index, IndexMut};
+use std::ops::{Deref, Index, IndexMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -46,20 +46,18 @@ pub struct PeerMetrics {
 /// The times of a group's answers.
 #[derive(Default)]
 pub struct Latency {
-    buckets: [Counter; BUCKETS.len()],
+    /// The last counts what took longer than any of the bounds.
+    buckets: [Counter; BUCKETS.len() + 1],
     micros: Counter,
-    count: Counter,
 }
 
 impl Latency {
     /// Counts an answer whose head took `time`.
     pub fn observe(&self, time: Duration) {
         let seconds = time.as_secs_f64();
-        if let Some(i) = BUCKETS.iter().position(|b| seconds <= *b) {
-            self.buckets[i].inc();
-        }
+        let bucket = BUCKETS.iter().position(|b| seconds <= *b).unwrap_or(BUCKETS.len());
+        self.buckets[bucket].inc();
         self.micros.add(time.as_micros() as u64);
-        self.count.inc();
     }
 
     /// The cumulative buckets, the sum in seconds, the count.
@@ -70,7 +68,7 @@ impl Latency {
             (*bound, total)
         });
         let buckets = buckets.collect();
-        (buckets, self.micros.get() as f64 / 1e6, self.count.get())
+        (buckets, self.micros.get() as f64 / 1e6, total + self.buckets[BUCKETS.len()].get())
     }
 }
 
@@ -118,6 +116,31 @@ pub struct Peers {
     pub(super) ring: Option<Continuum>,
     tries: usize,
     backups: bool,
+    /// There is one that is always asked, so that nothing is to be chosen by.
+    only: bool,
+}
+
+/// The peers of a group, which only names change.
+enum Listed {
+    Always(Arc<Peers>),
+    Now(ArcSwap<Peers>),
+}
+
+/// The peers with which a request goes on.
+#[derive(Clone)]
+pub(super) enum Held<'a> {
+    Always(&'a Peers),
+    Then(Arc<Peers>),
+}
+
+impl Deref for Held<'_> {
+    type Target = Peers;
+    fn deref(&self) -> &Peers {
+        match self {
+            Held::Always(peers) => peers,
+            Held::Then(peers) => peers,
+        }
+    }
 }
 
 impl Peers {
@@ -130,7 +153,9 @@ impl Peers {
         });
         let tries = list.iter().filter(|p| !p.conf.down).count().max(1);
         let backups = list.iter().any(|p| p.conf.backup);
-        Peers { list, ring, tries, backups }
+        let only = matches!(method, Method::RoundRobin)
+            && matches!(&list[..], [one] if !one.conf.down && one.conf.max_conns == 0);
+        Peers { list, ring, tries, backups, only }
     }
 }
 
@@ -204,7 +229,7 @@ pub struct Group {
     pub no_live: Counter,
     /// Idle connections.
     pub pool: Pool,
-    peers: ArcSwap<Peers>,
+    peers: Listed,
     pub(super) state: Mutex<Slots>,
 }
 
@@ -213,11 +238,15 @@ impl Group {
     pub fn new(conf: GroupConf) -> Group {
         let mut slots = Slots::default();
         let list = conf.peers.iter().map(|p| slots.add(p.clone(), None)).collect();
+        let peers = Peers::new(list, &conf.method);
         Group {
             latency: Latency::default(),
             no_live: Counter::default(),
             pool: Pool::new(conf.keepalive),
-            peers: ArcSwap::from_pointee(Peers::new(list, &conf.method)),
+            peers: match conf.names.is_empty() {
+                true => Listed::Always(Arc::new(peers)),
+                false => Listed::Now(ArcSwap::from_pointee(peers)),
+            },
             state: Mutex::new(slots),
             conf,
         }
@@ -225,13 +254,25 @@ impl Group {
 
     /// Its peers at this time.
     pub fn peers(&self) -> Arc<Peers> {
-        self.peers.load_full()
+        match &self.peers {
+            Listed::Always(peers) => peers.clone(),
+            Listed::Now(peers) => peers.load_full(),
+        }
+    }
+
+    fn held(&self) -> Held<'_> {
+        match &self.peers {
+            Listed::Always(peers) => Held::Always(peers),
+            Listed::Now(peers) => Held::Then(peers.load_full()),
+        }
     }
 
     /// Sets what a name, an index into those of the configuration, has been found to have. Peers that stay keep
     /// their state and connections. Whether anything changed.
     pub fn update(&self, name: usize, found: &[Found]) -> bool {
-        let Some(conf) = self.conf.names.get(name) else { return false };
+        let (Some(conf), Listed::Now(listed)) = (self.conf.names.get(name), &self.peers) else {
+            return false;
+        };
         let mut wanted: Vec<PeerConf> = Vec::new();
         for peer in found.iter().map(|found| conf.peer(found)) {
             if !wanted.iter().any(|known| known.addr == peer.addr) {
@@ -240,7 +281,7 @@ impl Group {
         }
         // Whoever else has found something waits here, and sees this change.
         let mut slots = self.state.lock();
-        let before = self.peers.load_full();
+        let before = listed.load_full();
         let (mut list, mut gone) = (Vec::new(), Vec::new());
         for peer in &before.list {
             let at = wanted.iter().position(|conf| *conf == peer.conf);
@@ -258,7 +299,7 @@ impl Group {
         }
         wanted.sort_by(|a, b| a.addr.cmp(&b.addr));
         list.extend(wanted.into_iter().map(|conf| slots.add(conf, Some(name))));
-        self.peers.store(Arc::new(Peers::new(list, &self.conf.method)));
+        listed.store(Arc::new(Peers::new(list, &self.conf.method)));
         drop(slots);
         self.pool.forget(&gone);
         true
@@ -289,7 +330,7 @@ impl Group {
     /// Begins the choosing for one request. `key` is the value of `hash`, `client` the address for
     /// `ip_hash`.
     pub fn selection(self: &Arc<Self>, key: Option<bytes::Bytes>, client: Option<IpAddr>) -> Selection<'_> {
-        let peers = self.peers();
+        let peers = self.held();
         Selection {
             group: self,
             tried: SmallVec::from_elem(false, peers.list.len()),
@@ -314,7 +355,7 @@ pub struct Selection<'a> {
     /// The group.
     pub group: &'a Arc<Group>,
     /// Its peers when the request began.
-    pub(super) peers: Arc<Peers>,
+    pub(super) peers: Held<'a>,
     pub(super) tried: SmallVec<[bool; 16]>,
     /// Attempts left.
     pub tries: usize,
@@ -330,12 +371,14 @@ impl Selection<'_> {
 
     /// The same, for who knows what time it is.
     pub fn take_at(&mut self, now: Instant) -> Option<Taken> {
-        let index = balance::pick(self, now)?;
+        let only = self.peers.only;
+        let index =
+            if !only { balance::pick(self, now)? } else { self.tried.iter().position(|tried| !tried)? };
         self.tried[index] = true;
         let peer = self.peers.list[index].clone();
         peer.metrics.active.add(1);
         let single = self.peers.list.len() == 1;
-        Some(Taken { group: self.group.clone(), peer, index, single, released: false })
+        Some(Taken { group: self.group.clone(), peer, index, single, counted: !only, released: false })
     }
 }
 
@@ -348,6 +391,8 @@ pub struct Taken {
     /// Its place in the list of the selection.
     pub index: usize,
     single: bool,
+    /// Whether its state is heeded, and so kept.
+    counted: bool,
     released: bool,
 }
 
@@ -370,7 +415,7 @@ impl Taken {
     /// Keeps a connection to it for another request, unless it has left the group.
     pub fn keep(&self, worker: usize, kind: u64, connection: Connection, now: Instant) {
         // For a group without names nothing is looked for.
-        if self.peer.of.is_none() || self.group.peers.load().list.iter().any(|p| p.id == self.peer.id) {
+        if self.peer.of.is_none() || self.group.held().list.iter().any(|p| p.id == self.peer.id) {
             self.group.pool.keep(worker, self.peer.id, kind, connection, now);
         }
     }
@@ -401,7 +446,7 @@ impl Taken {
     }
 
     /// It answered: what was held against it is forgotten if it was tried since.
-    pub fn succeeded(&mut self) {
+    pub fn succeeded(&self) {
         self.change(PeerState::succeeded);
     }
 
@@ -411,7 +456,9 @@ impl Taken {
     }
 
     fn change(&self, change: impl FnOnce(&mut PeerState)) {
-        change(&mut self.group.state.lock().0[self.peer.slot].0);
+        if self.counted {
+            change(&mut self.group.state.lock().0[self.peer.slot].0);
+        }
     }
 
     fn release(&mut self, first: impl FnOnce(&mut PeerState)) {

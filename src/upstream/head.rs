@@ -2,9 +2,10 @@
 
 use super::exchange::AttemptError;
 use crate::http::body::{Chunks, Framing};
-use crate::http::lines::{line_end, line_feed, name_length, without_blanks};
+use crate::http::lines::{line_end, line_feed, name_length};
 use crate::http::response::Fields;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 /// The head of an answer.
 #[derive(Debug)]
@@ -38,44 +39,56 @@ pub fn head_end(input: &[u8]) -> Option<usize> {
     }
 }
 
-/// Fields of an answer for which there is room at once.
-const USUAL: usize = 12;
+/// A field's line: where its name begins and ends, and its value.
+type Line = [usize; 4];
 
-/// Reads a whole head.
-pub fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptError> {
-    let all: &[u8] = head;
-    let first_end = line_feed(all, 0).unwrap_or(all.len());
+/// Lines for which there is room without asking for memory.
+const USUAL: usize = 24;
+
+/// Takes a head of no more than `limit` bytes from the front of `input`, when it is there to its empty line.
+pub fn take(
+    input: &mut BytesMut,
+    limit: usize,
+    head_request: bool,
+) -> Result<Option<AnswerHead>, AttemptError> {
+    let all = &input[..input.len().min(limit)];
+    let Some(first_end) = line_feed(all, 0) else { return Ok(None) };
     let line = all[..first_end].strip_suffix(b"\r").unwrap_or(&all[..first_end]);
     let Some((http11, status, reason)) = status_line(line) else {
-        return Err(AttemptError::Invalid(
-            "upstream sent no valid HTTP/1.0 header while reading response header from upstream".into(),
-        ));
+        // What else begins like this is for the caller to see.
+        return if head_end(all).is_some() { Err(no_header()) } else { Ok(None) };
     };
-    let reason = match &line[reason..] {
-        b"OK" => Bytes::from_static(b"OK"),
-        _ => head.slice(reason..line.len()),
-    };
-    let mut fields = Fields::with_capacity(USUAL);
+    let reason = reason..line.len();
+    let mut lines: SmallVec<[Line; USUAL]> = SmallVec::new();
     let (mut length, mut chunked, mut close, mut keep) = (None, false, false, false);
     let mut at = first_end + 1;
-    while at < all.len() {
+    loop {
         let here = at;
-        let name_end = here + name_length(&all[here..]);
+        let Some(rest) = all.get(here..) else { return Ok(None) };
+        let name_end = here + name_length(rest);
         let end = line_end(all, name_end);
         at = match &all[end..] {
-            [] | [b'\n', ..] => end + 1,
-            [b'\r'] | [b'\r', b'\n', ..] => end + 2,
-            _ => return Err(invalid(bad_line(&all[here..]))),
+            [b'\n', ..] => end + 1,
+            [b'\r', b'\n', ..] => end + 2,
+            [b'\r', rest @ ..] => match rest.iter().position(|byte| *byte != b'\r') {
+                None => return Ok(None),
+                // More of them may end a field's line, but not an empty one.
+                Some(more) if rest[more] == b'\n' && end > here => end + 2 + more,
+                Some(_) => return Err(invalid(all, here, end)),
+            },
+            [] => return Ok(None),
+            _ => return Err(invalid(all, here, end)),
         };
-        let text = &all[here..end];
-        if text.is_empty() {
+        if end == here {
             break;
         }
         // A name alone is a field without a value, to nginx.
         if name_end == here || name_end < end && all[name_end] != b':' {
-            return Err(invalid(text));
+            return Err(invalid(all, here, name_end));
         }
-        let (name, value) = (&all[here..name_end], without_blanks(&all[(name_end + 1).min(end)..end]));
+        let name = &all[here..name_end];
+        let (start, stop) = within_blanks(all, (name_end + 1).min(end), end);
+        let value = &all[start..stop];
         // Most write them alike.
         macro_rules! is {
             ($usual:literal) => {
@@ -104,16 +117,13 @@ pub fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptErro
                 chunked = true;
             }
             14 if is!(b"Content-Length") => {
-                let n = std::str::from_utf8(value).ok().and_then(crate::conf::values::number);
+                let n = digits(value);
                 if length.is_some() || n.is_none() {
-                    return Err(invalid(text));
+                    return Err(bad_length(&all[here..end]));
                 }
                 length = n;
             }
-            _ => {
-                let name = known_name(name).map_or_else(|| head.slice(here..name_end), Bytes::from_static);
-                fields.add(name, head.slice_ref(value));
-            }
+            _ => lines.push([here, name_end, start, stop]),
         }
     }
     if chunked && length.is_some() {
@@ -130,25 +140,66 @@ pub fn parse(head: &Bytes, head_request: bool) -> Result<AnswerHead, AttemptErro
     };
     let endless = matches!(framing, Framing::Close);
     let keepalive = !close && (http11 || keep) && !endless && status != 101;
-    Ok(AnswerHead { status, reason, fields, length, framing, keepalive, size: head.len() })
+    let head = input.split_to(at).freeze();
+    let mut fields = Fields::with_capacity(lines.len());
+    for &[name, name_end, start, stop] in &lines {
+        let known = known_name(&head[name..name_end]);
+        let name = known.map_or_else(|| head.slice(name..name_end), Bytes::from_static);
+        fields.add(name, head.slice(start..stop));
+    }
+    let reason = match &head[reason.clone()] {
+        b"OK" => Bytes::from_static(b"OK"),
+        _ => head.slice(reason),
+    };
+    Ok(Some(AnswerHead { status, reason, fields, length, framing, keepalive, size: at }))
 }
 
-fn invalid(line: &[u8]) -> AttemptError {
-    let shown = String::from_utf8_lossy(&line[..line.len().min(120)]);
+/// A number in digits that is no greater than a length may be.
+fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |n, byte| {
+        let digit = u64::from(byte.wrapping_sub(b'0'));
+        if digit > 9 { None } else { n.checked_mul(10)?.checked_add(digit) }
+    })
+}
+
+/// What is left of a part of `text` without the blanks at its ends.
+fn within_blanks(text: &[u8], mut start: usize, mut end: usize) -> (usize, usize) {
+    while start < end && matches!(text[start], b' ' | b'\t') {
+        start += 1;
+    }
+    while start < end && matches!(text[end - 1], b' ' | b'\t') {
+        end -= 1;
+    }
+    (start, end)
+}
+
+fn no_header() -> AttemptError {
+    AttemptError::Invalid(
+        "upstream sent no valid HTTP/1.0 header while reading response header from upstream".into(),
+    )
+}
+
+/// Of the line that begins at `here` the byte at `bad` has no place in it.
+fn invalid(text: &[u8], here: usize, bad: usize) -> AttemptError {
+    let shown = String::from_utf8_lossy(&text[here..bad.min(here + SHOWN)]);
+    let byte = text.get(bad).copied().unwrap_or_default();
+    AttemptError::Invalid(format!(
+        "upstream sent invalid header: \"{shown}\\x{byte:02x}...\" while reading response header from upstream"
+    ))
+}
+
+fn bad_length(line: &[u8]) -> AttemptError {
+    let shown = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]);
     AttemptError::Invalid(format!(
         "upstream sent invalid header: \"{shown}\" while reading response header from upstream"
     ))
 }
 
-/// The line with which `rest` begins, which a zero or a carriage return within it makes none.
-fn bad_line(rest: &[u8]) -> &[u8] {
-    let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
-    match &rest[end..] {
-        // A carriage return ends the line or is an error.
-        [b'\r', other, ..] if *other != b'\n' => rest.split(|b| *b == b'\n').next().unwrap_or_default(),
-        _ => &rest[..end],
-    }
-}
+/// Bytes of a line that are told.
+const SHOWN: usize = 120;
 
 /// A name that most answers have, as most write it: it need not be counted who holds it.
 fn known_name(name: &[u8]) -> Option<&'static [u8]> {
@@ -197,7 +248,7 @@ mod tests {
     use super::*;
 
     fn head(text: &str) -> Result<AnswerHead, AttemptError> {
-        parse(&Bytes::copy_from_slice(text.as_bytes()), false)
+        take(&mut BytesMut::from(text), 4096, false).map(|head| head.expect("these are whole"))
     }
 
     #[test]
@@ -253,8 +304,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
             "HTTP/1.1 200 O\rX: y\r\n\r\n",
             "HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: b\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nX: a\r\r\n\r\n",
             "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\r\n\r\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {
@@ -262,10 +313,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_head_is_taken_once_it_is_whole() {
+        let whole = "HTTP/1.1 200 OK\r\nServer: a\r\nX:\nY: b \r\r\nContent-Length: 3\r\n\r\n";
+        for end in 0..whole.len() {
+            let mut input = BytesMut::from(&whole[..end]);
+            assert!(take(&mut input, 4096, false).unwrap().is_none(), "{end}");
+            assert_eq!(input.len(), end);
+        }
+        let mut input = BytesMut::from(&*format!("{whole}abc\r\n\r\n"));
+        let head = take(&mut input, 4096, false).unwrap().unwrap();
+        assert_eq!((head.size, head.length, &input[..]), (whole.len(), Some(3), &b"abc\r\n\r\n"[..]));
+        let values: Vec<_> = head.fields.iter().map(|(_, value)| &value[..]).collect();
+        assert_eq!(values, [&b"a"[..], b"", b"b"]);
+    }
+
+    #[test]
+    fn the_byte_that_has_no_place_is_told() {
+        for (text, told) in [
+            ("HTTP/1.1 200 OK\r\nBad name: x\r\n", "\"Bad\\x20...\""),
+            ("HTTP/1.1 200 OK\r\nX: a\0b", "\"X: a\\x00...\""),
+            ("HTTP/1.1 200 OK\r\nX: a\rb", "\"X: a\\x0d...\""),
+            ("HTTP/1.1 200 OK\r\n: b\r\n", "\"\\x3a...\""),
+        ] {
+            let refused = take(&mut BytesMut::from(text), 4096, false);
+            assert!(matches!(&refused, Err(AttemptError::Invalid(why)) if why.contains(told)), "{refused:?}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
-            let _ = parse(&Bytes::from(bytes), false);
+            let _ = take(&mut BytesMut::from(&bytes[..]), 150, false);
         }
     }
 }

@@ -8,7 +8,7 @@ mod outcome;
 pub use conn::{Address, Conn, TlsInfo, next_serial};
 pub use downstream::{Downstream, H1Body, H2Body};
 pub use facts::Facts;
-pub use outcome::{Attempt, AttemptEnd, Sent};
+pub use outcome::{Attempt, AttemptEnd, End, Sent};
 
 use crate::cache::CacheStatus;
 use crate::conf::build::{Http, LevelId};

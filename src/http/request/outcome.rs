@@ -3,7 +3,7 @@
 use crate::http::response::Fields;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// An attempt at an upstream server, for `$upstream_*`.
@@ -24,7 +24,54 @@ pub struct Attempt {
     /// Bytes sent.
     pub bytes_sent: u64,
     /// What is known only once the body has been read.
-    pub end: Arc<AttemptEnd>,
+    pub end: End,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// With its head, or without one: microseconds from the request to the end, and body bytes received.
+    Known(u64, u64),
+    /// With a body that somebody reads, who notes it here.
+    Noted(Arc<AttemptEnd>),
+}
+
+impl Default for End {
+    fn default() -> End {
+        End::Known(0, 0)
+    }
+}
+
+impl End {
+    /// As [`AttemptEnd::micros`].
+    pub fn micros(&self) -> u64 {
+        match self {
+            End::Known(micros, _) => *micros,
+            End::Noted(end) => end.micros.load(Ordering::Relaxed),
+        }
+    }
+
+    /// As [`AttemptEnd::received`].
+    pub fn received(&self) -> u64 {
+        match self {
+            End::Known(_, received) => *received,
+            End::Noted(end) => end.received.load(Ordering::Relaxed),
+        }
+    }
+
+    /// As [`AttemptEnd::trailers`], if there are any.
+    pub fn trailers(&self) -> Option<&Fields> {
+        match self {
+            End::Known(..) => None,
+            End::Noted(end) => end.trailers.get(),
+        }
+    }
+
+    /// It ended just so long after the request, with so many bytes.
+    pub fn at(took: Duration, received: u64) -> End {
+        // Nothing is what is not known yet.
+        End::Known((took.as_micros() as u64).max(1), received)
+    }
 }
 
 /// How an attempt ended; written by whoever reads the answer's body.

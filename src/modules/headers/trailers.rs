@@ -32,7 +32,7 @@ pub fn trailers<'a>(rq: &'a mut Request, response: &Response) -> &'a Fields {
     let conf = &rq.loc().proxy;
     if response.upstream
         && *conf.pass_trailers
-        && let Some(theirs) = rq.attempts.last().and_then(|attempt| attempt.end.trailers.get())
+        && let Some(theirs) = rq.attempts.last().and_then(|attempt| attempt.end.trailers())
     {
         for (name, value) in theirs.iter() {
             let never = NEVER.iter().any(|never| name.eq_ignore_ascii_case(never.as_bytes()));

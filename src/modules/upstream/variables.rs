@@ -3,7 +3,6 @@
 use crate::http::Request;
 use crate::http::request::Attempt;
 use crate::http::vars::Variable;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The variables.
@@ -18,7 +17,7 @@ pub const VARIABLES: &[Variable] = &[
         })
     }),
     Variable::new("upstream_response_time", |rq, _, out| {
-        each(rq, out, |a, out| match a.end.micros.load(Ordering::Relaxed) {
+        each(rq, out, |a, out| match a.end.micros() {
             0 => out.push(b'-'),
             micros => seconds(out, Duration::from_micros(micros)),
         })
@@ -26,13 +25,11 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("upstream_connect_time", |rq, _, out| each(rq, out, |a, out| time_or_dash(out, a.connect))),
     Variable::new("upstream_header_time", |rq, _, out| each(rq, out, |a, out| time_or_dash(out, a.header))),
     Variable::new("upstream_response_length", |rq, _, out| {
-        each(rq, out, |a, out| {
-            out.extend_from_slice(a.end.received.load(Ordering::Relaxed).to_string().as_bytes())
-        })
+        each(rq, out, |a, out| out.extend_from_slice(a.end.received().to_string().as_bytes()))
     }),
     Variable::new("upstream_bytes_received", |rq, _, out| {
         each(rq, out, |a, out| {
-            let total = a.end.received.load(Ordering::Relaxed) + a.head_size;
+            let total = a.end.received() + a.head_size;
             out.extend_from_slice(total.to_string().as_bytes());
         })
     }),
@@ -48,7 +45,7 @@ pub const VARIABLES: &[Variable] = &[
     })
     .pure(),
     Variable::prefix("upstream_trailer_", |rq, name, out| {
-        let fields = rq.attempts.last().and_then(|attempt| attempt.end.trailers.get());
+        let fields = rq.attempts.last().and_then(|attempt| attempt.end.trailers());
         fields.is_some_and(|fields| crate::modules::headers::joined(fields, name, out))
     }),
     Variable::prefix("upstream_http_", |rq, name, out| {

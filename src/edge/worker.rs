@@ -228,6 +228,7 @@ fn tend_caches(generation: &Generation) {
 }
 
 async fn obey(edge: Arc<Edge>, worker: Arc<Worker>, mut inbox: mpsc::UnboundedReceiver<Order>) {
+    crate::upstream::patience::at_home();
     let mut listening: HashMap<ListenAddr, tokio::task::JoinHandle<()>> = HashMap::new();
     while let Some(order) = inbox.recv().await {
         match order {

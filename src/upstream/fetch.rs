@@ -26,42 +26,33 @@ use std::io;
 use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-
-/// An answer's head, and what came with it.
-struct Answered {
-    head: AnswerHead,
-    connection: Connection,
-    input: BytesMut,
-}
 
 /// Why an attempt failed, and whether anything had been sent.
 type Failed = (AttemptError, bool);
 
-/// A request of which all was sent at once, and whose answer is waited for: nearly every one.
-struct Sent {
-    connection: Connection,
+/// The connection of an attempt, and how far the exchange over it is. It stays where it is: what is handed on is copied.
+struct Line {
+    /// `None` as long as none is made.
+    connection: Option<Connection>,
+    /// What came and is not used yet.
     input: BytesMut,
     reading: Reading,
+    /// What came of a first write, if there was one.
+    first: Option<io::Result<usize>>,
+    /// Whether that took the whole request.
+    sent: bool,
 }
 
-impl Sent {
-    async fn answered(mut self) -> Result<Answered, Failed> {
-        let Sent { connection, input, reading } = &mut self;
-        match poll_fn(|cx| reading.poll(cx, &mut connection.stream, input)).await {
-            Ok(head) => Ok(Answered { head, connection: self.connection, input: self.input }),
-            Err(error) => Err((error, true)),
-        }
+impl Line {
+    /// The head of the answer to a request that was sent.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, Failed>> {
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(Err((AttemptError::Broken("there is no connection".into()), false)));
+        };
+        self.reading.poll(cx, &mut connection.stream, &mut self.input).map_err(|error| (error, true))
     }
-}
-
-/// What became of the attempt to send a request at once.
-enum Begun {
-    Sent(Sent),
-    /// There is this connection, of which it is known what came of a first write.
-    Open(Connection, Option<io::Result<usize>>),
-    /// There is no connection yet.
-    Nothing,
 }
 
 /// An attempt that goes on: the last of `attempts`. It ends with this, unless there is an answer.
@@ -152,20 +143,20 @@ impl Plan {
                 return Err(self.nobody(last, &asker, attempts));
             };
             let mut under_way = UnderWay::new(taken.name(), began, attempts);
-            let begun = self.begin(&taken, &asker, began, &mut under_way);
+            let mut line = self.begin(&taken, &asker, began, &mut under_way);
             // A kept connection that turns out dead does not count as a try.
-            let reused = !matches!(begun, Begun::Nothing);
-            let outcome = match begun {
-                Begun::Sent(sent) => sent.answered().await,
+            let reused = line.connection.is_some();
+            let outcome = match line.sent {
+                true => poll_fn(|cx| line.poll(cx)).await,
                 // Boxed, for what making a connection and sending in pieces take is large, and most requests need
                 // neither.
-                begun => Box::pin(self.attempt(&taken, &mut asker, begun, &mut under_way)).await,
+                false => Box::pin(self.attempt(&taken, &mut asker, &mut line, &mut under_way)).await,
             };
             let at = turn::now();
             match &outcome {
-                Ok(answered) => {
+                Ok(head) => {
                     let took = at.saturating_duration_since(began);
-                    under_way.answered(&answered.head, took);
+                    under_way.answered(head, took);
                     taken.group.latency.observe(took);
                 }
                 Err(_) => drop(under_way),
@@ -185,8 +176,8 @@ impl Plan {
                 allowed && !streamed && !spent()
             };
             match outcome {
-                Ok(answered) => {
-                    let status = answered.head.status;
+                Ok(head) => {
+                    let status = head.status;
                     let class = (status / 100).saturating_sub(1);
                     if let Some(class) = taken.metrics().answers.get(usize::from(class)) {
                         class.inc();
@@ -201,7 +192,7 @@ impl Plan {
                             continue;
                         }
                     }
-                    return Ok(self.answer(answered, taken, take(attempts), began, at));
+                    return Ok(self.answer(head, line, taken, take(attempts), (began, at)));
                 }
                 Err((error, sent)) => {
                     let (failure, why) = self.describe(error, &taken, &asker);
@@ -244,61 +235,58 @@ impl Plan {
         Failure { status: 502, kind: FailureKind::NoLiveUpstreams, message, attempts: take(attempts) }
     }
 
-    /// Sends the request over a kept connection, where there is one that takes all of it at once.
-    fn begin(&self, taken: &Taken, asker: &Asker<'_>, began: Instant, under_way: &mut UnderWay<'_>) -> Begun {
+    /// Takes a kept connection, where there is one, and sends the request over it, where it takes all of it at once.
+    fn begin(&self, taken: &Taken, asker: &Asker<'_>, began: Instant, under_way: &mut UnderWay<'_>) -> Line {
         let kind = connect::kind(self.tls.as_ref());
-        let kept = taken.group.pool.take(self.local.worker.index, taken.peer.id, kind, began);
-        let Some(mut connection) = kept else { return Begun::Nothing };
+        let mut line = Line {
+            connection: taken.group.pool.take(self.local.worker.index, taken.peer.id, kind, began),
+            input: BytesMut::new(),
+            reading: self.reading(*self.conf().read_timeout),
+            first: None,
+            sent: false,
+        };
+        let Some(connection) = &mut line.connection else { return line };
         taken.metrics().reuses.inc();
         connection.requests += 1;
-        let Some(attempt) = under_way.attempts.last_mut() else { return Begun::Open(connection, None) };
+        let Some(attempt) = under_way.attempts.last_mut() else { return line };
         attempt.connect = Some(Duration::ZERO);
-        let (Some(head), Spooled::None, Socket::Tcp(socket)) =
+        if let (Some(head), Spooled::None, Socket::Tcp(socket)) =
             (&self.written, &self.body, &connection.stream)
-        else {
-            return Begun::Open(connection, None);
-        };
-        if matches!(asker, Asker::Sends(_)) {
-            return Begun::Open(connection, None);
-        }
-        match send_at_once(socket, head) {
-            Some(Ok(sent)) if sent == head.len() => {
-                attempt.bytes_sent = sent as u64;
-                let reading = self.reading(*self.conf().read_timeout);
-                Begun::Sent(Sent { connection, input: BytesMut::new(), reading })
+            && !matches!(asker, Asker::Sends(_))
+        {
+            line.first = send_at_once(socket, head);
+            line.sent = matches!(line.first, Some(Ok(sent)) if sent == head.len());
+            if line.sent {
+                attempt.bytes_sent = head.len() as u64;
             }
-            first => Begun::Open(connection, first),
         }
+        line
     }
 
-    /// The same where it takes more.
+    /// Makes a connection, where there is none, sends the request, and reads the head of the answer.
     async fn attempt(
         &self,
         taken: &Taken,
         asker: &mut Asker<'_>,
-        begun: Begun,
+        line: &mut Line,
         under_way: &mut UnderWay<'_>,
-    ) -> Result<Answered, Failed> {
-        let (mut connection, first) = match begun {
-            Begun::Sent(sent) => return sent.answered().await,
-            Begun::Open(connection, first) => (connection, first),
-            Begun::Nothing => {
-                let mut made = self.connect(taken).await.map_err(|error| (error, false))?;
-                made.requests += 1;
+    ) -> Result<AnswerHead, Failed> {
+        let connection = match &mut line.connection {
+            Some(connection) => connection,
+            none => {
+                let made = self.connect(taken).await.map_err(|error| (error, false))?;
                 let took = turn::now().saturating_duration_since(under_way.began);
                 under_way.note(|attempt| attempt.connect = Some(took));
-                (made, None)
+                none.insert(Connection { requests: 1, ..made })
             }
         };
-        let mut input = BytesMut::new();
         // Counted where it is seen though nobody waits for the end.
         let mut nowhere = 0;
         let sent = under_way.attempts.last_mut().map_or(&mut nowhere, |attempt| &mut attempt.bytes_sent);
-        let exchanged = self.exchange(&mut connection, asker, first, sent, &mut input).await;
+        let exchanged = self.exchange(connection, asker, line.first.take(), sent, &mut line.input).await;
         // A part of a request may have been acted upon, also where the rest could not be sent; nginx, too,
         // takes for sent whatever there was a connection for.
-        let head = exchanged.map_err(|error| (error, true))?;
-        Ok(Answered { head, connection, input })
+        exchanged.map_err(|error| (error, true))
     }
 
     /// A new connection to the peer.
@@ -393,7 +381,7 @@ impl Plan {
         let mut head = Vec::with_capacity(256 + self.fields.size());
         append_line_safe(&self.method, &mut head);
         head.push(b' ');
-        append_line_safe(&self.target, &mut head);
+        append_line_safe(&self.target.uri, &mut head);
         head.extend_from_slice(if self.http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
         for (name, value) in self.fields.iter() {
             write_field(name, value, &mut head);
@@ -423,16 +411,17 @@ impl Plan {
         (Failure { status, kind, message, attempts: Vec::new() }, why)
     }
 
+    /// The answer whose head came over this line, to a request of the first of the times, at the second.
     fn answer(
         &self,
-        answered: Answered,
+        head: AnswerHead,
+        line: Line,
         taken: Taken,
         mut attempts: Vec<Attempt>,
-        began: Instant,
-        at: Instant,
+        (began, at): (Instant, Instant),
     ) -> Answer {
         let conf = self.conf();
-        let Answered { head, connection, mut input } = answered;
+        let Line { connection, mut input, .. } = line;
         let keepalive = head.keepalive && !self.closes && !self.http10;
         let home = (self.local.worker.index, connect::kind(self.tls.as_ref()));
         let received = input.len() as u64;
@@ -460,7 +449,7 @@ impl Plan {
                 attempt.end = End::at(at.saturating_duration_since(began), received);
             }
             // Bytes after the body are nobody's; such a connection is not to be trusted.
-            if keepalive && input.is_empty() {
+            if let (true, true, Some(connection)) = (keepalive, input.is_empty(), connection) {
                 taken.keep(home.0, home.1, connection, at);
             }
             taken.done();
@@ -473,11 +462,15 @@ impl Plan {
             attempt.end = End::Noted(end.clone());
         }
         answer.attempts = attempts;
-        if switches {
-            let timeout = *conf.read_timeout;
-            answer.tunnel = Some(Box::new(UpstreamTunnel { connection, input, timeout, taken, began, end }));
-            return answer;
-        }
+        let connection = match connection {
+            Some(connection) if switches => {
+                let timeout = *conf.read_timeout;
+                let tunnel = UpstreamTunnel { connection, input, timeout, taken, began, end };
+                answer.tunnel = Some(Box::new(tunnel));
+                return answer;
+            }
+            connection => connection,
+        };
         if let Framing::Chunked(chunks) = &mut framing
             && *conf.pass_trailers
         {
@@ -487,7 +480,7 @@ impl Plan {
         answer.body = Body::Stream(Box::new(UpstreamBody {
             input,
             framing,
-            connection: Some(connection),
+            connection,
             keepalive,
             taken: Some(taken),
             home,

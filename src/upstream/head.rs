@@ -154,19 +154,28 @@ pub fn take(
     Ok(Some(AnswerHead { status, reason, fields, length, framing, keepalive, size: at }))
 }
 
-/// A number in digits that is no greater than a length may be.
+/// A number in digits.
 fn digits(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
+    // So many digits are always a number.
+    if text.len() > 19 {
+        return std::str::from_utf8(text).ok().and_then(crate::conf::values::number);
     }
-    text.iter().try_fold(0u64, |n, byte| {
-        let digit = u64::from(byte.wrapping_sub(b'0'));
-        if digit > 9 { None } else { n.checked_mul(10)?.checked_add(digit) }
-    })
+    let mut number = 0;
+    for byte in text {
+        if !byte.is_ascii_digit() {
+            return None;
+        }
+        number = number * 10 + u64::from(byte - b'0');
+    }
+    (!text.is_empty()).then_some(number)
 }
 
 /// What is left of a part of `text` without the blanks at its ends.
 fn within_blanks(text: &[u8], mut start: usize, mut end: usize) -> (usize, usize) {
+    // As nearly all are written.
+    if let [b' ', b'!'..=u8::MAX, .., b'!'..=u8::MAX] = &text[start..end] {
+        return (start + 1, end);
+    }
     while start < end && matches!(text[start], b' ' | b'\t') {
         start += 1;
     }
@@ -256,6 +265,10 @@ mod tests {
         let ok = head("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\n\r\n").unwrap();
         assert!(ok.keepalive && matches!(ok.framing, Framing::Length(5)));
         assert_eq!(ok.fields.len(), 1);
+        for length in [9, 10, 9_999_999_999_999_999_999, u64::MAX] {
+            let head = head(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")).unwrap();
+            assert_eq!(head.length, Some(length));
+        }
         assert!(matches!(head("HTTP/1.1 200\r\n\r\n").unwrap().framing, Framing::Close));
         assert!(matches!(
             head("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap().framing,
@@ -307,6 +320,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
             "HTTP/1.1 200 OK\r\nX: a\r\n\r\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {
             assert!(matches!(head(bad), Err(AttemptError::Invalid(_))), "{bad:?}");

@@ -25,6 +25,7 @@ use crate::edge::Local;
 use crate::http::body::Body;
 use crate::http::request::{Address, Attempt, Conn};
 use crate::http::response::{Fields, Tunnel};
+use crate::modules::proxy::Target;
 use bytes::Bytes;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,8 +44,8 @@ pub struct Plan {
     pub tls: Option<connect::TlsPeer>,
     /// The method.
     pub method: Bytes,
-    /// The request target.
-    pub target: Bytes,
+    /// Where it goes, and with which target.
+    pub target: Arc<Target>,
     /// Whether HTTP/1.0 is spoken.
     pub http10: bool,
     /// The fields, as they will be written, where somebody may still change them.
@@ -212,7 +213,7 @@ impl Plan {
             (None, fetch::Asker::Gone) => return,
         };
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let target = String::from_utf8_lossy(&self.target);
+        let target = String::from_utf8_lossy(&self.target.uri);
         let url = format_args!("{scheme}://{upstream}{target}");
         about.log(&self.local, self.level, level, message, url);
     }

@@ -4,7 +4,8 @@
 //! through the event loop. A worker keeps those that ran for nothing: each stays where it is in the
 //! wheel, is lent to the next wait, and is set anew only when it fires before that wait's time.
 
-use std::cell::RefCell;
+use crate::edge::turn;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::task::Context;
 use std::time::Duration;
@@ -19,6 +20,13 @@ type Timer = Pin<Box<Sleep>>;
 thread_local! {
     /// Timers that are set and nobody's, with the event loop they belong to.
     static TIMERS: RefCell<Vec<(Id, Timer)>> = const { RefCell::new(Vec::new()) };
+    /// The one event loop of a thread that has no other.
+    static HOME: Cell<Option<Id>> = const { Cell::new(None) };
+}
+
+/// Says that this thread has no other event loop than this one, so that it need not be asked for.
+pub fn at_home() {
+    HOME.set(Some(Handle::current().id()));
 }
 
 /// The time that each of several waits may take. It runs while something is waited for.
@@ -40,8 +48,8 @@ impl Patience {
         let each = self.each;
         let (until, _, timer) = self.waits.get_or_insert_with(|| {
             // What is too far to be told is far enough.
-            let now = Instant::now();
-            let until = now.checked_add(each).unwrap_or(now + Duration::from_secs(86400 * 365));
+            let now = Instant::from_std(turn::now());
+            let until = now.checked_add(each).unwrap_or_else(|| now + Duration::from_secs(86400 * 365));
             let (of, timer) = timer(until);
             (until, of, timer)
         });
@@ -79,7 +87,7 @@ impl Drop for Patience {
 
 /// A timer that fires no later than `until`.
 fn timer(until: Instant) -> (Id, Timer) {
-    let of = Handle::current().id();
+    let of = HOME.get().unwrap_or_else(|| Handle::current().id());
     let kept = TIMERS.with_borrow_mut(|timers| {
         while let Some((whose, timer)) = timers.pop() {
             // One of an event loop that has ended never fires.

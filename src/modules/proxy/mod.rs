@@ -434,7 +434,8 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
             None => return Ok(Flow::status(502)),
         },
     };
-    rq.proxy_target = Some(Arc::new(target));
+    let target = Arc::new(target);
+    rq.proxy_target = Some(target.clone());
     // Of an upstream asked before, for a page in place of whose answer this one is, it says no more.
     rq.cache_status = None;
     if crate::modules::proxy_cache::purge::wants(rq) {
@@ -463,7 +464,7 @@ async fn serve(rq: &mut Request) -> Result<Flow, Failure> {
         Box::pin(spool::read(rq)).await.map_err(client_failure)?
     };
     let body = if *rq.loc().proxy.pass_request_body { body } else { spool::Spooled::None };
-    let plan = request::plan(rq, group, body, streams, caching);
+    let plan = request::plan(rq, (target, group), body, streams, caching);
     let stores = rq.loc().proxy.store.is_some();
     let mut answer = if caching {
         Box::pin(crate::modules::proxy_cache::fetch(rq, plan)).await?

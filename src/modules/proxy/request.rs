@@ -20,7 +20,13 @@ const NOT_PASSED_BY_CACHE: [&str; 6] =
 
 /// The plan for a request. With `streams` its body is still with the client; with `caching` it may
 /// outlive the client, and its fields may be changed.
-pub fn plan(rq: &Request, group: Arc<Group>, body: Spooled, streams: bool, caching: bool) -> Plan {
+pub fn plan(
+    rq: &Request,
+    (target, group): (Arc<Target>, Arc<Group>),
+    body: Spooled,
+    streams: bool,
+    caching: bool,
+) -> Plan {
     let conf = &rq.loc().proxy;
     let body = match conf.set_body.as_ref() {
         None => body,
@@ -40,9 +46,7 @@ pub fn plan(rq: &Request, group: Arc<Group>, body: Spooled, streams: bool, cachi
             _ => Bytes::copy_from_slice(rq.method_name()),
         },
     };
-    // The target was found just before.
-    let target = rq.proxy_target.as_ref();
-    let uri = target.map(|t| t.uri.clone()).unwrap_or_default();
+    let uri = &target.uri;
     let unprepared;
     let known = match conf.prepared.get() {
         Some(known) => known,
@@ -61,7 +65,7 @@ pub fn plan(rq: &Request, group: Arc<Group>, body: Spooled, streams: bool, cachi
         }
     } else {
         let mut head = Vec::with_capacity(512 + uri.len() + rq.head.size());
-        let said = write(rq, known, &method, &uri, length, &mut head);
+        let said = write(rq, known, &method, uri, length, &mut head);
         written = Some(head);
         said
     };
@@ -78,9 +82,9 @@ pub fn plan(rq: &Request, group: Arc<Group>, body: Spooled, streams: bool, cachi
         local: rq.local.clone(),
         level: rq.level,
         group,
-        tls: target.filter(|t| t.tls).map(|t| tls(rq, t)),
+        tls: target.tls.then(|| tls(rq, &target)),
         method,
-        target: uri,
+        target,
         http10: *conf.http10,
         fields: list,
         written,

@@ -1,105 +1,13 @@
-//! The head of a request: its first line and its fields, in one buffer.
+//! Reading the head of an HTTP/1 request.
 //!
-//! The HTTP/1 parser follows nginx's (`ngx_http_parse.c` is the reference for what is accepted), so
-//! that the same bytes get the same answer. It never allocates more than the head it reads.
+//! nginx's parser is followed (`ngx_http_parse.c` is the reference for what is accepted), so that the same bytes get the
+//! same answer. It never allocates more than the head it reads.
 
-use crate::http::hit::watch::Reads;
+use super::{Head, Span, Version};
 use crate::http::lines::{line_end, line_feed, plain_length};
-
-/// The version of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Version {
-    /// HTTP/0.9: a line, no head, an answer without one.
-    Http09,
-    /// HTTP/1.0
-    Http10,
-    /// HTTP/1.1
-    Http11,
-    /// HTTP/2
-    Http2,
-}
-
-impl Version {
-    /// As it stands in a request line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Version::Http09 => "HTTP/0.9",
-            Version::Http10 => "HTTP/1.0",
-            Version::Http11 => "HTTP/1.1",
-            Version::Http2 => "HTTP/2.0",
-        }
-    }
-}
-
-/// The methods that matter to an edge; the rest are `Other`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Delete,
-    Options,
-    Patch,
-    Trace,
-    Connect,
-    Other,
-}
-
-impl Method {
-    /// Reads a method; methods are case-sensitive (RFC 9110 section 9.1).
-    pub fn of(text: &[u8]) -> Method {
-        match text {
-            b"GET" => Method::Get,
-            b"HEAD" => Method::Head,
-            b"POST" => Method::Post,
-            b"PUT" => Method::Put,
-            b"DELETE" => Method::Delete,
-            b"OPTIONS" => Method::Options,
-            b"PATCH" => Method::Patch,
-            b"TRACE" => Method::Trace,
-            b"CONNECT" => Method::Connect,
-            _ => Method::Other,
-        }
-    }
-}
 
 /// Fields for which there is room at once.
 const USUAL: usize = 16;
-
-type Span = (u32, u32);
-
-/// A request's first line and fields.
-#[derive(Clone, Debug)]
-pub struct Head {
-    buf: Vec<u8>,
-    method: Span,
-    target: Span,
-    line: Span,
-    protocol: Span,
-    fields: Vec<(Span, Span)>,
-    /// The version.
-    pub version: Version,
-    /// Which fields were read, where that is watched.
-    pub reads: Reads,
-}
-
-impl Default for Head {
-    fn default() -> Self {
-        let version = Version::Http09;
-        Head {
-            buf: Vec::new(),
-            method: (0, 0),
-            target: (0, 0),
-            line: (0, 0),
-            protocol: (0, 0),
-            fields: Vec::new(),
-            version,
-            reads: Reads::default(),
-        }
-    }
-}
 
 /// Why a head was refused. Each has nginx's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,169 +86,6 @@ pub struct HeadScan {
 }
 
 impl Head {
-    /// The method's text.
-    pub fn method(&self) -> &[u8] {
-        self.slice(self.method)
-    }
-
-    /// The request target as the client sent it.
-    pub fn target(&self) -> &[u8] {
-        self.slice(self.target)
-    }
-
-    /// The first line as the client sent it (for HTTP/2, as nginx would write it).
-    pub fn line(&self) -> &[u8] {
-        self.slice(self.line)
-    }
-
-    /// The protocol as it stands in the first line; empty where none does.
-    pub fn protocol(&self) -> &[u8] {
-        self.slice(self.protocol)
-    }
-
-    /// The bytes the head took.
-    pub fn size(&self) -> usize {
-        self.buf.len()
-    }
-
-    /// The first field of this name (lower case).
-    pub fn get(&self, name: &str) -> Option<&[u8]> {
-        let name = name.as_bytes();
-        self.reads.note(name);
-        self.pairs().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
-    }
-
-    /// Every field of this name (lower case).
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let name = name.as_bytes();
-        self.reads.note(name);
-        self.pairs().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
-    }
-
-    /// Every field, in order, names as sent.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.reads.note_all();
-        self.pairs()
-    }
-
-    fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().map(|(n, v)| (self.slice(*n), self.slice(*v)))
-    }
-
-    fn slice(&self, span: Span) -> &[u8] {
-        &self.buf[span.0 as usize..span.1 as usize]
-    }
-
-    /// Whether a field stands twice that may stand once: which of them holds would be a guess.
-    pub fn repeats_single_field(&self) -> bool {
-        const SINGLE: [&[u8]; 8] = [
-            b"if-modified-since",
-            b"if-unmodified-since",
-            b"if-match",
-            b"if-none-match",
-            b"if-range",
-            b"content-range",
-            b"expect",
-            b"authorization",
-        ];
-        let mut seen = 0u8;
-        // Not noted as read: whoever repeats an answer for another request has seen that no known name is there twice.
-        for (name, _) in self.pairs() {
-            // Most names are told apart by length or first letter.
-            if !matches!(name.len(), 6 | 8 | 13 | 17 | 19)
-                || !matches!(name[0] | 32, b'a' | b'c' | b'e' | b'i')
-            {
-                continue;
-            }
-            if let Some(i) = SINGLE.iter().position(|single| name.eq_ignore_ascii_case(single)) {
-                if seen & (1 << i) != 0 {
-                    return true;
-                }
-                seen |= 1 << i;
-            }
-        }
-        false
-    }
-
-    /// A head from parts, for HTTP/2 and for requests that the edge itself makes.
-    pub fn from_parts<'a>(
-        method: &[u8],
-        target: &[u8],
-        version: Version,
-        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    ) -> Head {
-        let mut head = Head { version, ..Head::default() };
-        head.method = head.push(method);
-        head.buf.push(b' ');
-        head.target = head.push(target);
-        head.buf.push(b' ');
-        head.protocol = head.push(version.as_str().as_bytes());
-        head.line = (0, head.buf.len() as u32);
-        for (name, value) in fields {
-            let span = (head.push(name), head.push(value));
-            head.fields.push(span);
-        }
-        head
-    }
-
-    /// A head of which only the first line is known, for the log of what was refused; its parts, where
-    /// it is one.
-    pub fn raw_line(line: &[u8]) -> Head {
-        let mut head = Head { version: Version::Http11, ..Head::default() };
-        head.line = head.push(line);
-        match request_line(line) {
-            Ok(parsed) => head.take_line(&parsed),
-            Err(HeadError::BadOldLine) => head.version = Version::Http09,
-            // To HEAD there is no body in any case.
-            Err(_) => head.method = method_of_bad_line(line),
-        }
-        head
-    }
-
-    /// The beginning of a first line that did not come to its end.
-    pub fn cut_line(line: &[u8]) -> Head {
-        let mut head = Head { version: Version::Http11, ..Head::default() };
-        head.line = head.push(line);
-        head.method = method_of_bad_line(line);
-        head
-    }
-
-    fn take_line(&mut self, parsed: &RequestLine) {
-        self.version = parsed.version;
-        self.method = parsed.method;
-        self.target = parsed.target;
-        self.protocol = parsed.protocol;
-    }
-
-    /// Leaves out the fields, for the log of a request whose first line was refused before them.
-    pub fn forget_fields(&mut self) {
-        self.fields.clear();
-    }
-
-    /// Leaves out the fields behind the first of this name, with which reading ended.
-    pub fn forget_fields_behind(&mut self, name: &str) {
-        let at = self.pairs().position(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()));
-        self.fields.truncate(at.map_or(self.fields.len(), |at| at + 1));
-    }
-
-    /// Where the line of the last field ends that is there.
-    pub fn end_of_fields(&self) -> usize {
-        let end = self.fields.last().map_or(self.line.1, |(_, value)| value.1) as usize;
-        memchr::memchr(b'\n', &self.buf[end..]).map_or(self.buf.len(), |at| end + at + 1)
-    }
-
-    /// Adds a field.
-    pub fn add(&mut self, name: &[u8], value: &[u8]) {
-        let span = (self.push(name), self.push(value));
-        self.fields.push(span);
-    }
-
-    fn push(&mut self, bytes: &[u8]) -> Span {
-        let start = self.buf.len() as u32;
-        self.buf.extend_from_slice(bytes);
-        (start, self.buf.len() as u32)
-    }
-
     /// Reads a head from the start of `input`; call again with more bytes until it is done. On
     /// success the head holds a copy of its bytes.
     pub fn read(
@@ -446,9 +191,36 @@ impl Head {
         }
         Ok(())
     }
-}
 
-impl Head {
+    fn take_line(&mut self, parsed: &RequestLine) {
+        self.version = parsed.version;
+        self.method = parsed.method;
+        self.target = parsed.target;
+        self.protocol = parsed.protocol;
+    }
+
+    /// A head of which only the first line is known, for the log of what was refused; its parts, where
+    /// it is one.
+    pub fn raw_line(line: &[u8]) -> Head {
+        let mut head = Head { version: Version::Http11, ..Head::default() };
+        head.line = head.push(line);
+        match request_line(line) {
+            Ok(parsed) => head.take_line(&parsed),
+            Err(HeadError::BadOldLine) => head.version = Version::Http09,
+            // To HEAD there is no body in any case.
+            Err(_) => head.method = method_of_bad_line(line),
+        }
+        head
+    }
+
+    /// The beginning of a first line that did not come to its end.
+    pub fn cut_line(line: &[u8]) -> Head {
+        let mut head = Head { version: Version::Http11, ..Head::default() };
+        head.line = head.push(line);
+        head.method = method_of_bad_line(line);
+        head
+    }
+
     /// Adds the fields with which `input`, a head that is not whole or not right, begins in order; how many bytes
     /// they and the first line take. 0 where that line is none.
     pub fn add_fields_in_order(&mut self, input: &[u8], limits: &HeadLimits) -> usize {

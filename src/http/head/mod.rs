@@ -67,6 +67,15 @@ impl Method {
 
 type Span = (u32, u32);
 
+/// One of 64 bits for a name, however it is written: by its length and its first letter.
+const fn bit(name: &[u8]) -> u64 {
+    let first = match name {
+        [first, ..] => *first | 0x20,
+        [] => 0,
+    };
+    1 << ((name.len() as u32 * 7 + first as u32) % 64)
+}
+
 /// A request's first line and fields.
 #[derive(Clone, Debug)]
 pub struct Head {
@@ -76,6 +85,8 @@ pub struct Head {
     line: Span,
     protocol: Span,
     fields: Vec<(Span, Span)>,
+    /// The names that may be there: a bit each, see [`bit`]. So a field that is not there is nearly never looked for.
+    names: u64,
     /// The version.
     pub version: Version,
     /// Which fields were read, where that is watched.
@@ -92,6 +103,7 @@ impl Default for Head {
             line: (0, 0),
             protocol: (0, 0),
             fields: Vec::new(),
+            names: 0,
             version,
             reads: Reads::default(),
         }
@@ -128,6 +140,9 @@ impl Head {
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let name = name.as_bytes();
         self.reads.note(name);
+        if self.names & bit(name) == 0 {
+            return None;
+        }
         self.pairs().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
     }
 
@@ -135,7 +150,8 @@ impl Head {
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let name = name.as_bytes();
         self.reads.note(name);
-        self.pairs().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        let fields = if self.names & bit(name) == 0 { &[] } else { &self.fields[..] };
+        self.among(fields).filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
     }
 
     /// Every field, in order, names as sent.
@@ -145,7 +161,11 @@ impl Head {
     }
 
     fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().map(|(n, v)| (self.slice(*n), self.slice(*v)))
+        self.among(&self.fields)
+    }
+
+    fn among<'a>(&'a self, fields: &'a [(Span, Span)]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        fields.iter().map(|(n, v)| (self.slice(*n), self.slice(*v)))
     }
 
     fn slice(&self, span: Span) -> &[u8] {
@@ -164,6 +184,17 @@ impl Head {
             b"expect",
             b"authorization",
         ];
+        const BITS: u64 = {
+            let (mut bits, mut at) = (0, 0);
+            while at < SINGLE.len() {
+                bits |= bit(SINGLE[at]);
+                at += 1;
+            }
+            bits
+        };
+        if self.names & BITS == 0 {
+            return false;
+        }
         let mut seen = 0u8;
         // Not noted as read: whoever repeats an answer for another request has seen that no known name is there twice.
         for (name, _) in self.pairs() {
@@ -198,8 +229,7 @@ impl Head {
         head.protocol = head.push(version.as_str().as_bytes());
         head.line = (0, head.buf.len() as u32);
         for (name, value) in fields {
-            let span = (head.push(name), head.push(value));
-            head.fields.push(span);
+            head.add(name, value);
         }
         head
     }
@@ -207,6 +237,7 @@ impl Head {
     /// Leaves out the fields, for the log of a request whose first line was refused before them.
     pub fn forget_fields(&mut self) {
         self.fields.clear();
+        self.names = 0;
     }
 
     /// Leaves out the fields behind the first of this name, with which reading ended.
@@ -224,6 +255,7 @@ impl Head {
     /// Adds a field.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         let span = (self.push(name), self.push(value));
+        self.names |= bit(name);
         self.fields.push(span);
     }
 

@@ -3,7 +3,7 @@
 //! nginx's parser is followed (`ngx_http_parse.c` is the reference for what is accepted), so that the same bytes get the
 //! same answer. It never allocates more than the head it reads.
 
-use super::{Head, Span, Version};
+use super::{Head, Span, Version, bit};
 use crate::http::lines::{line_end, line_feed, plain_length};
 
 /// Fields for which there is room at once.
@@ -169,6 +169,7 @@ impl Head {
     ) -> Result<(), HeadError> {
         self.buf.clear();
         self.fields.clear();
+        self.names = 0;
         self.buf.extend_from_slice(&input[first..end]);
         self.take_line(&parsed.ok_or(HeadError::BadLine)?);
         let line = line_feed(&self.buf, 0).unwrap_or(self.buf.len());
@@ -186,6 +187,7 @@ impl Head {
                 if self.fields.len() >= limits.fields {
                     return Err(HeadError::LongFields);
                 }
+                self.names |= bit(&line[name.0 as usize..name.1 as usize]);
                 self.fields.push((shift(name), shift(value)));
             }
         }

@@ -75,6 +75,24 @@ pub fn name_length(text: &[u8]) -> usize {
     text.len() - rest.len() + left
 }
 
+/// How many bytes of a target it begins with: any but blanks and controls.
+pub fn visible_length(text: &[u8]) -> usize {
+    let mut rest = text;
+    while let Some((word, more)) = rest.split_first_chunk() {
+        let word = u64::from_le_bytes(*word);
+        let deletes = word ^ all(0x7f);
+        // As in `low`.
+        let blanks = word.wrapping_sub(all(b' ' + 1)) & !word;
+        let found = (blanks | deletes.wrapping_sub(all(1)) & !deletes) & all(0x80);
+        if found != 0 {
+            return text.len() - rest.len() + (found.trailing_zeros() / 8) as usize;
+        }
+        rest = more;
+    }
+    let left = rest.iter().position(|byte| *byte <= b' ' || *byte == 0x7f).unwrap_or(rest.len());
+    text.len() - rest.len() + left
+}
+
 /// How many letters, digits and hyphens it begins with: what the names of nearly all fields consist of.
 pub fn plain_length(text: &[u8]) -> usize {
     const PLAIN: [bool; 256] = {
@@ -158,6 +176,8 @@ mod tests {
         ) {
             let length = text.iter().position(|b| !b.is_ascii_graphic() || *b == b':').unwrap_or(text.len());
             prop_assert_eq!(name_length(&text), length);
+            let length = text.iter().position(|b| *b <= b' ' || *b == 0x7f).unwrap_or(text.len());
+            prop_assert_eq!(visible_length(&text), length);
         }
     }
 }

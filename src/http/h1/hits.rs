@@ -1,13 +1,14 @@
 //! Answers that are given again ([`crate::http::hit`]), within one turn of the event loop: a glance at the head,
 //! one write.
 
-use super::finish;
+use super::read::{Start, head_limits};
 use super::send::send;
 use super::write::Plan;
-use crate::edge::connection::Access;
+use super::{begun, finish};
+use crate::edge::connection::{Access, bound};
 use crate::http::body::{Body, BodyError, Framing};
-use crate::http::head::Head;
-use crate::http::hit::glance::glance;
+use crate::http::head::{Head, Version};
+use crate::http::hit::glance::Glance;
 use crate::http::hit::memo::{Content, Memo};
 use crate::http::hit::pool;
 use crate::http::hit::table::{Known, Mark, find};
@@ -34,8 +35,10 @@ thread_local! {
 
 /// What became of a request that was looked at.
 pub(super) enum Hit {
-    /// It goes the full way.
+    /// It is to be read, and goes the full way.
     Unknown(Option<Mark>),
+    /// It goes the full way; its head took so many bytes.
+    Read(usize, Box<Request>, Mark),
     /// It was answered; its head took so many bytes.
     Done(usize),
     /// Its answer is to be sent; its head took so many bytes.
@@ -77,16 +80,15 @@ pub(super) fn attempt(
     pipelined: bool,
     cx: &mut Context<'_>,
 ) -> Hit {
-    let Some(asked) = glance(input) else { return Hit::Unknown(None) };
-    if access.is_closing() {
+    let mut asked = Glance::new(Version::Http11);
+    if asked.look(input).is_none() || access.is_closing() {
         return Hit::Unknown(None);
     }
     let local = access.local();
     let memo = match find(&local.generation, &access.conn, &asked) {
         Known::Memo(memo) => memo,
-        Known::Unknown(mark) => return Hit::Unknown(Some(mark)),
+        Known::Unknown(mark) => return full_way(access, input, &asked, mark),
     };
-    let again = Hit::Unknown(Some(memo.mark()));
     let now = tick::now();
     let core = &local.generation.http.levels[memo.facts.level].conf.core;
     let requests = access.conn.requests.load(Ordering::Relaxed) + 1;
@@ -94,9 +96,11 @@ pub(super) fn attempt(
     if requests >= *core.keepalive_requests
         || now.saturating_duration_since(access.conn.accepted) >= *core.keepalive_time
     {
-        return again;
+        return full_way(access, input, &asked, memo.mark());
     }
-    let Some((content, received)) = memo.content(local, now.into()) else { return again };
+    let Some((content, received)) = memo.content(local, now.into()) else {
+        return full_way(access, input, &asked, memo.mark());
+    };
     let length = asked.length;
     let whole = Whole { access, memo: &memo, head: &input[..length], pipelined };
     whole.count();
@@ -146,6 +150,19 @@ pub(super) fn attempt(
         crate::observe::metrics::count(access.local(), server, 200, length as u64, out.len() as u64, time);
         Hit::Done(length)
     })
+}
+
+/// The request of a head that was seen to be in order, where it is within the bounds of its address.
+fn full_way(access: &Access, input: &[u8], asked: &Glance<'_>, mark: Mark) -> Hit {
+    let local = access.local();
+    let default = bound(local, &access.conn).names.default;
+    let limits = head_limits(&local.generation.http.servers[default].conf.core);
+    if asked.longest > limits.line || asked.length > limits.total || asked.fields > limits.fields {
+        return Hit::Unknown(Some(mark));
+    }
+    let (head, length) = (Head::seen(input, asked), asked.length);
+    let start = Start { head, length: length as u64, at: Instant::now(), mark: Some(mark) };
+    Hit::Read(length, begun(access, local.clone(), start), mark)
 }
 
 /// Writes what the client takes now.

@@ -4,7 +4,7 @@ use super::hits::{Begun, Hit, Refused, attempt};
 use crate::edge::connection::Access;
 use crate::http::hit::table::Mark;
 use crate::http::io::{Io, poll_read_with};
-use crate::http::request::H1Body;
+use crate::http::request::{H1Body, Request};
 use crate::http::tick;
 use bytes::BytesMut;
 use std::pin::Pin;
@@ -18,14 +18,22 @@ const TURN: usize = 32;
 
 /// What ends the waiting.
 pub(super) enum Woken {
-    /// The first bytes of a request, in the connection's buffer.
-    Request(Option<Mark>, Sent),
+    /// A request.
+    Request(Asked, Sent),
     /// An answer that is to be sent.
     Begun(Box<Begun>),
     /// A refusal that is to be sent.
     Refused(Box<Refused>),
     /// The client left, was idle too long, or the worker ends.
     Closed,
+}
+
+/// How far a request has been read.
+pub(super) enum Asked {
+    /// Its first bytes are in the connection's buffer.
+    Bytes(Option<Mark>),
+    /// Its head, whole and in order.
+    Head(Box<Request>, Mark),
 }
 
 /// When a request was sent.
@@ -67,8 +75,8 @@ impl Idle<'_, '_> {
         std::future::poll_fn(move |cx| {
             loop {
                 match read(access, &mut h1.io, &mut h1.input, cx) {
-                    Poll::Ready(Some(Woken::Request(mark, Sent::Alone))) if answered => {
-                        return Poll::Ready(Woken::Request(mark, Sent::After));
+                    Poll::Ready(Some(Woken::Request(asked, Sent::Alone))) if answered => {
+                        return Poll::Ready(Woken::Request(asked, Sent::After));
                     }
                     Poll::Ready(Some(woken)) => return Poll::Ready(woken),
                     Poll::Ready(None) => {
@@ -107,6 +115,7 @@ fn now() -> Instant {
 fn read(access: &mut Access, io: &mut Io, rest: &mut BytesMut, cx: &mut Context<'_>) -> Poll<Option<Woken>> {
     let read = poll_read_with(io, cx, |io, cx, mut input| {
         for number in 0..TURN {
+            let sent = if number > 0 { Sent::Together } else { Sent::Alone };
             let (used, woken) = match attempt(access, io, input, number > 0, cx) {
                 Hit::Done(used) if used == input.len() => return None,
                 Hit::Done(used) => {
@@ -115,14 +124,14 @@ fn read(access: &mut Access, io: &mut Io, rest: &mut BytesMut, cx: &mut Context<
                 }
                 Hit::Begun(used, begun) => (used, Woken::Begun(begun)),
                 Hit::Refused(used, refused) => (used, Woken::Refused(refused)),
-                Hit::Unknown(mark) if number > 0 => (0, Woken::Request(mark, Sent::Together)),
-                Hit::Unknown(mark) => (0, Woken::Request(mark, Sent::Alone)),
+                Hit::Unknown(mark) => (0, Woken::Request(Asked::Bytes(mark), sent)),
+                Hit::Read(used, rq, mark) => (used, Woken::Request(Asked::Head(rq, mark), sent)),
             };
             rest.extend_from_slice(&input[used..]);
             return Some(woken);
         }
         rest.extend_from_slice(input);
-        Some(Woken::Request(None, Sent::Together))
+        Some(Woken::Request(Asked::Bytes(None), Sent::Together))
     });
     read.map(|read| match read {
         Ok(Some(woken)) => woken,

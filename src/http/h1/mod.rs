@@ -33,9 +33,9 @@ use crate::http::hit::Ready;
 use crate::http::hit::table::Mark;
 use crate::observe::metrics::own::Gauge;
 use bytes::BytesMut;
-use idle::{Idle, Sent, Woken};
+use idle::{Asked, Idle, Sent, Woken};
 use prepare::prepare;
-use read::{Read, Start, read_head};
+use read::{Read, Reader, Start};
 use send::send;
 use small::Piece;
 use std::pin::pin;
@@ -76,7 +76,7 @@ fn run(mut access: Access, mut h1: Box<H1Body>, options: Options) -> impl Future
         // What a request needs lives in boxes of its own, so that a connection that waits is small.
         loop {
             h1.pipelined = !first && !h1.input.is_empty();
-            let mark = if h1.input.is_empty() {
+            let asked = if h1.input.is_empty() {
                 // Neither the buffer of the last head.
                 h1.input = BytesMut::new();
                 let Some((time, least)) = time_to_wait(&mut access, first) else { break };
@@ -85,10 +85,10 @@ fn run(mut access: Access, mut h1: Box<H1Body>, options: Options) -> impl Future
                 let woken = idle.wait(&mut access, &mut h1, time, least).await;
                 drop(waiting);
                 match woken {
-                    Woken::Request(mark, sent) => {
+                    Woken::Request(asked, sent) => {
                         first &= sent == Sent::Alone;
                         h1.pipelined = sent == Sent::Together;
-                        mark
+                        asked
                     }
                     Woken::Begun(begun) => {
                         first = false;
@@ -114,9 +114,9 @@ fn run(mut access: Access, mut h1: Box<H1Body>, options: Options) -> impl Future
                     Woken::Closed => break,
                 }
             } else {
-                None
+                Asked::Bytes(None)
             };
-            match Box::pin(exchange(&mut access, h1, options, first, mark)).await {
+            match Box::pin(exchange(&mut access, h1, options, first, asked)).await {
                 Exchanged::Next(connection) => h1 = connection,
                 Exchanged::Preface(h1) => {
                     let H1Body { io, input, .. } = *h1;
@@ -140,39 +140,51 @@ enum Exchanged {
     Over,
 }
 
-/// Reads a request, of which the first bytes are there, and answers it.
+/// Reads a request, of which the first bytes are there if not all, and answers it.
 async fn exchange(
     access: &mut Access,
     mut h1: Box<H1Body>,
     options: Options,
     first: bool,
-    mark: Option<Mark>,
+    asked: Asked,
 ) -> Exchanged {
-    let (local, _) = access.current();
-    let read = read_head(access, &local, &mut h1, first, mark).await;
-    if options.preface && first && matches!(read, Read::Preface) {
-        return Exchanged::Preface(h1);
-    }
-    // The configuration of now, not of when its first bytes came.
-    let (local, closing) = access.current();
-    let unknown = || Start { head: Head::raw_line(b""), length: 0, at: Instant::now(), mark: None };
-    let (start, refused) = match read {
-        Read::Head(start) => (start, None),
-        Read::Refused(why, start) => (start, Some(why)),
-        Read::Preface => (unknown(), Some(HeadError::BadLine)),
-        Read::Late(start) => {
-            unanswered(request(access, local, h1, start), 408);
-            return Exchanged::Over;
+    let (rq, mark, refused, closing) = match asked {
+        // It was seen that nothing ends just now.
+        Asked::Head(mut rq, mark) => {
+            lend(&mut rq, h1);
+            (rq, Some(mark), None, false)
         }
-        Read::Broken(start) => {
-            unanswered(request(access, local, h1, start), 400);
-            return Exchanged::Over;
+        Asked::Bytes(mark) => {
+            let (local, _) = access.current();
+            let mut reader = Reader::new(access, &local, first, mark);
+            let read = match reader.look(&mut h1) {
+                Some(read) => read,
+                None => Box::pin(reader.wait(access, &mut h1)).await,
+            };
+            if options.preface && first && matches!(read, Read::Preface) {
+                return Exchanged::Preface(h1);
+            }
+            // The configuration of now, not of when its first bytes came.
+            let (local, closing) = access.current();
+            let unknown = || Start { head: Head::raw_line(b""), length: 0, at: Instant::now(), mark: None };
+            let (start, refused) = match read {
+                Read::Head(start) => (start, None),
+                Read::Refused(why, start) => (start, Some(why)),
+                Read::Preface => (unknown(), Some(HeadError::BadLine)),
+                Read::Late(start) => {
+                    unanswered(request(access, local, h1, start), 408);
+                    return Exchanged::Over;
+                }
+                Read::Broken(start) => {
+                    unanswered(request(access, local, h1, start), 400);
+                    return Exchanged::Over;
+                }
+            };
+            let mark = start.mark;
+            (request(access, local, h1, start), mark, refused, closing)
         }
     };
     let _writing = Counted::new(access.worker(), |c| &c.writing);
-    let mark = start.mark;
-    // Made before it is waited for: what a future is given is copied into it.
-    let rq = request(access, local, h1, start);
     match answer(rq, mark, refused, options, closing).await {
         Some(connection) => Exchanged::Next(connection),
         None => Exchanged::Over,
@@ -282,20 +294,33 @@ async fn answer(
     respond(rq, response, mark).await
 }
 
+/// The request of a head, with its connection.
+fn request(access: &Access, local: Arc<Local>, h1: Box<H1Body>, start: Start) -> Box<Request> {
+    let mut rq = begun(access, local, start);
+    lend(&mut rq, h1);
+    rq
+}
+
 /// The request of a head, at its address's default server.
-fn request(access: &Access, local: Arc<Local>, mut h1: Box<H1Body>, start: Start) -> Box<Request> {
-    h1.taken = 0;
+fn begun(access: &Access, local: Arc<Local>, start: Start) -> Box<Request> {
     access.worker().metrics.connections.requests.inc();
-    access.conn.requests.fetch_add(1, Ordering::Relaxed);
-    let pipelined = h1.pipelined;
+    // The connection's requests come one after the other.
+    let requests = access.conn.requests.load(Ordering::Relaxed);
+    access.conn.requests.store(requests + 1, Ordering::Relaxed);
     // Boxed, for it is large and passed on.
     let conn = access.conn.clone();
-    let mut rq = Box::new(Request::begun(local, conn, start.head, Downstream::H1(h1), start.at));
-    rq.pipelined = pipelined;
+    let mut rq = Box::new(Request::begun(local, conn, start.head, Downstream::None, start.at));
     rq.length = start.length;
     rq.server = bound(&rq.local, &rq.conn).names.default;
     rq.level = rq.http().servers[rq.server].level;
     rq
+}
+
+/// Lends a request its connection.
+fn lend(rq: &mut Request, mut h1: Box<H1Body>) {
+    h1.taken = 0;
+    rq.pipelined = h1.pipelined;
+    rq.downstream = Downstream::H1(h1);
 }
 
 /// Sends the response, logs, and gives the connection back when it may carry another request.

@@ -7,8 +7,7 @@ use crate::http::head::{Head, HeadError, HeadLimits, HeadScan, Progress};
 use crate::http::hit::table::Mark;
 use crate::http::request::H1Body;
 use bytes::Buf;
-use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 pub(super) enum Read {
@@ -33,57 +32,74 @@ pub(super) struct Start {
     pub(super) mark: Option<Mark>,
 }
 
-/// Reads a request's head, of which the first bytes are there, bounded in bytes and time.
-pub(super) async fn read_head(
-    access: &Access,
-    local: &Arc<Local>,
-    h1: &mut H1Body,
+/// Reads a request's head, bounded in bytes and time.
+pub(super) struct Reader {
+    head: Head,
+    scan: HeadScan,
+    limits: HeadLimits,
+    timeout: Duration,
+    started: Instant,
     first: bool,
     mark: Option<Mark>,
-) -> Read {
-    let http = &local.generation.http;
-    let default = bound(local, &access.conn).names.default;
-    let server = &http.servers[default];
-    let limits = head_limits(&server.conf.core);
-    let header_timeout = *server.conf.core.client_header_timeout;
-    let reading = Counted::new(access.worker(), |c| &c.reading);
-    let started = Instant::now();
-    let mut head = Head::default();
-    let mut scan = HeadScan::default();
-    let mut look = |h1: &mut H1Body| {
+}
+
+impl Reader {
+    /// Begins, when the first bytes are there.
+    pub(super) fn new(access: &Access, local: &Local, first: bool, mark: Option<Mark>) -> Reader {
+        let default = bound(local, &access.conn).names.default;
+        let core = &local.generation.http.servers[default].conf.core;
+        Reader {
+            head: Head::default(),
+            scan: HeadScan::default(),
+            limits: head_limits(core),
+            timeout: *core.client_header_timeout,
+            started: Instant::now(),
+            first,
+            mark,
+        }
+    }
+
+    /// Reads what is there. Nearly always that is all of it, and there is nothing to be waited for.
+    pub(super) fn look(&mut self, h1: &mut H1Body) -> Option<Read> {
         let start = &h1.input[..h1.input.len().min(PREFACE.len())];
-        if first && PREFACE.starts_with(start) && h1.input.len() >= 16 {
+        if self.first && PREFACE.starts_with(start) && h1.input.len() >= 16 {
             return Some(Read::Preface);
         }
-        match head.read(&h1.input, &mut scan, &limits) {
+        match self.head.read(&h1.input, &mut self.scan, &self.limits) {
             Ok(Progress::Done(n)) => {
                 h1.input.advance(n);
-                let head = std::mem::take(&mut head);
-                Some(Read::Head(Start { length: head.size() as u64, head, at: started, mark }))
+                let head = std::mem::take(&mut self.head);
+                let length = head.size() as u64;
+                Some(Read::Head(Start { head, length, at: self.started, mark: self.mark }))
             }
             Ok(Progress::More) => None,
-            Err(e) => Some(Read::Refused(e, partial(&h1.input, &limits, started))),
+            Err(e) => Some(Read::Refused(e, self.partial(h1))),
         }
-    };
-    // Nearly always all of it has come, and there is nothing to be waited for.
-    if let Some(read) = look(h1) {
-        return read;
     }
-    let reading_head = async {
-        loop {
-            match crate::http::io::read_into(&mut h1.io, &mut h1.input).await {
-                Ok(0) | Err(_) => return Read::Broken(partial(&h1.input, &limits, started)),
-                Ok(_) => {}
+
+    /// Waits for the rest.
+    pub(super) async fn wait(mut self, access: &Access, h1: &mut H1Body) -> Read {
+        let _reading = Counted::new(access.worker(), |c| &c.reading);
+        let time = self.timeout;
+        let reading_head = async {
+            loop {
+                match crate::http::io::read_into(&mut h1.io, &mut h1.input).await {
+                    Ok(0) | Err(_) => return Read::Broken(self.partial(h1)),
+                    Ok(_) => {}
+                }
+                if let Some(read) = self.look(h1) {
+                    return read;
+                }
             }
-            if let Some(read) = look(h1) {
-                return read;
-            }
-        }
-    };
-    let outcome = timeout(header_timeout, reading_head).await;
-    drop(reading);
-    // nginx logs 408 for a head that does not come in time, and closes without a word.
-    outcome.unwrap_or_else(|_| Read::Late(partial(&h1.input, &limits, started)))
+        };
+        let outcome = timeout(time, reading_head).await;
+        // nginx logs 408 for a head that does not come in time, and closes without a word.
+        outcome.unwrap_or_else(|_| Read::Late(self.partial(h1)))
+    }
+
+    fn partial(&self, h1: &H1Body) -> Start {
+        partial(&h1.input, &self.limits, self.started)
+    }
 }
 
 /// Bytes of a refused first line that are kept for the log.

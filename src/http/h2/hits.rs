@@ -9,7 +9,7 @@ use crate::edge::Local;
 use crate::http::body::Body;
 use crate::http::head::Version;
 use crate::http::hit::Ready;
-use crate::http::hit::glance::{FIELDS, Glance};
+use crate::http::hit::glance::{FIELDS, Field, Glance};
 use crate::http::hit::memo::{Content, Memo};
 use crate::http::hit::names;
 use crate::http::hit::table::{self, Known, Mark, find};
@@ -23,7 +23,6 @@ use h2::{RecvStream, SendStream};
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -105,7 +104,7 @@ pub enum Hit {
 }
 
 /// A request's head as the table of answers knows heads; `None` when it is in any way unusual.
-fn look<'a>(parts: &'a Parts, body: &RecvStream) -> Option<Glance<'a>> {
+fn look<'a>(parts: &'a Parts, body: &RecvStream, found: &mut Glance<'a>) -> Option<()> {
     let target = parts.uri.path_and_query()?.as_str();
     if parts.method != Method::GET
         || !body.is_end_stream()
@@ -116,7 +115,7 @@ fn look<'a>(parts: &'a Parts, body: &RecvStream) -> Option<Glance<'a>> {
     }
     let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
     let mut host = authority.unwrap_or_default();
-    let (mut present, mut values) = (0, SmallVec::new());
+    let mut present = 0;
     // "GET", "HTTP/2.0" and two blanks; the name of the host's field, which stands in the head of any request.
     let (mut length, mut longest) = (13 + target.len(), target.len());
     if authority.is_some() {
@@ -137,17 +136,16 @@ fn look<'a>(parts: &'a Parts, body: &RecvStream) -> Option<Glance<'a>> {
             host = value;
         }
         present |= 1 << number;
-        values.push((number, value));
+        found.values.push(Field { number, name, value });
     }
     if present & 1 << HOST == 0 {
         authority?;
         present |= 1 << HOST;
-        values.push((HOST, host));
+        found.values.push(Field { number: HOST, name: b"host", value: host });
     }
-    let (target, fields) = (target.as_bytes(), parts.headers.len());
-    let version = Version::Http2;
-    let found = Glance { target, host, present, values, fields, longest, length, version };
-    (fields < FIELDS).then_some(found)
+    (found.target, found.host, found.present) = (target.as_bytes(), host, present);
+    (found.fields, found.longest, found.length) = (parts.headers.len(), longest, length);
+    (found.fields < FIELDS).then_some(())
 }
 
 const HOST: u8 = names::known("host");
@@ -165,7 +163,10 @@ pub fn attempt(
     mut stream: H2Body,
     shared: &Arc<Shared>,
 ) -> Hit {
-    let Some(asked) = look(parts, &stream.body) else { return Hit::Unknown(None, stream) };
+    let mut asked = Glance::new(Version::Http2);
+    if look(parts, &stream.body, &mut asked).is_none() {
+        return Hit::Unknown(None, stream);
+    }
     let memo = match find(&local.generation, conn, &asked) {
         Known::Memo(memo) => memo,
         Known::Unknown(mark) => return Hit::Unknown(Some(mark), stream),

@@ -4,6 +4,7 @@ mod parse;
 
 pub use parse::{HeadError, HeadLimits, HeadScan, Progress};
 
+use crate::http::hit::glance::Glance;
 use crate::http::hit::watch::Reads;
 
 /// The version of a request.
@@ -232,6 +233,34 @@ impl Head {
             head.add(name, value);
         }
         head
+    }
+
+    /// The head with which `input` begins, as it was seen there: what a glance takes for a head the parser takes for the
+    /// same.
+    pub fn seen(input: &[u8], found: &Glance<'_>) -> Head {
+        let span = |part: &[u8]| {
+            let start = (part.as_ptr().addr() - input.as_ptr().addr()) as u32;
+            (start, start + part.len() as u32)
+        };
+        let target = span(found.target);
+        let protocol = (target.1 + 1, target.1 + 1 + b"HTTP/1.1".len() as u32);
+        let mut names = 0;
+        let mut fields = Vec::with_capacity(found.values.len());
+        for field in &found.values {
+            names |= bit(field.name);
+            fields.push((span(field.name), span(field.value)));
+        }
+        Head {
+            buf: input[..found.length].to_vec(),
+            method: (0, b"GET".len() as u32),
+            target,
+            line: (0, protocol.1),
+            protocol,
+            fields,
+            names,
+            version: found.version,
+            reads: Reads::default(),
+        }
     }
 
     /// Leaves out the fields, for the log of a request whose first line was refused before them.

@@ -3,13 +3,15 @@
 
 use super::names;
 use crate::http::head::Version;
-use crate::http::lines::{line_end, line_feed, plain_length};
+use crate::http::lines::{line_end, name_length, plain_length, visible_length};
 use smallvec::SmallVec;
 
 /// The most fields that are looked at.
 pub const FIELDS: usize = 32;
 
 /// A head of HTTP/1.1 or HTTP/2 that is in order; everything borrowed from where it was read.
+///
+/// It is large, and filled where it lies.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Glance<'a> {
     /// The target, as sent; it begins with a slash.
@@ -18,8 +20,8 @@ pub struct Glance<'a> {
     pub host: &'a [u8],
     /// The fields with known names that are there, a bit each.
     pub present: u64,
-    /// Their numbers and values.
-    pub values: SmallVec<[(u8, &'a [u8]); FIELDS]>,
+    /// They, and of HTTP/1.1 all others as well.
+    pub values: SmallVec<[Field<'a>; FIELDS]>,
     /// How many fields there are.
     pub fields: usize,
     /// Bytes of the longest line.
@@ -30,70 +32,94 @@ pub struct Glance<'a> {
     pub version: Version,
 }
 
-/// Looks at the head with which `input` begins; `None` when it is not whole or not plain: another method or
-/// version, a field that frames a body, the same name twice, bytes that not every parser takes alike.
-pub fn glance(input: &[u8]) -> Option<Glance<'_>> {
-    let rest = input.strip_prefix(b"GET ")?;
-    let end = line_feed(rest, 0)?;
-    let target = rest[..end].strip_suffix(b" HTTP/1.1\r")?;
-    if target.first() != Some(&b'/') || target.iter().any(|b| *b <= 0x20 || *b == 0x7f) {
-        return None;
-    }
-    let mut found = Glance {
-        target,
-        host: b"",
-        present: 0,
-        values: SmallVec::new(),
-        fields: 0,
-        longest: 4 + end,
-        length: 4 + end + 1,
-        version: Version::Http11,
-    };
-    loop {
-        let rest = &input[found.length..];
-        let end = line_feed(rest, 0)?;
-        let line = rest[..end].strip_suffix(b"\r")?;
-        found.length += end + 1;
-        if line.is_empty() {
-            break;
+/// A field of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field<'a> {
+    /// The number of its name, or [`UNKNOWN`].
+    pub number: u8,
+    /// Its name, as sent.
+    pub name: &'a [u8],
+    /// Its value without the blanks around it.
+    pub value: &'a [u8],
+}
+
+/// The number of a name that has none.
+pub const UNKNOWN: u8 = u8::MAX;
+
+impl<'a> Glance<'a> {
+    /// Nothing yet, of this version.
+    #[inline]
+    pub fn new(version: Version) -> Glance<'a> {
+        Glance {
+            target: b"",
+            host: b"",
+            present: 0,
+            values: SmallVec::new(),
+            fields: 0,
+            longest: 0,
+            length: 0,
+            version,
         }
-        found.longest = found.longest.max(end);
-        found.fields += 1;
-        field(line, &mut found)?;
     }
-    let unusual = const { 1 << names::known("content-length") | 1 << names::known("transfer-encoding") };
-    (found.present & HOST != 0 && found.present & unusual == 0 && found.fields <= FIELDS).then_some(found)
+
+    /// Looks at the head with which `input` begins; `None` when it is not whole or not plain: another method or
+    /// version, a field that frames a body, the same name twice, bytes that not every parser takes alike.
+    pub fn look(&mut self, input: &'a [u8]) -> Option<()> {
+        const BEHIND: &[u8] = b" HTTP/1.1\r\n";
+        let end = 4 + visible_length(input.strip_prefix(b"GET ")?);
+        self.target = &input[4..end];
+        let mut at = end + BEHIND.len();
+        if self.target.first() != Some(&b'/') || input.get(end..at)? != BEHIND {
+            return None;
+        }
+        self.longest = at - 1;
+        while !input[at..].starts_with(b"\r\n") {
+            let colon = at + name_length(&input[at..]);
+            let end = line_end(input, colon);
+            if input.get(end..end + 2)? != b"\r\n" || self.fields == FIELDS {
+                return None;
+            }
+            self.longest = self.longest.max(end + 1 - at);
+            self.field(&input[at..colon], input[colon..end].strip_prefix(b":")?)?;
+            at = end + 2;
+        }
+        self.length = at + 2;
+        let unusual = const { 1 << names::known("content-length") | 1 << names::known("transfer-encoding") };
+        (self.present & HOST != 0 && self.present & unusual == 0).then_some(())
+    }
+
+    fn field(&mut self, name: &'a [u8], value: &'a [u8]) -> Option<()> {
+        let value = blanks_off(value);
+        let number = match names::number(name) {
+            Some(number) => {
+                let bit = 1 << number;
+                if self.present & bit != 0 {
+                    return None;
+                }
+                self.present |= bit;
+                if bit == HOST {
+                    self.host = value;
+                }
+                number
+            }
+            // A known name has no other bytes.
+            None if name.is_empty() || plain_length(name) < name.len() => return None,
+            None => UNKNOWN,
+        };
+        self.fields += 1;
+        self.values.push(Field { number, name, value });
+        Some(())
+    }
 }
 
 const HOST: u64 = 1 << names::known("host");
 
-fn field<'a>(line: &'a [u8], found: &mut Glance<'a>) -> Option<()> {
-    let colon = plain_length(line);
-    if colon == 0 || line.get(colon) != Some(&b':') || line_end(line, colon) < line.len() {
-        return None;
-    }
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
-    if let Some(number) = names::number(name) {
-        let bit = 1 << number;
-        if found.present & bit != 0 {
-            return None;
-        }
-        found.present |= bit;
-        let value = blanks_off(value);
-        if bit == HOST {
-            found.host = value;
-        }
-        found.values.push((number, value));
-    }
-    Some(())
-}
-
 /// A value without the blanks around it, as the parser of heads takes it.
-fn blanks_off(value: &[u8]) -> &[u8] {
-    let lead = value.iter().take_while(|b| **b == b' ').count();
-    let value = &value[lead..];
-    let tail = value.iter().rev().take_while(|b| **b == b' ').count();
-    &value[..value.len() - tail]
+fn blanks_off(mut value: &[u8]) -> &[u8] {
+    while let [b' ', rest @ ..] | [rest @ .., b' '] = value {
+        value = rest;
+    }
+    value
 }
 
 #[cfg(test)]
@@ -105,6 +131,11 @@ mod tests {
     const LIMITS: HeadLimits =
         HeadLimits { line: 8192, total: 32768, underscores: false, ignore_invalid: true, fields: 1000 };
 
+    fn glance(input: &[u8]) -> Option<Glance<'_>> {
+        let mut found = Glance::new(Version::Http11);
+        found.look(input).map(|()| found)
+    }
+
     #[test]
     fn a_plain_head_is_seen() {
         let text = b"GET /a?b HTTP/1.1\r\nHost:  x.org \r\nX-Y: 1\r\nuser-agent: u\r\n\r\nGET";
@@ -113,7 +144,9 @@ mod tests {
         assert_eq!((found.length, found.fields, found.longest), (text.len() - 3, 3, 18));
         let user_agent = names::known("user-agent");
         assert_eq!(found.present, HOST | 1 << user_agent);
-        assert_eq!(found.values[1], (user_agent, &b"u"[..]));
+        let seen: Vec<_> = found.values.iter().map(|f| (f.number, f.name, f.value)).collect();
+        let host = (names::known("host"), &b"Host"[..], &b"x.org"[..]);
+        assert_eq!(seen, [host, (UNKNOWN, b"X-Y", b"1"), (user_agent, b"user-agent", b"u")]);
     }
 
     #[test]
@@ -166,9 +199,11 @@ mod tests {
                 prop_assert_eq!(Method::of(head.method()), Method::Get);
                 prop_assert_eq!(head.version, Version::Http11);
                 prop_assert_eq!(head.get("host"), Some(found.host));
-                prop_assert_eq!(head.iter().count(), found.fields);
-                let known: Vec<_> = head.iter().filter_map(|(n, v)| Some((names::number(n)?, v))).collect();
-                prop_assert_eq!(known, found.values.to_vec());
+                prop_assert_eq!(found.values.len(), found.fields);
+                let number = |name| names::number(name).unwrap_or(UNKNOWN);
+                let all: Vec<_> = head.iter().map(|(n, v)| Field { number: number(n), name: n, value: v }).collect();
+                prop_assert_eq!(all, found.values.to_vec());
+                prop_assert_eq!(format!("{head:?}"), format!("{:?}", Head::seen(&text, &found)));
             }
         }
     }

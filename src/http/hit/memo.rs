@@ -229,7 +229,7 @@ impl Memo {
             && *self.target == *asked.target
             && *self.host == *asked.host
             && self.values.iter().all(|(number, value)| {
-                asked.values.iter().any(|(other, theirs)| number == other && **value == **theirs)
+                asked.values.iter().any(|field| *number == field.number && **value == *field.value)
             })
             && self.door.is_of(conn)
     }

@@ -85,8 +85,12 @@ pub fn number(name: &[u8]) -> Option<u8> {
     if name.len() > LONGEST {
         return None;
     }
+    let first = name.first()? | 0x20;
     let (start, end) = (STARTS[name.len()], STARTS[name.len() + 1]);
-    (start..end).find(|n| KNOWN[usize::from(*n)].as_bytes().eq_ignore_ascii_case(name))
+    (start..end).find(|n| {
+        let known = KNOWN[usize::from(*n)].as_bytes();
+        known[0] == first && known.eq_ignore_ascii_case(name)
+    })
 }
 
 /// The name with this number; empty where there is none.

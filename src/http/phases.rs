@@ -14,7 +14,7 @@ use crate::modules::{self, rewrite};
 use bytes::Bytes;
 use std::future::Future;
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 /// What a phase's handler decided.
@@ -172,8 +172,13 @@ enum Entry {
 /// Answers a request. The response has not been through the filters.
 pub async fn process(rq: &mut Request) -> Box<Response> {
     rq.level = rq.http().servers[rq.server].level;
-    let flow = run_phase(rq, Phase::PostRead).await;
-    drive(rq, flow).await
+    let flow = if rq.plan().of_phase(Phase::PostRead).is_empty() {
+        Flow::Continue
+    } else {
+        run_phase(rq, Phase::PostRead).await
+    };
+    // Here and below what is waited for is pinned where it is made: else it is copied twice.
+    pin!(drive(rq, flow)).await
 }
 
 /// Answers what is no proper request: `error_page` of the default server applies.
@@ -223,7 +228,7 @@ async fn drive(rq: &mut Request, mut flow: Flow) -> Box<Response> {
     let mut entry = Entry::Server;
     loop {
         if let Flow::Continue | Flow::Allow = flow {
-            flow = run(rq, entry).await;
+            flow = pin!(run(rq, entry)).await;
         }
         let next = match flow {
             Flow::Special(response) if rq.bare_errors => Flow::Respond(response),
@@ -327,7 +332,7 @@ async fn run(rq: &mut Request, entry: Entry) -> Flow {
             other => return other,
         }
     }
-    content(rq).await
+    pin!(content(rq)).await
 }
 
 /// The answer where it is not known whether a pattern matches: no rule is got round by what is hard to match.

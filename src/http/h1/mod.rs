@@ -185,7 +185,7 @@ async fn exchange(
         }
     };
     let _writing = Counted::new(access.worker(), |c| &c.writing);
-    match answer(rq, mark, refused, options, closing).await {
+    match pin!(answer(rq, mark, refused, options, closing)).await {
         Some(connection) => Exchanged::Next(connection),
         None => Exchanged::Over,
     }
@@ -288,10 +288,10 @@ async fn answer(
             if closing {
                 rq.keepalive = false;
             }
-            phases::process(&mut rq).await
+            pin!(phases::process(&mut rq)).await
         }
     };
-    respond(rq, response, mark).await
+    pin!(respond(rq, response, mark)).await
 }
 
 /// The request of a head, with its connection.

@@ -201,7 +201,7 @@ enum Check {
 fn check(rq: &Request, response: &Response) -> Check {
     let head = &rq.head;
     if let Some(since) = head.get("if-unmodified-since") {
-        let unmodified = match (date::parse_http_date(since), response.last_modified) {
+        let unmodified = match (date::parse_http_date(since), response.modified()) {
             (Some(since), Some(at)) => since >= at,
             _ => false,
         };
@@ -219,7 +219,7 @@ fn check(rq: &Request, response: &Response) -> Check {
         return Check::Send;
     }
     let how = *rq.loc().core.if_modified_since;
-    if since.is_some_and(|since| is_modified(how, since, response.last_modified))
+    if since.is_some_and(|since| is_modified(how, since, response.modified()))
         || list.is_some_and(|list| !matches_tag(list, response.etag.as_deref(), true))
     {
         return Check::Send;

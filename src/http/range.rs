@@ -64,7 +64,7 @@ fn is_same(tag: &[u8], response: &Response) -> bool {
     if tag.len() >= 2 && tag.ends_with(b"\"") {
         return response.etag.as_ref().is_some_and(|etag| &etag[..] == tag);
     }
-    response.last_modified.is_some() && date::parse_http_date(tag) == response.last_modified
+    response.modified().is_some_and(|at| date::parse_http_date(tag) == Some(at))
 }
 
 #[derive(Debug, PartialEq, Eq)]

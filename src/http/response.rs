@@ -1,6 +1,7 @@
 //! A response on its way to the client: status, fields, body, and what filters need to know.
 
 use super::body::Body;
+use super::date;
 use bytes::Bytes;
 
 /// Names and values in order. Names are compared without regard to case.
@@ -259,6 +260,46 @@ impl Fields {
 /// A validator's time: seconds since 1970.
 pub type Seconds = u64;
 
+/// `Last-Modified`.
+#[derive(Clone, Debug)]
+pub enum Modified {
+    /// A time, written as it usually is.
+    At(Seconds),
+    /// What an upstream or the configuration writes, which is passed on as it is, and the time that it is if it is one.
+    Written(Option<Seconds>, Bytes),
+}
+
+impl Modified {
+    /// What somebody else writes.
+    pub fn written(text: Bytes) -> Modified {
+        Modified::Written(date::parse_http_date(&text), text)
+    }
+
+    /// The time.
+    pub fn time(&self) -> Option<Seconds> {
+        match self {
+            Modified::At(at) => Some(*at),
+            Modified::Written(at, _) => *at,
+        }
+    }
+
+    /// Shows the value of the field.
+    pub fn show<T>(&self, to: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            Modified::At(at) => to(&date::text(*at)),
+            Modified::Written(_, text) => to(text),
+        }
+    }
+
+    /// The same, with nothing larger held in memory.
+    pub fn own(&self) -> Modified {
+        match self {
+            Modified::At(at) => Modified::At(*at),
+            Modified::Written(at, text) => Modified::Written(*at, Bytes::copy_from_slice(text)),
+        }
+    }
+}
+
 /// A response.
 ///
 /// `Content-Type`, `Content-Length`, `Last-Modified`, `ETag`, `Accept-Ranges`, `Date`, `Server`,
@@ -286,7 +327,7 @@ pub struct Response {
     /// `Content-Length`, when it is known; taken from the body when `None` and the body knows it.
     pub length: Option<u64>,
     /// `Last-Modified`.
-    pub last_modified: Option<Seconds>,
+    pub last_modified: Option<Modified>,
     /// `ETag` with its quotes and, when weak, its `W/`.
     pub etag: Option<Bytes>,
     /// How an upstream writes the names of the fields that are kept apart, by [`Mark`], where it is not as here.
@@ -381,6 +422,11 @@ impl Response {
         }
     }
 
+    /// The time of `Last-Modified`.
+    pub fn modified(&self) -> Option<Seconds> {
+        self.last_modified.as_ref().and_then(Modified::time)
+    }
+
     /// The length of the body, when it is known.
     pub fn content_length(&self) -> Option<u64> {
         self.length.or_else(|| self.body.known_length())
@@ -391,7 +437,7 @@ impl Response {
         match name {
             "content-type" => self.content_type.clone(),
             "content-length" => self.content_length().map(|n| Bytes::from(n.to_string())),
-            "last-modified" => self.last_modified.map(|t| Bytes::from(super::date::http_date(t))),
+            "last-modified" => self.last_modified.as_ref().map(|at| at.show(Bytes::copy_from_slice)),
             "etag" => self.etag.clone(),
             _ => self.fields.get(name).cloned(),
         }

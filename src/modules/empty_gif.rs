@@ -4,7 +4,7 @@ use crate::conf::{Builder, Command, ConfResult, Directive};
 use crate::http::head::Method;
 use crate::http::phases::{Deciding, Flow};
 use crate::http::request::Request;
-use crate::http::response::Response;
+use crate::http::response::{Modified, Response};
 use bytes::Bytes;
 
 /// The directives.
@@ -30,7 +30,7 @@ fn answer(rq: &mut Request) -> Deciding<'_> {
     let flow = match rq.method {
         Method::Get | Method::Head => {
             let mut response = Response::with_body(200, "image/gif", Bytes::from_static(PICTURE));
-            response.last_modified = Some(MODIFIED);
+            response.last_modified = Some(Modified::At(MODIFIED));
             Flow::respond(response)
         }
         _ => Flow::status(405),

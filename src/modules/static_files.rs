@@ -14,7 +14,7 @@ use crate::http::head::Method;
 use crate::http::hit::Ready;
 use crate::http::phases::{Call, Deciding, Flow, Handler, Phase};
 use crate::http::request::Request;
-use crate::http::response::Response;
+use crate::http::response::{Modified, Response};
 use crate::http::template::Template;
 use crate::http::uri::{Escape, escape};
 use crate::modules::LocConf;
@@ -342,7 +342,7 @@ pub fn answer(rq: &Request, found: Found) -> Response {
     response.content_type = content_type(rq);
     response.length = Some(size);
     response.ranges = true;
-    response.last_modified = Some(found.stat.mtime());
+    response.last_modified = Some(Modified::At(found.stat.mtime()));
     if *rq.loc().core.etag {
         response.etag = Some(match &found.texts {
             Some(texts) => texts.etag.clone(),

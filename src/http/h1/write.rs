@@ -72,10 +72,10 @@ pub(super) fn write_head(rq: &Request, response: &Response, plan: &Plan, out: &m
         number(out, length);
         end_line(out);
     }
-    if let Some(at) = response.last_modified
+    if let Some(modified) = &response.last_modified
         && !marked(Mark::LastModified)
     {
-        write_field(b"Last-Modified", &date::text(at), out);
+        modified.show(|text| write_field(b"Last-Modified", text, out));
     }
     // Only one that was completed here stands before the others.
     let completed = response.fields.get("location").filter(|_| response.location_completed);
@@ -131,14 +131,15 @@ fn write_status_line(response: &Response, out: &mut Vec<u8>) {
 
 /// Writes a field that is kept apart from the others, where there is one.
 fn write_marked(mark: Mark, response: &Response, out: &mut Vec<u8>) {
-    let modified;
     let value = match mark {
-        Mark::ETag => response.etag.as_deref(),
-        Mark::Server => response.server.as_deref(),
-        Mark::Date => response.date.as_deref(),
+        Mark::ETag => &response.etag,
+        Mark::Server => &response.server,
+        Mark::Date => &response.date,
         Mark::LastModified => {
-            modified = response.last_modified.map(date::text);
-            modified.as_ref().map(|text| &text[..])
+            if let Some(modified) = &response.last_modified {
+                modified.show(|text| write_field(response.name_of(mark), text, out));
+            }
+            return;
         }
     };
     if let Some(value) = value {
@@ -166,6 +167,7 @@ pub fn record_sent(rq: &mut Request, response: &mut Response) {
         fields: std::mem::take(&mut response.fields),
         content_type: response.content_type.take(),
         etag: response.etag.take(),
+        last_modified: response.last_modified.take(),
         ..of(response)
     };
 }
@@ -176,6 +178,7 @@ pub fn record(rq: &mut Request, response: &Response) {
         fields: response.fields.clone(),
         content_type: response.content_type.clone(),
         etag: response.etag.clone(),
+        last_modified: response.last_modified.clone(),
         ..of(response)
     };
 }
@@ -185,7 +188,6 @@ fn of(response: &Response) -> Sent {
     Sent {
         status: response.status,
         length: response.content_length(),
-        last_modified: response.last_modified,
         accept_ranges: response.accept_ranges,
         ..Sent::default()
     }

@@ -4,7 +4,7 @@ use crate::http::body::BodyError;
 use crate::http::date;
 use crate::http::error_page::server_token;
 use crate::http::request::Request;
-use crate::http::response::{Fields, Response, Seconds};
+use crate::http::response::{Fields, Modified, Response, Seconds};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::cell::RefCell;
@@ -35,8 +35,13 @@ pub fn head(
     if let Some(length) = length {
         put(header::CONTENT_LENGTH, length.into());
     }
-    if let Some(at) = response.last_modified {
-        put(header::LAST_MODIFIED, dated(at));
+    let modified = match &response.last_modified {
+        Some(Modified::At(at)) => Some(dated(*at)),
+        Some(Modified::Written(_, text)) => value(text),
+        None => None,
+    };
+    if let Some(modified) = modified {
+        put(header::LAST_MODIFIED, modified);
     }
     for (name, text) in response.fields.iter() {
         // The name is made lower case here.
@@ -143,7 +148,7 @@ mod tests {
         for (name, value) in [("Connection", "close"), ("Keep-Alive", "5"), ("X-Bad", "a\nb"), ("X-Y", "z")] {
             response.fields.add_static(name, value);
         }
-        response.last_modified = Some(784_111_777);
+        response.last_modified = Some(Modified::At(784_111_777));
         let (head, _) = head(&rq, &response, Some(1)).unwrap();
         let names: Vec<_> = head.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["server", "date", "content-type", "content-length", "last-modified", "x-y"]);

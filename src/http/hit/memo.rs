@@ -14,7 +14,7 @@ use crate::http::listens::ListenAddr;
 use crate::http::pace::Pace;
 use crate::http::phases::Gate;
 use crate::http::request::{Conn, Facts, Request, Sent};
-use crate::http::response::{Fields, Response};
+use crate::http::response::{Fields, Modified, Response};
 use crate::modules::ssl::Verify;
 use crate::modules::static_files;
 use bytes::Bytes;
@@ -168,7 +168,7 @@ impl Memo {
             status: response.status,
             content_type: response.content_type.as_ref().map(own),
             length: Some(length),
-            last_modified: response.last_modified,
+            last_modified: response.last_modified.as_ref().map(Modified::own),
             etag: response.etag.as_ref().map(own),
             accept_ranges: response.accept_ranges,
             ..Sent::default()
@@ -338,7 +338,7 @@ impl Memo {
             fields: self.sent.fields.clone(),
             content_type: self.sent.content_type.clone(),
             length: self.sent.length,
-            last_modified: self.sent.last_modified,
+            last_modified: self.sent.last_modified.clone(),
             etag: self.sent.etag.clone(),
             accept_ranges: self.sent.accept_ranges,
             ..Sent::default()

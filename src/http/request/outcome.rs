@@ -1,6 +1,6 @@
 //! What became of a request: the attempts at upstream servers, and what was sent.
 
-use crate::http::response::Fields;
+use crate::http::response::{Fields, Modified};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,7 +99,7 @@ pub struct Sent {
     /// `Content-Length`.
     pub length: Option<u64>,
     /// `Last-Modified`
-    pub last_modified: Option<u64>,
+    pub last_modified: Option<Modified>,
     /// `ETag`
     pub etag: Option<Bytes>,
     /// Whether `Accept-Ranges: bytes` was announced.

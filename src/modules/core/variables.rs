@@ -320,7 +320,7 @@ fn sent_http(rq: &Request, name: &str, out: &mut Vec<u8>) -> bool {
             let length = sent.length.filter(|_| !matches!(sent.status, 204 | 304));
             length.is_some_and(|n| number(out, n))
         }
-        "last_modified" => sent.last_modified.is_some_and(|t| put(out, date::http_date(t).as_bytes())),
+        "last_modified" => sent.last_modified.as_ref().is_some_and(|at| at.show(|text| put(out, text))),
         "etag" => put_opt(out, sent.etag.as_deref()),
         "accept_ranges" if sent.accept_ranges => put(out, b"bytes"),
         "connection" if sent.status == 101 => put(out, b"upgrade"),

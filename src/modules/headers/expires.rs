@@ -149,7 +149,7 @@ pub(super) fn set_expires(rq: &Request, expires: &Expires, response: &mut Respon
             }
         }
     };
-    let modified = response.last_modified.map(|at| at as i64);
+    let modified = response.modified().map(|at| at as i64);
     if !matches!(span, Span::Off | Span::Epoch | Span::Max) {
         // It is another the next second.
         rq.watch.spoil();

@@ -6,10 +6,9 @@ mod trailers;
 use crate::conf::dump::Dump;
 use crate::conf::values::one_of;
 use crate::conf::{Builder, Command, ConfError, ConfResult, Directive, Inherit, Setting};
-use crate::http::date;
 use crate::http::filters::Filter;
 use crate::http::request::Request;
-use crate::http::response::{Mark, Response};
+use crate::http::response::{Mark, Modified, Response};
 use crate::http::template::Template;
 use crate::http::vars::Variable;
 use bytes::Bytes;
@@ -199,12 +198,8 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
 fn set_last_modified(response: &mut Response, value: Bytes) {
     response.fields.remove("last-modified");
     response.write_usual_name(Mark::LastModified);
-    response.last_modified = date::parse_http_date(&value);
-    let same = response.last_modified.is_some_and(|at| date::http_date(at).as_bytes() == &value[..]);
-    if !value.is_empty() && !same {
-        response.last_modified = None;
-        response.fields.add_static("Last-Modified", value);
-    } else if !response.fields.is_marked(Mark::LastModified) {
+    response.last_modified = (!value.is_empty()).then(|| Modified::written(value));
+    if !response.fields.is_marked(Mark::LastModified) {
         response.fields.mark(Mark::LastModified);
     }
 }

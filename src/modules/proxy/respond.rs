@@ -4,10 +4,9 @@ use super::prepared::Known;
 use super::{Conf, Redirect, cookies, store};
 use crate::http::Request;
 use crate::http::body::Body;
-use crate::http::date::parse_http_date;
 use crate::http::head::Method;
 use crate::http::phases::Flow;
-use crate::http::response::{Fields, Mark, Response, Sifted};
+use crate::http::response::{Fields, Mark, Modified, Response, Sifted};
 use crate::modules::proxy_cache;
 use crate::upstream::Answer;
 use bytes::Bytes;
@@ -163,11 +162,8 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: Fields, kept: bool) 
                 response.etag = Some(take(value));
                 Mark::ETag
             }
-            Kind::LastModified
-                if is_last()
-                    && let Some(at) = parse_http_date(value) =>
-            {
-                response.last_modified = Some(at);
+            Kind::LastModified if is_last() => {
+                response.last_modified = Some(Modified::written(take(value)));
                 Mark::LastModified
             }
             Kind::Server => {

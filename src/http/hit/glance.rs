@@ -73,15 +73,18 @@ impl<'a> Glance<'a> {
             return None;
         }
         self.longest = at - 1;
-        while !input[at..].starts_with(b"\r\n") {
+        while input.get(at) != Some(&b'\r') {
             let colon = at + name_length(&input[at..]);
             let end = line_end(input, colon);
-            if input.get(end..end + 2)? != b"\r\n" || self.fields == FIELDS {
+            if !is_line_end(input, end) || self.fields == FIELDS {
                 return None;
             }
             self.longest = self.longest.max(end + 1 - at);
             self.field(&input[at..colon], input[colon..end].strip_prefix(b":")?)?;
             at = end + 2;
+        }
+        if !is_line_end(input, at) {
+            return None;
         }
         self.length = at + 2;
         let unusual = const { 1 << names::known("content-length") | 1 << names::known("transfer-encoding") };
@@ -110,6 +113,10 @@ impl<'a> Glance<'a> {
         self.values.push(Field { number, name, value });
         Some(())
     }
+}
+
+fn is_line_end(input: &[u8], at: usize) -> bool {
+    input.get(at) == Some(&b'\r') && input.get(at + 1) == Some(&b'\n')
 }
 
 const HOST: u64 = 1 << names::known("host");

@@ -85,12 +85,49 @@ pub fn number(name: &[u8]) -> Option<u8> {
     if name.len() > LONGEST {
         return None;
     }
-    let first = name.first()? | 0x20;
     let (start, end) = (STARTS[name.len()], STARTS[name.len() + 1]);
-    (start..end).find(|n| {
-        let known = KNOWN[usize::from(*n)].as_bytes();
-        known[0] == first && known.eq_ignore_ascii_case(name)
-    })
+    let ends = ends(name);
+    let number = (start..end).find(|n| ENDS[usize::from(*n)] == ends)?;
+    // What is between them, where anything is.
+    let known = KNOWN[usize::from(number)].as_bytes();
+    (name.len() <= 16 || known[8..].eq_ignore_ascii_case(&name[8..])).then_some(number)
+}
+
+/// The ends of each name.
+const ENDS: [(u64, u64); KNOWN.len()] = {
+    let mut all = [(0, 0); KNOWN.len()];
+    let mut n = 0;
+    while n < KNOWN.len() {
+        all[n] = ends(KNOWN[n].as_bytes());
+        n += 1;
+    }
+    all
+};
+
+/// The first eight bytes of a name and its last eight, in lower case; of a shorter one all that there are.
+const fn ends(name: &[u8]) -> (u64, u64) {
+    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        return (lower(u64::from_le_bytes(*first)), lower(u64::from_le_bytes(*last)));
+    }
+    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        let both = (u32::from_le_bytes(*first) as u64) << 32 | u32::from_le_bytes(*last) as u64;
+        return (lower(both), 0);
+    }
+    let (mut all, mut at) = (0, 0);
+    while at < name.len() {
+        all = all << 8 | name[at] as u64;
+        at += 1;
+    }
+    (lower(all), 0)
+}
+
+/// Eight bytes in lower case.
+const fn lower(word: u64) -> u64 {
+    const ALL: u64 = 0x0101_0101_0101_0101;
+    let low = word & (0x7f * ALL);
+    let from_a = low + (0x80 - b'A' as u64) * ALL;
+    let behind_z = low + (0x80 - (b'Z' + 1) as u64) * ALL;
+    word | ((from_a & !behind_z & !word & (0x80 * ALL)) >> 2)
 }
 
 /// The name with this number; empty where there is none.
@@ -122,6 +159,18 @@ const fn same(one: &[u8], other: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_number_is_that_of_the_same_name_only(at in 0..KNOWN.len(), change in 0usize..40, to in proptest::num::u8::ANY) {
+            let mut name = KNOWN[at].as_bytes().to_vec();
+            if let Some(byte) = name.get_mut(change) {
+                *byte = to;
+            }
+            let same = KNOWN.iter().position(|known| known.as_bytes().eq_ignore_ascii_case(&name));
+            proptest::prop_assert_eq!(number(&name).map(usize::from), same);
+        }
+    }
 
     #[test]
     fn every_name_is_found_by_its_number_only() {

@@ -9,9 +9,10 @@ use super::memo::Memo;
 use crate::cache::key::AsIs;
 use crate::edge::Generation;
 use crate::http::request::Conn;
+use foldhash::quality::RandomState;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 
 /// Requests that a half remembers: the least, and the most.

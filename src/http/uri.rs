@@ -78,6 +78,16 @@ fn quiet_words(text: &[u8]) -> usize {
         after_slash = slashes >> 56;
         quiet += 8;
     }
+    // What is left is looked at with some of what was, of which only the slash at its beginning is not known.
+    if let (Some(word), true) = (text.last_chunk(), text.len() > quiet) {
+        let word = u64::from_le_bytes(*word);
+        let slashes = zeros(word ^ all(b'/'));
+        let slashes_and_dots = zeros((word | all(1)) ^ all(b'/'));
+        let ends = zeros(word ^ all(b'?')) | zeros(word ^ all(b'#')) | zeros(word ^ all(b'%')) | zeros(word);
+        if ends | slashes << 8 & slashes_and_dots == 0 {
+            return text.len();
+        }
+    }
     quiet - usize::from(after_slash != 0)
 }
 

@@ -122,6 +122,9 @@ fn target(rq: &mut Request) -> Result<Option<Bytes>, u16> {
 
 /// A host in lower case, without port and trailing dot (ngx_http_validate_host).
 pub fn valid_host(text: &[u8]) -> Result<Bytes, u16> {
+    if let Some(length) = plain_host(text) {
+        return Ok(Bytes::copy_from_slice(&text[..length]));
+    }
     let bracketed = text.first() == Some(&b'[');
     let end = if bracketed {
         memchr::memchr(b']', text).ok_or(400u16)? + 1
@@ -146,6 +149,34 @@ pub fn valid_host(text: &[u8]) -> Result<Bytes, u16> {
     Ok(host.to_ascii_lowercase().into())
 }
 
+/// How long the host is in a text that has it as it is taken: in lower case, perhaps with a port in digits behind it.
+fn plain_host(text: &[u8]) -> Option<usize> {
+    let mut before = b'.';
+    let other = text.iter().position(|byte| {
+        let plain = PLAIN[usize::from(*byte)] && (*byte != b'.' || before != b'.');
+        before = *byte;
+        !plain
+    });
+    let length = other.unwrap_or(text.len());
+    let port = match &text[length..] {
+        [b':', port @ ..] => port,
+        rest => rest,
+    };
+    (length > 0 && text[length - 1] != b'.' && port.iter().all(u8::is_ascii_digit)).then_some(length)
+}
+
+/// Letters in lower case, digits, hyphens and dots.
+const PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let at = byte as u8;
+        table[byte] = at.is_ascii_lowercase() || at.is_ascii_digit() || matches!(at, b'-' | b'.');
+        byte += 1;
+    }
+    table
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +192,12 @@ mod tests {
             ("a..b", Err(400)),
             ("[::1", Err(400)),
             (":80", Err(400)),
+            ("a.b-1.org:8080", Ok("a.b-1.org")),
+            ("a.org:", Ok("a.org")),
+            ("a.org:x/", Err(400)),
+            ("a.org:x", Ok("a.org")),
+            ("a.org.:80", Ok("a.org")),
+            (".a", Ok(".a")),
         ] {
             let got = valid_host(text.as_bytes()).map(|b| String::from_utf8(b.to_vec()).unwrap());
             assert_eq!(got, want.map(str::to_string), "{text}");

@@ -1,7 +1,7 @@
 //! A worker's clock. It is read once for what a turn of the event loop brings, as nginx's is, and not by each who asks.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How often it is told before it is read again, in a turn that does not end.
 const OFTEN: u32 = 64;
@@ -27,6 +27,11 @@ pub fn now() -> Instant {
     }
 }
 
+/// The time since then, as of this turn.
+pub fn since(then: Instant) -> Duration {
+    now().saturating_duration_since(then)
+}
+
 /// Another turn begins: time has passed.
 pub fn begins() {
     // Read by the first who asks.
@@ -36,7 +41,6 @@ pub fn begins() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn wait(from: Instant) {
         while from.elapsed() < Duration::from_micros(50) {}

@@ -1,7 +1,7 @@
 //! Counters: each worker has its own, and they are summed when somebody asks.
 
 use crate::conf::build::Http;
-use crate::edge::Local;
+use crate::edge::{Local, turn};
 use crate::http::Request;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -268,7 +268,7 @@ impl WorkerMetrics {
 
 /// Counts a finished request.
 pub fn request_done(rq: &Request) {
-    count(&rq.local, rq.server, rq.sent.status, rq.length, rq.sent.bytes, rq.started.elapsed());
+    count(&rq.local, rq.server, rq.sent.status, rq.length, rq.sent.bytes, turn::since(rq.started));
 }
 
 /// Counts a request to a server, an index into `http().servers`: its status, bytes received and sent, how long it

@@ -117,7 +117,7 @@ impl BodyStream for UpstreamBody {
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
         if self.end.micros.load(Ordering::Relaxed) == 0 {
-            note(&self.end, turn::now().saturating_duration_since(self.began));
+            note(&self.end, turn::since(self.began));
         }
     }
 }

@@ -100,7 +100,7 @@ impl<'a> UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            let took = turn::now().saturating_duration_since(self.began);
+            let took = turn::since(self.began);
             self.note(|attempt| attempt.end = End::at(took, 0));
         }
     }
@@ -166,7 +166,7 @@ impl Plan {
             let may = |why: Next, sent: bool| {
                 let spent = || {
                     let timeout = *conf.next_upstream_timeout;
-                    !timeout.is_zero() && turn::now().saturating_duration_since(started) >= timeout
+                    !timeout.is_zero() && turn::since(started) >= timeout
                 };
                 let streamed =
                     matches!(asker, Asker::Sends(_)) && attempts_now.last().is_some_and(|a| a.bytes_sent > 0);
@@ -275,7 +275,7 @@ impl Plan {
             Some(connection) => connection,
             none => {
                 let made = self.connect(taken).await.map_err(|error| (error, false))?;
-                let took = turn::now().saturating_duration_since(under_way.began);
+                let took = turn::since(under_way.began);
                 under_way.note(|attempt| attempt.connect = Some(took));
                 none.insert(Connection { requests: 1, ..made })
             }

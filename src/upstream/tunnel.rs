@@ -3,6 +3,7 @@
 use super::body::note;
 use super::group::Taken;
 use super::pool::Connection;
+use crate::edge::turn;
 use crate::http::io::{Io, poll_read_into};
 use crate::http::request::AttemptEnd;
 use crate::http::response::Tunnel;
@@ -62,7 +63,7 @@ impl Tunnel for UpstreamTunnel {
             }
             self.taken.succeeded();
             self.end.received.fetch_add(to_client.carried, Ordering::Relaxed);
-            note(&self.end, self.began.elapsed());
+            note(&self.end, turn::since(self.began));
             to_client.carried
         })
     }

@@ -1,8 +1,8 @@
 //! Reading the head of a request.
 
 use super::Counted;
-use crate::edge::Local;
 use crate::edge::connection::{Access, bound};
+use crate::edge::{Local, turn};
 use crate::http::head::{Head, HeadError, HeadLimits, HeadScan, Progress};
 use crate::http::hit::table::Mark;
 use crate::http::request::H1Body;
@@ -53,7 +53,7 @@ impl Reader {
             scan: HeadScan::default(),
             limits: head_limits(core),
             timeout: *core.client_header_timeout,
-            started: Instant::now(),
+            started: turn::now(),
             first,
             mark,
         }

@@ -174,7 +174,7 @@ pub struct Shown {
 impl Request {
     /// A request whose head has been read and whose server is not yet chosen.
     pub fn new(local: Arc<Local>, conn: Arc<Conn>, head: Head, downstream: Downstream) -> Request {
-        Request::begun(local, conn, head, downstream, Instant::now())
+        Request::begun(local, conn, head, downstream, crate::edge::turn::now())
     }
 
     /// The same of one whose first byte was read at `started`.

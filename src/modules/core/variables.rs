@@ -1,5 +1,6 @@
 //! The core module's variables.
 
+use crate::edge::turn;
 use crate::http::date;
 use crate::http::request::{Address, Request};
 use crate::http::uri;
@@ -44,7 +45,7 @@ pub const VARIABLES: &[Variable] = &[
     .pure(),
     Variable::new("request_length", |rq, _, out| number(out, rq.length)),
     Variable::new("request_id", |rq, _, out| hex(out, &rq.id())),
-    Variable::new("request_time", |rq, _, out| seconds(out, rq.started.elapsed())),
+    Variable::new("request_time", |rq, _, out| seconds(out, turn::since(rq.started))),
     Variable::new("request_completion", |rq, _, out| {
         put(out, if rq.sent.bytes > 0 && !rq.sent.aborted { b"OK" } else { b"" })
     }),

@@ -3,6 +3,7 @@
 use super::clock;
 use super::escape::Escape;
 use crate::conf::{Builder, ConfError, ConfResult};
+use crate::edge::turn;
 use crate::http::date;
 use crate::http::lines::{number, padded};
 use crate::http::request::Request;
@@ -74,7 +75,7 @@ impl Known {
             Known::TimeLocal => clock::append_local(out),
             Known::TimeIso8601 => clock::append_iso8601(out),
             Known::Msec => seconds(out, date::since_epoch()),
-            Known::RequestTime => seconds(out, rq.started.elapsed()),
+            Known::RequestTime => seconds(out, turn::since(rq.started)),
             Known::Status => padded(out, rq.told_status.unwrap_or(rq.sent.status).into()),
             Known::BytesSent => number(out, rq.sent.bytes),
             Known::BodyBytesSent => number(out, rq.sent.body_bytes),

@@ -116,6 +116,27 @@ pub fn find_now(
     }
 }
 
+/// The bytes of a small file, where they are had at once and it is the `same` one.
+pub fn bytes_now(
+    cache: Option<&Arc<FileCache>>,
+    policy: Policy,
+    path: &[u8],
+    same: impl Fn(&Stat) -> bool,
+) -> Option<Bytes> {
+    if let Some(cache) = cache {
+        let now = ticks();
+        let at_hand = aside::get(&cache.bounds, path, now, |answer| answer.bytes(policy, now, &same));
+        if at_hand.is_some() {
+            return at_hand;
+        }
+    }
+    let found = find_now(cache, policy, path, Want::Content).ok()?;
+    match found.content {
+        Content::Bytes(bytes) if same(&found.stat) => Some(bytes),
+        _ => None,
+    }
+}
+
 /// Opens, looks and reads, without a cache.
 fn load(path: &[u8], want: Want, wait: Wait) -> Result<Found, Stop> {
     if want == Want::Stat {
@@ -391,7 +412,7 @@ impl Entry {
     /// Whether it was seen to be so not too long ago.
     fn is_believed(&self, policy: Policy, now: u64) -> bool {
         let age = now.saturating_sub(self.checked.load(Ordering::Relaxed));
-        u128::from(age) < policy.valid.as_millis()
+        Duration::from_millis(age) < policy.valid
             && self.doubts.load(Ordering::Relaxed) == DOUBTS.load(Ordering::Acquire)
     }
 
@@ -432,6 +453,16 @@ impl Answer {
         let texts = file.then(|| self.texts.get_or_insert_with(|| Arc::new(Texts::of(&stat))).clone());
         let content = if want == Want::Stat { Content::None } else { self.content.clone() };
         Some(Ok(Found { stat, content, texts }))
+    }
+
+    /// See [`bytes_now`].
+    fn bytes(&self, policy: Policy, now: u64, same: impl Fn(&Stat) -> bool) -> Option<Bytes> {
+        let (Ok(stat), Content::Bytes(bytes)) = (&self.found, &self.content) else { return None };
+        if !same(stat) || !self.entry.is_believed(policy, now) {
+            return None;
+        }
+        self.entry.use_once(policy.min_uses);
+        Some(bytes.clone())
     }
 }
 

@@ -7,24 +7,27 @@ use std::time::{Duration, Instant};
 const OFTEN: u32 = 64;
 
 thread_local! {
-    /// What it said last, and how often that may still be told.
-    static CLOCK: Cell<Option<(Instant, u32)>> = const { Cell::new(None) };
+    /// The number of the turn; 0 where no turns are told of.
+    static TURN: Cell<u32> = const { Cell::new(0) };
+    /// What the clock said last, in which turn, and how often that may still be told.
+    static CLOCK: Cell<(Option<Instant>, u32, u32)> = const { Cell::new((None, 0, 0)) };
 }
 
 /// The present, as of this turn. Where no turns are told of it is the present as it is.
 pub fn now() -> Instant {
-    match CLOCK.get() {
-        Some((at, left @ 1..)) => {
-            CLOCK.set(Some((at, left - 1)));
-            at
-        }
-        Some(_) => {
-            let now = Instant::now();
-            CLOCK.set(Some((now, OFTEN)));
-            now
-        }
-        None => tokio::time::Instant::now().into_std(),
+    let now = TURN.get();
+    if let (Some(said), turn, left @ 1..) = CLOCK.get()
+        && turn == now
+    {
+        CLOCK.set((Some(said), turn, left - 1));
+        return said;
     }
+    // Tokio's, which tests may have stand still.
+    let said = tokio::time::Instant::now().into_std();
+    if now != 0 {
+        CLOCK.set((Some(said), now, OFTEN - 1));
+    }
+    said
 }
 
 /// The time since then, as of this turn.
@@ -34,8 +37,7 @@ pub fn since(then: Instant) -> Duration {
 
 /// Another turn begins: time has passed.
 pub fn begins() {
-    // Read by the first who asks.
-    CLOCK.set(Some((CLOCK.get().map_or_else(Instant::now, |(at, _)| at), 0)));
+    TURN.set(TURN.get().wrapping_add(1).max(1));
 }
 
 #[cfg(test)]
@@ -52,12 +54,14 @@ mod tests {
         std::thread::spawn(|| {
             let before = Instant::now();
             assert!(now() >= before);
+            wait(before);
+            assert!(now() > before);
             begins();
             let first = now();
             wait(first);
-            assert_eq!(now(), first);
+            assert_eq!((now(), since(first)), (first, Duration::ZERO));
             begins();
-            assert!(now() > first);
+            assert!(now() > first && !since(first).is_zero());
         })
         .join()
         .unwrap();
@@ -69,9 +73,19 @@ mod tests {
             begins();
             let first = now();
             wait(first);
-            let later = (0..OFTEN).map(|_| now()).collect::<Vec<_>>();
-            assert_eq!(later[0], first);
+            assert!((1..OFTEN).all(|_| now() == first));
             assert!(now() > first);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_turn_has_a_number_after_the_last_one_too() {
+        std::thread::spawn(|| {
+            TURN.set(u32::MAX);
+            begins();
+            assert_eq!(TURN.get(), 1);
         })
         .join()
         .unwrap();

@@ -5,7 +5,7 @@ use super::core::Alias;
 use super::{compress, gzip};
 use crate::cache::file_body::FileBody;
 use crate::cache::file_io::{Failure, Stop};
-use crate::cache::files::{Content, Found, Kind, Policy, Want, find, find_now};
+use crate::cache::files::{self, Content, Found, Kind, Policy, Stat, Want, find, find_now};
 use crate::cache::links::Links;
 use crate::conf::values::{one_of, os_error};
 use crate::conf::{Builder, Command, ConfResult};
@@ -236,10 +236,12 @@ fn ready(rq: &Request, path: &[u8], found: &Found) -> Ready {
     }
 }
 
-/// What a path stands for and its content, by the location's open-file cache if it has one; `None` where there is
-/// no file, or it would have to be waited for.
-pub fn content_now(conf: &LocConf, path: &[u8]) -> Option<Found> {
-    find_now(conf.core.open_file_cache.as_ref(), policy(&conf.core), path, Want::Content).ok()
+/// The bytes of the file at a path, by the location's open-file cache if it has one; `None` where it is not the same
+/// small file, changed `modified` and of `size` bytes, or would have to be waited for.
+pub fn bytes_now(conf: &LocConf, path: &[u8], modified: u64, size: u64) -> Option<Bytes> {
+    let same = |stat: &Stat| stat.mtime() == modified && stat.size == size;
+    let bytes = files::bytes_now(conf.core.open_file_cache.as_ref(), policy(&conf.core), path, same)?;
+    (bytes.len() as u64 == size).then_some(bytes)
 }
 
 async fn serve(rq: &mut Request) -> Flow {

@@ -251,14 +251,8 @@ impl Memo {
             Ready::Unwatched => None,
             Ready::File { path, modified, size, .. } => {
                 let level = &local.generation.http.levels[self.facts.level];
-                let found = static_files::content_now(&level.conf, path)?;
-                let same = found.stat.mtime() == *modified && found.stat.size == *size;
-                match found.content {
-                    crate::cache::files::Content::Bytes(bytes) if same && bytes.len() as u64 == *size => {
-                        Some((Content::Bytes(bytes), Received(None)))
-                    }
-                    _ => None,
-                }
+                let bytes = static_files::bytes_now(&level.conf, path, *modified, *size)?;
+                Some((Content::Bytes(bytes), Received(None)))
             }
             Ready::Entry { zone, key, entry } => {
                 let kept = zone.in_memory(key)?;

@@ -161,7 +161,7 @@ fn full_way(access: &Access, input: &[u8], asked: &Glance<'_>, mark: Mark) -> Hi
         return Hit::Unknown(Some(mark));
     }
     let (head, length) = (Head::seen(input, asked), asked.length);
-    let start = Start { head, length: length as u64, at: Instant::now(), mark: Some(mark) };
+    let start = Start { head, length: length as u64, at: crate::edge::turn::now(), mark: Some(mark) };
     Hit::Read(length, begun(access, local.clone(), start), mark)
 }
 

@@ -265,21 +265,16 @@ pub type Seconds = u64;
 pub enum Modified {
     /// A time, written as it usually is.
     At(Seconds),
-    /// What an upstream or the configuration writes, which is passed on as it is, and the time that it is if it is one.
-    Written(Option<Seconds>, Bytes),
+    /// What an upstream or the configuration writes, which is passed on as it is.
+    Written(Bytes),
 }
 
 impl Modified {
-    /// What somebody else writes.
-    pub fn written(text: Bytes) -> Modified {
-        Modified::Written(date::parse_http_date(&text), text)
-    }
-
-    /// The time.
+    /// The time, if it is one. What is written is read only when somebody asks.
     pub fn time(&self) -> Option<Seconds> {
         match self {
             Modified::At(at) => Some(*at),
-            Modified::Written(at, _) => *at,
+            Modified::Written(text) => date::parse_http_date(text),
         }
     }
 
@@ -287,7 +282,7 @@ impl Modified {
     pub fn show<T>(&self, to: impl FnOnce(&[u8]) -> T) -> T {
         match self {
             Modified::At(at) => to(&date::text(*at)),
-            Modified::Written(_, text) => to(text),
+            Modified::Written(text) => to(text),
         }
     }
 
@@ -295,7 +290,7 @@ impl Modified {
     pub fn own(&self) -> Modified {
         match self {
             Modified::At(at) => Modified::At(*at),
-            Modified::Written(at, text) => Modified::Written(*at, Bytes::copy_from_slice(text)),
+            Modified::Written(text) => Modified::Written(Bytes::copy_from_slice(text)),
         }
     }
 }

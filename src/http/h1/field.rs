@@ -5,7 +5,6 @@ use crate::http::lines::line_end;
 /// Appends a field. A line end in a value, which a decoded URI may bring there, would begin another
 /// field; it goes out encoded.
 pub fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-    out.reserve(name.len() + value.len() + 4);
     out.extend_from_slice(name);
     // Two bytes by themselves: to copy a slice is a call.
     out.push(b':');

@@ -6,9 +6,10 @@ use crate::http::error_page::server_token;
 use crate::http::head::{Method, Version};
 use crate::http::lines::{number, padded};
 use crate::http::request::{Request, Sent};
-use crate::http::response::{Mark, Place, Response, reason};
+use crate::http::response::{Fields, Mark, Place, Response, reason};
 use crate::modules::headers;
 use bytes::Bytes;
+use std::mem::swap;
 
 /// How a response's body goes out.
 pub(super) struct Plan {
@@ -163,32 +164,31 @@ pub(super) fn last_chunk(rq: &mut Request, response: &Response) -> Bytes {
 /// Keeps what the log and `$sent_http_*` ask for of a response whose head has been written; its fields
 /// are of no further use there.
 pub fn record_sent(rq: &mut Request, response: &mut Response) {
-    rq.sent = Sent {
-        fields: std::mem::take(&mut response.fields),
-        content_type: response.content_type.take(),
-        etag: response.etag.take(),
-        last_modified: response.last_modified.take(),
-        ..of(response)
-    };
+    let sent = &mut rq.sent;
+    sent.status = response.status;
+    sent.length = response.content_length();
+    sent.accept_ranges = response.accept_ranges;
+    // What was kept before is dropped with the response.
+    swap(&mut sent.fields, &mut response.fields);
+    swap(&mut sent.content_type, &mut response.content_type);
+    swap(&mut sent.etag, &mut response.etag);
+    swap(&mut sent.last_modified, &mut response.last_modified);
+    if !sent.trailers.is_empty() {
+        sent.trailers = Fields::default();
+    }
+    (sent.bytes, sent.body_bytes, sent.aborted) = (0, 0, false);
 }
 
 /// Keeps what `$sent_http_*` asks for before a response is sent.
 pub fn record(rq: &mut Request, response: &Response) {
     rq.sent = Sent {
+        status: response.status,
         fields: response.fields.clone(),
         content_type: response.content_type.clone(),
-        etag: response.etag.clone(),
-        last_modified: response.last_modified.clone(),
-        ..of(response)
-    };
-}
-
-/// What is only copied of a response.
-fn of(response: &Response) -> Sent {
-    Sent {
-        status: response.status,
         length: response.content_length(),
+        last_modified: response.last_modified.clone(),
+        etag: response.etag.clone(),
         accept_ranges: response.accept_ranges,
         ..Sent::default()
-    }
+    };
 }

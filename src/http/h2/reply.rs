@@ -37,7 +37,7 @@ pub fn head(
     }
     let modified = match &response.last_modified {
         Some(Modified::At(at)) => Some(dated(*at)),
-        Some(Modified::Written(_, text)) => value(text),
+        Some(Modified::Written(text)) => value(text),
         None => None,
     };
     if let Some(modified) = modified {

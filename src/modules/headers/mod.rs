@@ -198,7 +198,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
 fn set_last_modified(response: &mut Response, value: Bytes) {
     response.fields.remove("last-modified");
     response.write_usual_name(Mark::LastModified);
-    response.last_modified = (!value.is_empty()).then(|| Modified::written(value));
+    response.last_modified = (!value.is_empty()).then(|| Modified::Written(value));
     if !response.fields.is_marked(Mark::LastModified) {
         response.fields.mark(Mark::LastModified);
     }

@@ -163,7 +163,7 @@ fn response(rq: &Request, conf: &Conf, status: u16, fields: Fields, kept: bool) 
                 Mark::ETag
             }
             Kind::LastModified if is_last() => {
-                response.last_modified = Some(Modified::written(take(value)));
+                response.last_modified = Some(Modified::Written(take(value)));
                 Mark::LastModified
             }
             Kind::Server => {

@@ -168,11 +168,11 @@ pub fn record_sent(rq: &mut Request, response: &mut Response) {
     sent.status = response.status;
     sent.length = response.content_length();
     sent.accept_ranges = response.accept_ranges;
+    sent.content_type = response.content_type.take();
+    sent.etag = response.etag.take();
+    sent.last_modified = response.last_modified.take();
     // What was kept before is dropped with the response.
     swap(&mut sent.fields, &mut response.fields);
-    swap(&mut sent.content_type, &mut response.content_type);
-    swap(&mut sent.etag, &mut response.etag);
-    swap(&mut sent.last_modified, &mut response.last_modified);
     if !sent.trailers.is_empty() {
         sent.trailers = Fields::default();
     }

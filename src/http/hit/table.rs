@@ -115,12 +115,15 @@ impl Table {
         hasher.write_u8(asked.version as u8);
         let hash = hasher.finish();
         let mut mark = Mark { hash, generation: generation.number, watch: false };
-        if !self.newer.contains_key(&hash)
-            && let Some(slot) = self.older.remove(&hash)
+        let mut slot = self.newer.get(&hash);
+        if slot.is_none()
+            && !self.older.is_empty()
+            && let Some(found) = self.older.remove(&hash)
         {
-            self.put(hash, slot);
+            self.put(hash, found);
+            slot = self.newer.get(&hash);
         }
-        match self.newer.get(&hash) {
+        match slot {
             None | Some(Slot::Refused) => {}
             Some(Slot::Seen) => mark.watch = true,
             Some(Slot::Memos(memos)) => match memos.iter().find(|memo| memo.fits(conn, asked)) {

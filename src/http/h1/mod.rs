@@ -307,9 +307,10 @@ fn begun(access: &Access, local: Arc<Local>, start: Start) -> Box<Request> {
     // The connection's requests come one after the other.
     let requests = access.conn.requests.load(Ordering::Relaxed);
     access.conn.requests.store(requests + 1, Ordering::Relaxed);
-    // Boxed, for it is large and passed on.
     let conn = access.conn.clone();
-    let mut rq = Box::new(Request::begun(local, conn, start.head, Downstream::None, start.at));
+    // Boxed, for it is large and passed on; and made there, not copied to it.
+    let place = Box::new_uninit();
+    let mut rq = Box::write(place, Request::begun(local, conn, start.head, Downstream::None, start.at));
     rq.length = start.length;
     rq.server = bound(&rq.local, &rq.conn).names.default;
     rq.level = rq.http().servers[rq.server].level;

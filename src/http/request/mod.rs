@@ -178,6 +178,7 @@ impl Request {
     }
 
     /// The same of one whose first byte was read at `started`.
+    #[inline(always)]
     pub fn begun(
         local: Arc<Local>,
         conn: Arc<Conn>,

@@ -41,6 +41,10 @@ fn connection_has(head: &Head, word: &[u8]) -> bool {
 /// How the request's body is framed, and its length where that is said; what could be understood in
 /// two ways is refused.
 fn framing(head: &Head) -> Result<(Framing, Option<u64>), u16> {
+    // Nearly always there is neither.
+    if head.get("content-length").is_none() && head.get("transfer-encoding").is_none() {
+        return Ok((Framing::None, None));
+    }
     let mut lengths = head.all("content-length");
     let length = match (lengths.next(), lengths.next()) {
         (_, Some(_)) => return Err(400),

@@ -116,7 +116,10 @@ fn run(mut access: Access, mut h1: Box<H1Body>, options: Options) -> impl Future
             } else {
                 Asked::Bytes(None)
             };
-            match Box::pin(exchange(&mut access, h1, options, first, asked)).await {
+            // Made where it lies, as a request is.
+            let place = Box::new_uninit();
+            let exchange = Box::write(place, exchange(&mut access, h1, options, first, asked));
+            match Box::into_pin(exchange).await {
                 Exchanged::Next(connection) => h1 = connection,
                 Exchanged::Preface(h1) => {
                     let H1Body { io, input, .. } = *h1;
@@ -141,6 +144,7 @@ enum Exchanged {
 }
 
 /// Reads a request, of which the first bytes are there if not all, and answers it.
+#[inline(always)]
 async fn exchange(
     access: &mut Access,
     mut h1: Box<H1Body>,

@@ -38,7 +38,7 @@ use prepare::prepare;
 use read::{Read, Reader, Start};
 use send::send;
 use small::Piece;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -116,10 +116,7 @@ fn run(mut access: Access, mut h1: Box<H1Body>, options: Options) -> impl Future
             } else {
                 Asked::Bytes(None)
             };
-            // Made where it lies, as a request is.
-            let place = Box::new_uninit();
-            let exchange = Box::write(place, exchange(&mut access, h1, options, first, asked));
-            match Box::into_pin(exchange).await {
+            match boxed(|| exchange(&mut access, h1, options, first, asked)).await {
                 Exchanged::Next(connection) => h1 = connection,
                 Exchanged::Preface(h1) => {
                     let H1Body { io, input, .. } = *h1;
@@ -131,6 +128,13 @@ fn run(mut access: Access, mut h1: Box<H1Body>, options: Options) -> impl Future
         }
         Box::pin(close(&mut h1.io)).await;
     }
+}
+
+/// A future in a box, made there and not copied to it. A function, so that whoever waits keeps nothing but the box.
+#[inline(always)]
+fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, make()))
 }
 
 /// What comes after an exchange.

@@ -29,9 +29,13 @@ pub(super) async fn send(
     plan: &Plan,
     last: bool,
 ) -> Result<(), BodyError> {
-    let ahead =
-        if response.upstream && !response.body.flush_each() { *rq.loc().proxy.buffers as usize } else { 0 };
+    let proxy = &rq.loc().proxy;
+    let buffered = response.upstream && !response.body.flush_each();
+    let ahead = if buffered { *proxy.buffers as usize } else { 0 };
     let pace = Pace::of(rq, !h1.io.is_tls());
+    // As in nginx an upstream's small answer is gathered: its body often comes just after its head.
+    let small = plan.length.is_some_and(|length| length <= *proxy.buffer_size);
+    let gathers = buffered && small && !plan.chunked && pace.is_none();
     let mut out = Outgoing::new(*rq.loc().core.send_timeout, ahead, pace);
     out.push(Bytes::from(head));
     let head_bytes = out.queued as u64;
@@ -43,7 +47,7 @@ pub(super) async fn send(
                 if !plan.chunked {
                     send_past(response, h1, &mut out, plan, &mut body_bytes).await?;
                 }
-                let Some(piece) = next_piece(response, h1, &mut out).await? else { break };
+                let Some(piece) = next_piece(response, h1, &mut out, gathers).await? else { break };
                 let length = piece.len() as u64;
                 body_bytes += length;
                 // What is more would be taken for the next response.
@@ -161,18 +165,21 @@ const SLICES: usize = 32;
 /// Bytes a client may send ahead while its answer is being produced.
 const AHEAD: usize = 64 * 1024;
 
-/// The next piece of the body. What is queued is written before anything is waited for, and a client
-/// that leaves while there is nothing to send is noticed.
+/// The next piece of the body. What is queued is written before anything is waited for, unless all of it `gathers`, and
+/// a client that leaves while there is nothing to send is noticed.
 async fn next_piece(
     response: &mut Response,
     h1: &mut H1Body,
     out: &mut Outgoing,
+    gathers: bool,
 ) -> Result<Option<Bytes>, BodyError> {
     let at_hand = std::future::poll_fn(|cx| Poll::Ready(out.take_piece(&mut response.body, cx))).await;
     if let Poll::Ready(piece) = at_hand {
         return piece.transpose();
     }
-    out.write(h1, &mut response.body).await?;
+    if !gathers {
+        out.write(h1, &mut response.body).await?;
+    }
     std::future::poll_fn(|cx| match out.take_piece(&mut response.body, cx) {
         Poll::Ready(piece) => Poll::Ready(piece.transpose()),
         Poll::Pending => poll_left(h1, cx).map(Err),

@@ -154,3 +154,37 @@ async fn an_upstream_is_read_ahead_between_two_turns_within_bounds() {
     let taken = TAKEN.load(Ordering::Relaxed);
     assert!((60_000..66_000).contains(&taken), "{taken}");
 }
+
+/// Two pieces, the second half a second after the first.
+struct Halves {
+    length: usize,
+    given: usize,
+    pause: std::pin::Pin<Box<tokio::time::Sleep>>,
+}
+
+impl BodyStream for Halves {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.given == 1 {
+            ready!(self.pause.as_mut().poll(cx));
+        }
+        self.given += 1;
+        Poll::Ready((self.given <= 2).then(|| Ok(Bytes::from(vec![b'x'; self.length / 2]))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_answer_of_an_upstream_goes_whole() {
+    let running = Running::start("server { listen LISTEN; proxy_buffer_size 1k; }");
+    for (upstream, length, at_first) in [(true, 1024, 0), (false, 1024, 612), (true, 1026, 613)] {
+        let mut rq = running.request("/");
+        let (mut client, mut h1) = connection();
+        let pause = Box::pin(tokio::time::sleep(Duration::from_millis(500)));
+        let body = Body::Stream(Box::new(Halves { length, given: 0, pause }));
+        let mut response = Response { upstream, body, ..Response::new(200) };
+        let plan = plan(length as u64);
+        let sending = send(&mut rq, &mut h1, vec![b'h'; 100], &mut response, &plan, false);
+        let (seen, result) = arrived(&mut client, sending, &[400, 600]).await;
+        assert_eq!(seen, [at_first, 100 + length], "{upstream} {length}");
+        assert!(result.unwrap().is_ok());
+    }
+}

@@ -6,7 +6,7 @@ use super::error_page;
 use super::head::Method;
 use super::range::{self, Unsatisfiable};
 use super::request::{Address, Request};
-use super::response::{Fields, Mark, Response};
+use super::response::{Fields, Mark, Modified, Response};
 use crate::modules::core::IfModifiedSince;
 use crate::modules::{LocConf, headers};
 use bytes::Bytes;
@@ -81,7 +81,7 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Box<Respon
         if status == 204 {
             // Nothing is said of a content that there is not.
             response.content_type = None;
-            response.last_modified = None;
+            forget_time(response);
         }
     }
     // What follows is about the whole.
@@ -125,12 +125,17 @@ pub fn apply(rq: &mut Request, response: &mut Response) -> Result<(), Box<Respon
     }
     // Of a page in place of a file nobody need know when it was changed.
     if !response.upstream && !matches!(response.status, 200 | 206 | 304) {
-        response.last_modified = None;
+        forget_time(response);
     }
     if response.vary && *rq.loc().gzip.vary {
         response.fields.add_first("Vary", Bytes::from_static(b"Accept-Encoding"));
     }
     Ok(())
+}
+
+/// Of `Last-Modified` nothing is said but what an upstream or the configuration has written.
+fn forget_time(response: &mut Response) {
+    response.last_modified.take_if(|modified| matches!(modified, Modified::At(_)));
 }
 
 /// Adds what an earlier answer to the request left for this one; it came first and stands first.

@@ -29,7 +29,7 @@ pub mod response;
 pub mod router;
 pub mod temp_file;
 pub mod template;
-mod tick;
+pub(crate) mod tick;
 pub mod uri;
 pub mod vars;
 

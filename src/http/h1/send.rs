@@ -33,9 +33,14 @@ pub(super) async fn send(
     let buffered = response.upstream && !response.body.flush_each();
     let ahead = if buffered { *proxy.buffers as usize } else { 0 };
     let pace = Pace::of(rq, !h1.io.is_tls());
-    // As in nginx an upstream's small answer is gathered: its body often comes just after its head.
-    let small = plan.length.is_some_and(|length| length <= *proxy.buffer_size);
-    let gathers = buffered && small && !plan.chunked && pace.is_none();
+    // An upstream's answer of known length is gathered in the buffer of its head, unless ours is large: its body often
+    // comes just after (ngx_event_pipe, ngx_http_write_filter).
+    let gathers = buffered
+        && plan.length.is_some()
+        && pace.is_none()
+        && (head.len() as u64) < *rq.loc().core.postpone_output;
+    let room = *proxy.buffer_size;
+    let room = room.saturating_sub(rq.attempts.last().map_or(0, |attempt| attempt.head_size));
     let mut out = Outgoing::new(*rq.loc().core.send_timeout, ahead, pace);
     out.push(Bytes::from(head));
     let head_bytes = out.queued as u64;
@@ -47,7 +52,15 @@ pub(super) async fn send(
                 if !plan.chunked {
                     send_past(response, h1, &mut out, plan, &mut body_bytes).await?;
                 }
-                let Some(piece) = next_piece(response, h1, &mut out, gathers).await? else { break };
+                let gathers = gathers && body_bytes < room;
+                let piece = next_piece(response, h1, &mut out, gathers).await;
+                if let (true, 0, Err(BodyError::Client(_))) = (gathers, out.written, &piece)
+                    && rq.cache_status.is_none()
+                {
+                    // It left before anything was sent.
+                    rq.sent.status = 499;
+                }
+                let Some(piece) = piece? else { break };
                 let length = piece.len() as u64;
                 body_bytes += length;
                 // What is more would be taken for the next response.

@@ -6,7 +6,7 @@ use crate::http::error_page::server_token;
 use crate::http::head::{Method, Version};
 use crate::http::lines::{number, padded};
 use crate::http::request::{Request, Sent};
-use crate::http::response::{Fields, Mark, Place, Response, reason};
+use crate::http::response::{Fields, Mark, Modified, Place, Response, reason};
 use crate::modules::headers;
 use bytes::Bytes;
 use std::mem::swap;
@@ -171,6 +171,11 @@ pub fn record_sent(rq: &mut Request, response: &mut Response) {
     sent.content_type = response.content_type.take();
     sent.etag = response.etag.take();
     sent.last_modified = response.last_modified.take();
+    if !matches!(response.status, 200 | 206 | 304) {
+        // Sent, but told no more (ngx_http_header_filter).
+        let gone = |modified: &mut Modified| response.status == 204 || modified.time().is_some();
+        sent.last_modified.take_if(gone);
+    }
     // What was kept before is dropped with the response.
     swap(&mut sent.fields, &mut response.fields);
     if !sent.trailers.is_empty() {

@@ -130,6 +130,8 @@ settings! {
         inherit client_max_body_size: u64 = 1 << 20,
         /// Bytes of a body kept in memory at once.
         inherit client_body_buffer_size: u64 = 16 << 10,
+        /// Bytes of a head from which on it waits for no body.
+        inherit postpone_output: u64 = 1460,
         /// Whether bodies are read into files.
         inherit client_body_in_file_only: InFileOnly = InFileOnly::Off,
         /// Where such files are.
@@ -410,7 +412,11 @@ pub const COMMANDS: &[Command] = &[
     Command::no_effect("directio_alignment", KERNEL),
     Command::no_effect("read_ahead", KERNEL),
     Command::no_effect("output_buffers", MEMORY),
-    Command::no_effect("postpone_output", "head and body leave in one write in any case"),
+    loc!(
+        postpone_output,
+        size0,
+        "bytes up to which the head of an upstream's answer waits for the body; beside it at hand it waits in any case"
+    ),
     Command::no_effect("send_lowat", KERNEL),
     Command::no_effect("connection_pool_size", MEMORY),
     Command::no_effect("request_pool_size", MEMORY),

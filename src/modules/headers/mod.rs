@@ -196,7 +196,6 @@ pub fn apply(rq: &mut Request, response: &mut Response) {
 /// An empty value takes the field away. One that is no date is sent all the same, but nothing can be
 /// compared with it.
 fn set_last_modified(response: &mut Response, value: Bytes) {
-    response.fields.remove("last-modified");
     response.write_usual_name(Mark::LastModified);
     response.last_modified = (!value.is_empty()).then(|| Modified::Written(value));
     if !response.fields.is_marked(Mark::LastModified) {

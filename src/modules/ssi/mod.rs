@@ -124,7 +124,6 @@ fn apply(rq: &mut Request, response: &mut Response) {
     filters::changes_body(response);
     if !*conf.last_modified {
         (response.last_modified, response.etag) = (None, None);
-        response.fields.remove("last-modified");
     }
     if matches!(response.body, Body::Empty) {
         return;

@@ -111,7 +111,6 @@ fn apply(rq: &mut Request, response: &mut Response) {
     } else {
         response.etag = None;
         response.last_modified = None;
-        response.fields.remove("last-modified");
     }
     let body = std::mem::take(&mut response.body);
     response.body = Body::Stream(Box::new(Replaced::new(body, matcher, replacements, once)));

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cache::pack::pages::Filling;
 use crate::http::body::BodyStream;
+use crate::http::router::{Located, locate};
 use crate::observe::testing::Running;
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -174,9 +175,23 @@ impl BodyStream for Halves {
 
 #[tokio::test(start_paused = true)]
 async fn a_small_answer_of_an_upstream_goes_whole() {
-    let running = Running::start("server { listen LISTEN; proxy_buffer_size 1k; }");
-    for (upstream, length, at_first) in [(true, 1024, 0), (false, 1024, 612), (true, 1026, 613)] {
-        let mut rq = running.request("/");
+    let conf = "postpone_output 101; proxy_buffer_size 1k;";
+    let running = Running::start(&format!(
+        "server {{ listen LISTEN; {conf} location /now {{ postpone_output 100; }} location /paced {{ limit_rate 1m; }} }}"
+    ));
+    // Of the second half none is held, and of the first what the upstream's head leaves room for.
+    for (uri, upstream, length, at_first) in [
+        ("/", true, 1024, 0),
+        ("/", false, 1024, 612),
+        ("/", true, 2046, 0),
+        ("/", true, 2048, 1124),
+        ("/now", true, 1024, 612),
+        ("/paced", true, 1024, 612),
+    ] {
+        let mut rq = running.request(uri);
+        if let Located::Level(level) = locate(&rq, rq.level) {
+            rq.level = level;
+        }
         let (mut client, mut h1) = connection();
         let pause = Box::pin(tokio::time::sleep(Duration::from_millis(500)));
         let body = Body::Stream(Box::new(Halves { length, given: 0, pause }));
@@ -184,7 +199,27 @@ async fn a_small_answer_of_an_upstream_goes_whole() {
         let plan = plan(length as u64);
         let sending = send(&mut rq, &mut h1, vec![b'h'; 100], &mut response, &plan, false);
         let (seen, result) = arrived(&mut client, sending, &[400, 600]).await;
-        assert_eq!(seen, [at_first, 100 + length], "{upstream} {length}");
+        assert_eq!(seen, [at_first, 100 + length], "{uri} {upstream} {length}");
         assert!(result.unwrap().is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_before_anything_was_sent_gets_nothing() {
+    let running = Running::start("server { listen LISTEN; }");
+    for (upstream, status) in [(true, 499), (false, 200)] {
+        let mut rq = running.request("/");
+        rq.sent.status = 200;
+        let (client, mut h1) = connection();
+        let pause = Box::pin(tokio::time::sleep(Duration::from_secs(500)));
+        let body = Body::Stream(Box::new(Halves { length: 1024, given: 0, pause }));
+        let mut response = Response { upstream, body, ..Response::new(200) };
+        let plan = plan(1024);
+        drop(client);
+        let sending = send(&mut rq, &mut h1, vec![b'h'; 100], &mut response, &plan, false);
+        let (mut other, _h1) = connection();
+        let (_, result) = arrived(&mut other, sending, &[200]).await;
+        assert!(matches!(result, Some(Err(BodyError::Client(_)))), "{upstream}");
+        assert_eq!(rq.sent.status, status);
     }
 }

@@ -5,6 +5,11 @@
 
 use crate::http::tick;
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 thread_local! {
@@ -44,6 +49,64 @@ pub fn begins() {
     SAID.set(None);
 }
 
+/// How long a task works before it gives way to others that have something to do.
+const SLICE: Duration = Duration::from_millis(2);
+
+/// The time that a task has worked: what is compressed, say, takes long and never waits.
+#[derive(Debug)]
+pub struct Slice(Instant);
+
+impl Slice {
+    /// It begins to work.
+    pub fn begin() -> Slice {
+        Slice(now())
+    }
+
+    /// Whether it has worked for long.
+    pub fn is_over(&self) -> bool {
+        since(self.0) >= SLICE
+    }
+
+    /// Gives way, if it has worked for long.
+    pub async fn pass(&mut self) {
+        if self.is_over() {
+            Box::pin(give_way()).await;
+            self.0 = now();
+        }
+    }
+}
+
+/// Waits until the event loop has looked for what has come. To be woken is not enough: a task that others wake goes on
+/// before that.
+async fn give_way() {
+    let mut yielding = pin!(tokio::task::yield_now());
+    let mut looked: Option<Arc<Looked>> = None;
+    poll_fn(|cx| match &looked {
+        Some(looked) if looked.has.load(Ordering::Acquire) => Poll::Ready(()),
+        Some(_) => Poll::Pending,
+        None => {
+            let here =
+                looked.insert(Arc::new(Looked { has: AtomicBool::new(false), task: cx.waker().clone() }));
+            // This waker is woken when the loop has looked, and by nobody else.
+            yielding.as_mut().poll(&mut Context::from_waker(&here.clone().into()))
+        }
+    })
+    .await;
+}
+
+/// Whether the event loop has looked.
+struct Looked {
+    has: AtomicBool,
+    task: Waker,
+}
+
+impl Wake for Looked {
+    fn wake(self: Arc<Self>) {
+        self.has.store(true, Ordering::Release);
+        self.task.wake_by_ref();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +137,43 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_works_long_gives_way_until_the_loop_has_looked() {
+        let (mut ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let seen = std::rc::Rc::new(Cell::new(0));
+        let (count, mut slice) = (seen.clone(), Slice::begin());
+        let other = async move {
+            let mut byte = [0];
+            while tokio::io::AsyncReadExt::read_exact(&mut ours, &mut byte).await.is_ok() {
+                count.set(count.get() + 1);
+            }
+        };
+        let working = async {
+            for number in 1..4 {
+                let began = Instant::now();
+                while began.elapsed() < SLICE + 2 * tick::LATE {}
+                theirs.try_write(b"x").unwrap();
+                let mut woken = false;
+                let mut passing = pin!(slice.pass());
+                poll_fn(|cx| {
+                    // Others wake it at once.
+                    if !std::mem::replace(&mut woken, true) {
+                        cx.waker().wake_by_ref();
+                    }
+                    passing.as_mut().poll(cx)
+                })
+                .await;
+                // The loop has seen the byte; the other has its turn.
+                tokio::task::yield_now().await;
+                assert_eq!(seen.get(), number);
+            }
+        };
+        tokio::select! {
+            biased;
+            () = working => {}
+            () = other => {}
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::sendfile::{Straight, send_straight};
 use super::write::{Plan, last_chunk};
+use crate::edge::turn::Slice;
 use crate::http::body::{Body, BodyError};
 use crate::http::io::{Io, poll_read_into};
 use crate::http::pace::{self, Pace};
@@ -48,7 +49,9 @@ pub(super) async fn send(
     let result = async {
         if plan.body {
             let flush_each = response.body.flush_each();
+            let mut slice = Slice::begin();
             loop {
+                slice.pass().await;
                 if !plan.chunked {
                     send_past(response, h1, &mut out, plan, &mut body_bytes).await?;
                 }

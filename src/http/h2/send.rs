@@ -4,6 +4,7 @@ use super::answer::FRAME;
 use super::chunk::{Chunk, Held};
 use super::priority::{self, Priority};
 use super::turns::{PIECE, Place};
+use crate::edge::turn::Slice;
 use crate::http::body::BodyError;
 use crate::http::pace::Pace;
 use crate::http::request::Request;
@@ -63,7 +64,12 @@ impl Outgoing<'_> {
     /// Sends a response's body.
     pub async fn body(&mut self, response: &mut Response) -> Result<(), BodyError> {
         let mut held = Held::default();
+        let mut slice = Slice::begin();
         loop {
+            if slice.is_over() {
+                poll_fn(|cx| self.stay(cx)).await;
+                slice.pass().await;
+            }
             if held.is_empty() {
                 match self.next(response).await? {
                     Some(piece) => held.bytes = piece,
@@ -101,6 +107,13 @@ impl Outgoing<'_> {
                 None => {}
             }
         }
+    }
+
+    /// Keeps its place while it gives way: to other connections, not to the streams behind it in its own.
+    fn stay(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let rq = &*self.rq;
+        self.place.stay(cx.waker(), || said(rq));
+        Poll::Ready(())
     }
 
     /// Bytes that are still to be sent, where that was said.

@@ -186,17 +186,12 @@ impl Place<'_> {
         want: usize,
         said: impl FnOnce() -> Priority,
     ) -> Poll<usize> {
-        let mut inner = self.turns.0.lock();
+        let turns = self.turns;
+        let mut inner = turns.0.lock();
         if inner.waiting.is_empty() && inner.open() {
             return Poll::Ready(inner.take(want));
         }
-        let priority = match inner.updates.iter().find(|(s, _)| *s == self.stream) {
-            Some((_, priority)) => *priority,
-            None => *self.priority.get_or_insert_with(said),
-        };
-        if self.round == 0 {
-            self.round = inner.round;
-        }
+        let priority = self.comes(&inner, said);
         let rank = inner.rank(self.stream, priority, self.round);
         let others = inner.waiting.iter().filter(|w| w.stream != self.stream);
         let first = others.map(|w| inner.rank(w.stream, w.priority, w.round)).all(|other| rank < other);
@@ -213,20 +208,43 @@ impl Place<'_> {
             self.owes = !inner.waiting.is_empty();
             return Poll::Ready(inner.take(want));
         }
-        let (stream, round) = (self.stream, self.round);
-        match inner.waiting.iter_mut().find(|w| w.stream == stream) {
-            Some(own) => {
-                own.priority = priority;
-                own.waker.clone_from(cx.waker());
-            }
-            None => inner.waiting.push(Waiting { stream, priority, round, waker: cx.waker().clone() }),
-        }
-        self.queued = true;
-        self.owes = false;
+        self.queue(&mut inner, priority, cx.waker());
         if !first {
             inner.wake();
         }
         Poll::Pending
+    }
+
+    /// Says that it has something to send, and will ask for its turn when it is woken.
+    pub fn stay(&mut self, waker: &Waker, said: impl FnOnce() -> Priority) {
+        let turns = self.turns;
+        let mut inner = turns.0.lock();
+        let priority = self.comes(&inner, said);
+        self.queue(&mut inner, priority, waker);
+    }
+
+    /// Its priority; when it comes for the first time that is noted.
+    fn comes(&mut self, inner: &Inner, said: impl FnOnce() -> Priority) -> Priority {
+        if self.round == 0 {
+            self.round = inner.round;
+        }
+        match inner.updates.iter().find(|(s, _)| *s == self.stream) {
+            Some((_, priority)) => *priority,
+            None => *self.priority.get_or_insert_with(said),
+        }
+    }
+
+    fn queue(&mut self, inner: &mut Inner, priority: Priority, waker: &Waker) {
+        let (stream, round) = (self.stream, self.round);
+        match inner.waiting.iter_mut().find(|w| w.stream == stream) {
+            Some(own) => {
+                own.priority = priority;
+                own.waker.clone_from(waker);
+            }
+            None => inner.waiting.push(Waiting { stream, priority, round, waker: waker.clone() }),
+        }
+        self.queued = true;
+        self.owes = false;
     }
 
     /// Gives back what was not used of a turn.

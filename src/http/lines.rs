@@ -107,18 +107,6 @@ pub fn plain_length(text: &[u8]) -> usize {
     text.iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(text.len())
 }
 
-/// A text without the blanks and tabs around it.
-pub fn without_blanks(text: &[u8]) -> &[u8] {
-    let mut text = text;
-    while let [b' ' | b'\t', rest @ ..] = text {
-        text = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = text {
-        text = rest;
-    }
-    text
-}
-
 /// Appends a number in digits, of which `u64` has 20 at most: formatting it takes ten times as long.
 pub fn number(out: &mut Vec<u8>, mut n: u64) {
     let mut digits = [b'0'; 20];
@@ -153,8 +141,6 @@ mod tests {
             assert_eq!(name_length(text.as_bytes()), length, "{text}");
         }
         assert_eq!((plain_length(b"aZ0-9_"), plain_length(b":"), plain_length(b"a\xe4")), (5, 0, 1));
-        assert_eq!(without_blanks(b" \t a b\t "), b"a b");
-        assert_eq!(without_blanks(b" \t"), b"");
     }
 
     proptest! {

@@ -7,7 +7,6 @@ use super::group::Taken;
 use super::head::AnswerHead;
 use super::patience::Patience;
 use super::pool::Connection;
-use super::socket::Socket;
 use super::spool::Spooled;
 use super::tunnel::UpstreamTunnel;
 use super::{Answer, Failure, FailureKind, Plan};
@@ -16,7 +15,6 @@ use crate::edge::turn;
 use crate::http::Request;
 use crate::http::body::{Body, Framing};
 use crate::http::h1::{append_line_safe, write_field};
-use crate::http::io::send_at_once;
 use crate::http::request::{Attempt, AttemptEnd, End};
 use crate::modules::proxy::Next;
 use crate::observe::error_log::Level;
@@ -250,11 +248,10 @@ impl Plan {
         connection.requests += 1;
         let Some(attempt) = under_way.attempts.last_mut() else { return line };
         attempt.connect = Some(Duration::ZERO);
-        if let (Some(head), Spooled::None, Socket::Tcp(socket)) =
-            (&self.written, &self.body, &connection.stream)
+        if let (Some(head), Spooled::None) = (&self.written, &self.body)
             && !matches!(asker, Asker::Sends(_))
         {
-            line.first = send_at_once(socket, head);
+            line.first = exchange::write_first(connection, &[head]);
             line.sent = matches!(line.first, Some(Ok(sent)) if sent == head.len());
             if line.sent {
                 attempt.bytes_sent = head.len() as u64;

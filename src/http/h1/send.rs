@@ -57,9 +57,8 @@ pub(super) async fn send(
                 }
                 let gathers = gathers && body_bytes < room;
                 let piece = next_piece(response, h1, &mut out, gathers).await;
-                if let (true, 0, Err(BodyError::Client(_))) = (gathers, out.written, &piece)
-                    && rq.cache_status.is_none()
-                {
+                let heeded = rq.cache_status.is_none() && !*rq.loc().proxy.ignore_client_abort;
+                if let (true, 0, Err(BodyError::Client(_))) = (gathers && heeded, out.written, &piece) {
                     // It left before anything was sent.
                     rq.sent.status = 499;
                 }
